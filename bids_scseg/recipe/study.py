@@ -1,0 +1,126 @@
+"""What one session of one subject has, and which file serves which sequence: plain data, paths only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bids_scseg.space.grid import Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """One image of a dataset with the facts that matching needs.
+
+    Attributes
+    ----------
+    path
+        Absolute path of the NIfTI file.
+    relative
+        Path relative to the dataset's root, with forward slashes.
+    entities
+        BIDS entities as strings, in the order of the file name, without suffix.
+    suffix
+        BIDS suffix such as ``T2w``.
+    grid
+        Lattice from the header; None where the header cannot be used (``problem`` says why).
+    sidecar
+        Metadata that matching and reports use, as strings or numbers.
+    problem
+        Why this image cannot be used, in words; None if it can.
+    """
+
+    path: str
+    relative: str
+    entities: tuple[tuple[str, str], ...]
+    suffix: str
+    grid: Grid | None = None
+    sidecar: tuple[tuple[str, str | float | bool], ...] = ()
+    problem: str | None = None
+
+    def entity(self, key: str) -> str | None:
+        """Value of an entity, None if absent."""
+        return dict(self.entities).get(key)
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.relative.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """All candidate images of one session."""
+
+    subject: str
+    session: str | None
+    dataset: str
+    images: tuple[ImageFile, ...]
+
+    @property
+    def label(self) -> str:
+        """``sub-X`` or ``sub-X_ses-Y``."""
+        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequencePlan:
+    """The file or files (slabs, uppermost first) that serve one sequence."""
+
+    name: str
+    files: tuple[ImageFile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be done for one session.
+
+    Attributes
+    ----------
+    subject, session
+        BIDS labels without prefix.
+    dataset
+        Absolute path of the raw dataset.
+    recipe
+        Name of the recipe.
+    sequences
+        Those that are present, in the recipe's order.
+    missing
+        Names of absent sequences.
+    anchor
+        Sequence that gives grid and outputs; None if the session has nothing usable.
+    left_out
+        (relative path, reason) of images that are not used.
+    warnings
+        Ambiguities and other matters to show, one sentence each.
+    cord_masks
+        (relative path of image, absolute path of mask) of masks the user has.
+    labels
+        Absolute paths of disc or vertebra label images usable for levels.
+    memory_gb, seconds
+        Estimates for this session on CPU.
+    """
+
+    subject: str
+    session: str | None
+    dataset: str
+    recipe: str
+    sequences: tuple[SequencePlan, ...]
+    missing: tuple[str, ...]
+    anchor: str | None
+    left_out: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+    cord_masks: tuple[tuple[str, str], ...] = ()
+    labels: tuple[str, ...] = ()
+    memory_gb: float = 0.0
+    seconds: float = 0.0
+    extra: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def label(self) -> str:
+        """``sub-X`` or ``sub-X_ses-Y``."""
+        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Names of the sequences present."""
+        return tuple(sequence.name for sequence in self.sequences)

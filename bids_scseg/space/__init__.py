@@ -1,0 +1,1 @@
+"""Where things are: lattices, the cord's centerline, and the one map between prepared and native space."""
