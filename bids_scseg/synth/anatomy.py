@@ -149,14 +149,13 @@ def _arc_from_slope(slope: Doubles, z: Doubles) -> Doubles:
     return np.asarray(arc - np.interp(0.0, z, arc))
 
 
-def _levels(z: Doubles, arc: Doubles, stature: float) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+def _levels(
+    z: Doubles, arc: Doubles, stature: float
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Heights of the discs and of the vertebrae between them; the C2-C3 disc is at z = 0."""
     heights = np.array([0.0, *np.cumsum(list(SEGMENT_MM.values()))]) * stature
     edges = np.interp(-heights, arc, z)
-    discs = {
-        f"{VERTEBRAE[i + 1]}-{VERTEBRAE[i + 2]}": float(edge)
-        for i, edge in enumerate(edges[:-1])
-    }
+    discs = {f"{VERTEBRAE[i + 1]}-{VERTEBRAE[i + 2]}": float(edge) for i, edge in enumerate(edges[:-1])}
     levels = {"C1": (24.0 * stature, FORAMEN_MM), "C2": (0.0, 24.0 * stature)}
     levels |= {name: (float(edges[i + 1]), float(edges[i])) for i, name in enumerate(SEGMENT_MM)}
     return discs, levels
@@ -189,21 +188,37 @@ def _integrate(slope: Doubles, z: Doubles) -> Doubles:
     return np.asarray(curve - np.interp(0.0, z, curve))
 
 
-def _at(mid: dict[str, float], values: dict[str, float], extra: dict[float, float] | None = None) -> dict[float, float]:
+def _at(
+    mid: dict[str, float], values: dict[str, float], extra: dict[float, float] | None = None
+) -> dict[float, float]:
     return {mid[level]: value for level, value in values.items()} | (extra or {})
 
 
 def _cord_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doubles]:
     """Half axes of the cord (then of the brainstem) and the size of its grey matter relative to the cervical one."""
     size = float(np.clip(rng.normal(1.0, AREA_CV), 0.78, 1.25))
-    wave = sum(rng.normal(0, 0.012) * np.sin(2 * np.pi * z / p + rng.uniform(0, 6.3)) for p in (23.0, 51.0, 110.0))
+    wave = sum(
+        rng.normal(0, 0.012) * np.sin(2 * np.pi * z / p + rng.uniform(0, 6.3)) for p in (23.0, 51.0, 110.0)
+    )
     stem = {FORAMEN_MM + 4: 88.0, FORAMEN_MM + 14: 150.0, FORAMEN_MM + 20: 220.0, FORAMEN_MM + 26: 620.0,
             FORAMEN_MM + 42: 640.0, FORAMEN_MM + 50: 420.0, FORAMEN_MM + 62: 380.0}  # fmt: skip
     area = smooth_nodes(_at(mid, AREA_MM2, stem), z) * size * (1 + wave)
     ratio = {"C1": 1.28, "C2": 1.40, "C3": 1.50, "C5": 1.72, "C6": 1.70, "T1": 1.45, "T3": 1.28, "T8": 1.22,
              "T11": 1.18, "L1": 1.1}  # fmt: skip
-    flat = smooth_nodes(_at(mid, ratio, {FORAMEN_MM + 20: 1.2}), z) * float(np.clip(rng.normal(1, 0.06), 0.85, 1.15))
-    grey = {"C1": 0.85, "C3": 0.95, "C5": 1.08, "C7": 1.05, "T2": 0.78, "T7": 0.75, "T10": 0.95, "T12": 1.3, "L1": 1.35}
+    flat = smooth_nodes(_at(mid, ratio, {FORAMEN_MM + 20: 1.2}), z) * float(
+        np.clip(rng.normal(1, 0.06), 0.85, 1.15)
+    )
+    grey = {
+        "C1": 0.85,
+        "C3": 0.95,
+        "C5": 1.08,
+        "C7": 1.05,
+        "T2": 0.78,
+        "T7": 0.75,
+        "T10": 0.95,
+        "T12": 1.3,
+        "L1": 1.35,
+    }
     return {
         "cord_rl": np.sqrt(area / np.pi * flat),
         "cord_ap": np.sqrt(area / np.pi / flat),
@@ -214,8 +229,30 @@ def _cord_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doubl
 def _canal_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doubles]:
     """Half axes of the dural sac, its anterior shift relative to the cord, and the fat around it."""
     size = float(np.clip(rng.normal(1.0, 0.08), 0.82, 1.22))
-    wide = {"C1": 11.5, "C2": 10.5, "C3": 9.6, "C5": 9.8, "C7": 9.4, "T2": 7.8, "T6": 7.4, "T10": 7.8, "L1": 9.0, "L2": 9.2}
-    deep = {"C1": 8.6, "C2": 7.4, "C3": 6.4, "C5": 6.2, "C7": 6.4, "T2": 6.2, "T6": 6.2, "T10": 6.8, "L1": 7.8, "L2": 8.0}
+    wide = {
+        "C1": 11.5,
+        "C2": 10.5,
+        "C3": 9.6,
+        "C5": 9.8,
+        "C7": 9.4,
+        "T2": 7.8,
+        "T6": 7.4,
+        "T10": 7.8,
+        "L1": 9.0,
+        "L2": 9.2,
+    }
+    deep = {
+        "C1": 8.6,
+        "C2": 7.4,
+        "C3": 6.4,
+        "C5": 6.2,
+        "C7": 6.4,
+        "T2": 6.2,
+        "T6": 6.2,
+        "T10": 6.8,
+        "L1": 7.8,
+        "L2": 8.0,
+    }
     cistern = {FORAMEN_MM + 8: 14.0, FORAMEN_MM + 24: 19.0, FORAMEN_MM + 60: 20.0}
     # negative: the sac lies behind the cord, i.e. the cord lies in front, as in the thoracic kyphosis
     lean = rng.normal(0, 0.35)
@@ -226,13 +263,20 @@ def _canal_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doub
         "sac_rl": smooth_nodes(_at(mid, wide, cistern), z) * size,
         "sac_ap": smooth_nodes(_at(mid, deep, cistern), z) * size * narrow,
         "sac_shift": smooth_nodes(_at(mid, shift), z),
-        "fat_post": smooth_nodes(_at(mid, {"C1": 1.5, "C4": 1.0, "C7": 1.6, "T3": 2.6, "T8": 3.2, "L2": 4.5}), z),
+        "fat_post": smooth_nodes(
+            _at(mid, {"C1": 1.5, "C4": 1.0, "C7": 1.6, "T3": 2.6, "T8": 3.2, "L2": 4.5}), z
+        ),
         "fat_side": smooth_nodes(_at(mid, {"C1": 2.0, "C4": 1.6, "T3": 1.8, "L2": 2.5}), z),
     }
 
 
 def _vertebra_tables(
-    rng: Rng, z: Doubles, mid: dict[str, float], *, discs: dict[str, float], levels: dict[str, tuple[float, float]]
+    rng: Rng,
+    z: Doubles,
+    mid: dict[str, float],
+    *,
+    discs: dict[str, float],
+    levels: dict[str, tuple[float, float]],
 ) -> dict[str, Doubles]:
     """Vertebral bodies, the phase within a vertebra (0 at its lower disc, 1 at its upper) and spinous processes."""
     size = float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15))
@@ -243,7 +287,17 @@ def _vertebra_tables(
     which = np.clip(np.searchsorted(edges, z) - 1, 0, len(edges) - 2)
     low, period = edges[which], np.diff(edges)[which]
     height = {"C3": 4.6, "C7": 5.0, "T3": 3.8, "T8": 4.6, "T12": 6.5, "L2": 9.5}
-    spine = {"C1": 4.0, "C2": 20.0, "C3": 15.0, "C5": 17.0, "C6": 22.0, "C7": 31.0, "T2": 31.0, "T8": 32.0, "L2": 30.0}
+    spine = {
+        "C1": 4.0,
+        "C2": 20.0,
+        "C3": 15.0,
+        "C5": 17.0,
+        "C6": 22.0,
+        "C7": 31.0,
+        "T2": 31.0,
+        "T8": 32.0,
+        "L2": 30.0,
+    }
     lean = {"C2": 0.35, "C5": 0.35, "C7": 0.4, "T3": 0.75, "T7": 1.1, "T11": 0.5, "L2": 0.15}
     return {
         "body_half_rl": smooth_nodes(_at(mid, half, {k: v for k, v in dens.items()}), z) * size,

@@ -1,0 +1,1 @@
+"""Synthetic spinal cords: anatomy, lesions, contrasts, scanner and the demo dataset."""
