@@ -1,0 +1,46 @@
+# make demo: environment, demo dataset, participant and group level, path of the report.
+# make test: everything that guards the project.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+# The CPU build of torch unless TORCH says otherwise (for CUDA: make TORCH=torch …).
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-slow lint types unit environment clean
+
+environment: $(BIN)/.complete
+
+$(BIN)/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,test]"
+	touch $@
+
+demo: environment
+	$(BIN)/scseg demo $(DEMO)/bids --subjects 3 --seed 0
+	$(BIN)/bids_scseg $(DEMO)/bids $(DEMO)/out participant
+	$(BIN)/bids_scseg $(DEMO)/bids $(DEMO)/out group
+	@echo "Group page:      $(abspath $(DEMO)/out/group.html)"
+	@echo "Session reports: $(abspath $(DEMO)/out)/sub-*.html"
+
+test: environment lint types unit
+
+lint: environment
+	$(BIN)/ruff check bids_scseg workflows tests benchmarks
+	$(BIN)/ruff format --check bids_scseg workflows tests benchmarks
+	$(BIN)/codespell bids_scseg workflows tests benchmarks docs README.md CHANGELOG.md
+	$(BIN)/lint-imports
+
+types: environment
+	$(BIN)/mypy
+
+unit: environment
+	$(BIN)/python -m pytest -q
+
+test-slow: environment
+	$(BIN)/python -m pytest -q -m slow
+
+clean:
+	rm -rf $(DEMO) build dist *.egg-info
