@@ -1,0 +1,1 @@
+"""The network: one encoder per sequence, fusion at the bottleneck, one decoder."""

@@ -1,0 +1,49 @@
+"""The contract between encoder and decoder, as plain numbers (no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bids_scseg.recipe.model import NetworkSpec
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderContract:
+    """What an encoder promises to a decoder.
+
+    The decoder is built from this and never from the encoder itself: a decoder that held its encoder
+    would bring the encoder's weights into the state dict a second time.
+
+    Attributes
+    ----------
+    channels
+        Channels of each stage's output, from full resolution to the bottleneck.
+    strides
+        Downsampling on entry to each stage.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[Size, ...]
+
+    @classmethod
+    def of(cls, spec: NetworkSpec) -> EncoderContract:
+        """The contract that a network specification implies."""
+        return cls(channels=spec.channels, strides=spec.strides)
+
+
+def total_stride(spec: NetworkSpec) -> Size:
+    """Downsampling from input to bottleneck along the three axes; input sizes must be multiples of it."""
+    product = [1, 1, 1]
+    for stride in spec.strides:
+        product = [total * step for total, step in zip(product, stride, strict=True)]
+    return product[0], product[1], product[2]
+
+
+def bottleneck_shape(spec: NetworkSpec, shape: Size) -> Size:
+    """Size of the bottleneck for an input of that size; 48x48x320 gives 6x6x20 in the paper's network."""
+    sizes = list(shape)
+    for stride in spec.strides:
+        sizes = [-(-size // step) for size, step in zip(sizes, stride, strict=True)]
+    return sizes[0], sizes[1], sizes[2]
