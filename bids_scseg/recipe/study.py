@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bids_scseg.space.grid import Grid
 
@@ -27,6 +27,12 @@ class ImageFile:
         Metadata that matching and reports use, as strings or numbers.
     problem
         Why this image cannot be used, in words; None if it can.
+    named
+        Whether the file's name follows BIDS; if not, only an explicit filter selects it.
+    warnings
+        What is odd about the image without forbidding its use, one sentence each.
+    quality
+        Verdict on the image in a ``scans.tsv`` or sidecar: False if rated unusable or poor.
     """
 
     path: str
@@ -36,10 +42,18 @@ class ImageFile:
     grid: Grid | None = None
     sidecar: tuple[tuple[str, str | float | bool], ...] = ()
     problem: str | None = None
+    named: bool = True
+    warnings: tuple[str, ...] = ()
+    quality: bool = True
 
     def entity(self, key: str) -> str | None:
         """Value of an entity, None if absent."""
         return dict(self.entities).get(key)
+
+    @property
+    def stem(self) -> str:
+        """File name without ``.nii`` or ``.nii.gz``."""
+        return self.name.removesuffix(".gz").removesuffix(".nii")
 
     @property
     def name(self) -> str:
@@ -98,6 +112,10 @@ class Plan:
         Absolute paths of disc or vertebra label images usable for levels.
     memory_gb, seconds
         Estimates for this session on CPU.
+    refusal
+        Why the session cannot be segmented, in words; None if it can (then there is an anchor).
+    impute
+        How the recipe's network fills missing sequences: ``mean`` or ``voxel``.
     """
 
     subject: str
@@ -113,7 +131,8 @@ class Plan:
     labels: tuple[str, ...] = ()
     memory_gb: float = 0.0
     seconds: float = 0.0
-    extra: tuple[tuple[str, str], ...] = field(default=())
+    refusal: str | None = None
+    impute: str = "mean"
 
     @property
     def label(self) -> str:
