@@ -1,0 +1,1 @@
+"""Numbers: lesion instances and their statistics, session and cohort tables, overlap metrics."""
