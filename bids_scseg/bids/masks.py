@@ -1,0 +1,184 @@
+"""Masks and labels that the user already has, in derivatives folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bids_scseg.bids.header import read_header
+from bids_scseg.errors import ScsegError
+from bids_scseg.recipe.study import ImageFile, Study
+from bids_scseg.space.grid import Grid
+
+MASK_SUFFIXES = frozenset({"mask", "seg", "dseg"})
+CORD_LABELS = frozenset({"sc", "cord", "spinalcord"})
+POINT_LABELS = frozenset({"discs", "disc", "vertebrae", "vertebra"})
+LABEL_SUFFIXES = frozenset({"dlabel", "dseg", "labels", "label"})
+DESCRIBING = frozenset({"label", "desc", "space", "seg", "res", "atlas", "labels"})  # not the image's own
+MANUAL_WORDS = ("manual", "corrected", "fixed", "truth", "edited")
+SAME_GRID_MM = 0.5  # corners of mask and image lie closer than this: the same lattice up to rounding (ours)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A file of a derivatives folder whose name says cord mask."""
+
+    path: str
+    head: tuple[tuple[str, str], ...]  # entities of the source image
+    source_suffix: str | None  # suffix of the source image where the name keeps it
+    manual: bool
+
+
+def find_cord_masks(
+    study: Study, derivatives: Iterable[str | Path]
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """The user's cord mask of each image.
+
+    Recognised names: ``<image>_label-SC_seg``, ``<image>_label-SC_mask``, ``<image>_seg-manual``,
+    ``<image>_seg`` and, without the image's suffix, ``<entities>_label-SC[_desc-...]_mask`` (also ``seg``,
+    ``dseg``). A name that keeps the image's suffix belongs to that image. Otherwise entities must agree, then
+    the suffix in ``desc-`` (as this program writes), then the lattice; a mask that still fits two images is
+    not used. A mask on another lattice than its image is not used either. Of several, manual ones come first,
+    then the earlier folder, then the first name.
+
+    Parameters
+    ----------
+    study
+        The session.
+    derivatives
+        Roots of derivatives datasets, the most trusted first.
+
+    Returns
+    -------
+    masks
+        (relative path of the image, absolute path of the mask), in the study's order.
+    warnings
+        What was not used and why.
+    """
+    usable = [image for image in study.images if image.grid is not None]
+    best: dict[str, _Candidate] = {}
+    warnings: list[str] = []
+    for folder in derivatives:
+        for candidate in _cord_candidates(study, Path(folder)):
+            image, note = _owner(candidate, usable)
+            if note:
+                warnings.append(note)
+            if image is None:
+                continue
+            known = best.get(image.relative)
+            if known is None or (candidate.manual and not known.manual):
+                best[image.relative] = candidate
+    masks = tuple((image.relative, best[image.relative].path) for image in usable if image.relative in best)
+    return masks, tuple(warnings)
+
+
+def find_labels(study: Study, derivatives: Iterable[str | Path]) -> tuple[str, ...]:
+    """Absolute paths of disc and vertebra label images of a session, discs first.
+
+    Any lattice will do: points are used by their world coordinates.
+    """
+    found = []
+    for folder in derivatives:
+        for path in _session_files(study, Path(folder)):
+            parts = path.name.split(".")[0].lower().split("_")
+            kinds = {part.split("-", 1)[1] for part in parts if part.startswith(("label-", "labels-"))}
+            if kinds & POINT_LABELS and parts[-1] in LABEL_SUFFIXES | POINT_LABELS:
+                found.append((not kinds & {"discs", "disc"}, str(path)))
+            elif any(re.fullmatch(r"labels?-disc(s)?(-manual)?", part) for part in parts):
+                found.append((False, str(path)))
+    return tuple(path for _, path in sorted(found, key=lambda item: item[0]))
+
+
+def same_lattice(mask: Grid, image: Grid) -> bool:
+    """Whether two lattices agree in shape and, to half a millimetre, in place."""
+    if mask.shape != image.shape:
+        return False
+    return bool(np.linalg.norm(mask.corners() - image.corners(), axis=1).max() < SAME_GRID_MM)
+
+
+def _session_files(study: Study, derivatives: Path) -> list[Path]:
+    """NIfTI files of the session in a derivatives folder, sorted by name."""
+    folder = derivatives / f"sub-{study.subject}"
+    if study.session:
+        folder = folder / f"ses-{study.session}"
+    found = []
+    for place in (folder / "anat", folder):
+        if place.is_dir():
+            found += [
+                Path(entry.path).absolute()
+                for entry in sorted(os.scandir(place), key=lambda item: item.name)
+                if entry.name.endswith((".nii.gz", ".nii")) and entry.name.startswith(f"{study.label}_")
+            ]
+    return found
+
+
+def _cord_candidates(study: Study, derivatives: Path) -> list[_Candidate]:
+    found = [_cord_candidate(study, path) for path in _session_files(study, derivatives)]
+    return [candidate for candidate in found if candidate is not None]
+
+
+def _cord_candidate(study: Study, path: Path) -> _Candidate | None:
+    """Take a name apart; None if it does not say cord mask."""
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    owner = max(
+        (image.stem for image in study.images if stem.startswith(f"{image.stem}_")), key=len, default=None
+    )
+    parts = (stem if owner is None else stem.removeprefix(f"{owner}_")).split("_")
+    pairs = [(key, value) for part in parts if "-" in part for key, value in [part.split("-", 1)]]
+    values = dict(pairs)
+    suffix = parts[-1]
+    label = values.get("label", "").lower()
+    manual_tail = owner is not None and suffix == "seg-manual"
+    if not manual_tail and suffix not in MASK_SUFFIXES:
+        return None
+    if not (label in CORD_LABELS or (owner is not None and not label and _bare(values, suffix))):
+        return None
+    if values.get("space", "orig") != "orig":
+        return None
+    return _Candidate(
+        path=str(path),
+        head=tuple(pair for pair in pairs if pair[0] not in DESCRIBING),
+        source_suffix=_source_suffix(study, owner, values),
+        manual=manual_tail or any(word in path.name.lower() for word in MANUAL_WORDS),
+    )
+
+
+def _bare(values: dict[str, str], suffix: str) -> bool:
+    """Whether a name after the image's own says nothing but ``seg`` (a cord by an old convention)."""
+    return suffix in {"seg", "seg-manual"} and not set(values) - {"seg", "desc"}
+
+
+def _source_suffix(study: Study, owner: str | None, values: dict[str, str]) -> str | None:
+    """Stem of the image where the name keeps it, else the suffix that ``desc-`` names."""
+    if owner is not None:
+        return owner
+    suffixes = {image.suffix for image in study.images}
+    desc = values.get("desc", "")
+    return desc if desc in suffixes else None
+
+
+def _owner(candidate: _Candidate, images: list[ImageFile]) -> tuple[ImageFile | None, str]:
+    """The image that a mask belongs to, or None with what to tell."""
+    name = Path(candidate.path).name
+    fits = [image for image in images if image.stem == candidate.source_suffix]
+    if not fits:
+        fits = [image for image in images if image.entities == candidate.head]
+        fits = [image for image in fits if image.suffix == candidate.source_suffix] or fits
+    if not fits:
+        return None, ""
+    try:
+        grid = read_header(candidate.path)
+    except ScsegError as error:
+        return None, f"cord mask not used: {error}"
+    same = [image for image in fits if image.grid is not None and same_lattice(grid, image.grid)]
+    if not same:
+        return None, f"cord mask {name} is not used: its lattice differs from that of {fits[0].name}"
+    if len(same) > 1:
+        names = ", ".join(image.name for image in same)
+        return None, f"cord mask {name} is not used: it fits several images ({names})"
+    return same[0], ""

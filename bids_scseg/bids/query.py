@@ -1,0 +1,452 @@
+"""Which sessions a dataset has and which images each of them holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from bids_scseg.bids.header import inspect_header
+from bids_scseg.errors import (
+    DataError,
+    ImageError,
+    InvalidDatasetError,
+    MissingInputError,
+    NoMatchError,
+    UsageError,
+)
+from bids_scseg.recipe.study import ImageFile, Study
+
+LOG = logging.getLogger(__name__)
+
+SidecarValue = str | float | bool
+
+LABEL = re.compile(r"[A-Za-z0-9]+")
+ENTITY = re.compile(r"([A-Za-z]+)-([A-Za-z0-9+]+)")
+SUFFIX = re.compile(r"[A-Za-z0-9]+")
+EXTENSIONS = (".nii.gz", ".nii")
+# Everything but the folders of the sessions asked for, their anatomical images and what stands loose in them.
+SKIPPED = (
+    r"\.(json|tsv|bval|bvec|txt|html)$|/\."
+    r"|/(func|dwi|fmap|perf|eeg|ieeg|meg|pet|micr|nirs|beh|motion|mrs)(/|$)"
+)
+# Columns of scans.tsv or sidecar keys in which quality is written, and the words that mean "do not use".
+QUALITY_KEYS = ("quality", "qc", "rating", "usable", "exclude", "artefact", "artifact", "quality_control")
+BAD_WORDS = frozenset(
+    {"bad", "poor", "fail", "failed", "reject", "rejected", "exclude", "excluded", "unusable"}
+)
+NAMES_SHOWN = 12  # of what exists, in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Session:
+    """One folder of a subject or session, before its images are read."""
+
+    subject: str
+    session: str | None
+    folder: Path
+    images: list[str] = field(default_factory=list)  # relative to the dataset, forward slashes
+
+
+def find_studies(
+    dataset: str | Path,
+    *,
+    participants: Iterable[str] = (),
+    sessions: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    validate_names: bool = True,
+) -> tuple[Study, ...]:
+    """Sessions of a BIDS dataset with all their anatomical images.
+
+    Only the sessions asked for are indexed. Images whose name does not follow BIDS, or which cannot be read,
+    are part of the study with the reason.
+
+    Parameters
+    ----------
+    dataset
+        Root of a raw BIDS dataset.
+    participants, sessions
+        Labels wanted, with or without ``sub-`` and ``ses-``; empty: all.
+    exclude
+        Labels of participants that are not wanted.
+    validate_names
+        Whether names are checked against BIDS; without it, every name that can be taken apart is accepted.
+
+    Returns
+    -------
+    tuple of Study
+        Ordered by subject and session. A session without images is part of it.
+
+    Raises
+    ------
+    MissingInputError
+        If the folder does not exist.
+    InvalidDatasetError
+        If it is not a BIDS dataset.
+    NoMatchError
+        If nothing matches the filters; the message names what exists.
+    UsageError
+        If a label holds anything but letters and digits.
+    """
+    root = check_dataset(dataset)
+    wanted = _labels(participants, "sub-")
+    wanted_sessions = _labels(sessions, "ses-")
+    unwanted = _labels(exclude, "sub-")
+    found = list(_session_folders(root, wanted, wanted_sessions, unwanted))
+    if not found:
+        raise _no_match(root, wanted, wanted_sessions, unwanted)
+    _report_absent(wanted - {item.subject for item in found})
+    _index(root, found)
+    inherited = _SidecarReader(root)
+    return tuple(_study(root, item, inherited, validate_names) for item in found)
+
+
+def check_dataset(dataset: str | Path) -> Path:
+    """Absolute, link-free root of a BIDS dataset.
+
+    Raises
+    ------
+    MissingInputError, InvalidDatasetError
+        If there is no such folder, or it has no readable ``dataset_description.json``.
+    """
+    root = Path(dataset)
+    if not root.is_dir():
+        raise MissingInputError("no such folder", file=root, remedy="check the path of the dataset")
+    file = root / "dataset_description.json"
+    remedy = "give the root folder of the dataset; a minimal file holds Name and BIDSVersion"
+    if not file.is_file():
+        raise InvalidDatasetError(
+            "not a BIDS dataset: no dataset_description.json", file=root, expected="one", remedy=remedy
+        )
+    try:
+        description = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InvalidDatasetError(
+            f"cannot be read ({error})", file=file, expected="JSON", remedy=remedy
+        ) from error
+    if not isinstance(description, dict) or not description.get("BIDSVersion"):
+        raise InvalidDatasetError("no BIDSVersion", file=file, expected="an object with it", remedy=remedy)
+    return root.resolve()
+
+
+def parse_name(name: str) -> tuple[tuple[tuple[str, str], ...], str] | None:
+    """Entities (in the name's order) and suffix of a NIfTI file name; None if it is built otherwise."""
+    extension = next((end for end in EXTENSIONS if name.endswith(end)), None)
+    if extension is None:
+        return None
+    *parts, suffix = name.removesuffix(extension).split("_")
+    pairs = [ENTITY.fullmatch(part) for part in parts]
+    if not pairs or not SUFFIX.fullmatch(suffix) or any(pair is None for pair in pairs):
+        return None
+    entities = tuple((pair[1], pair[2]) for pair in pairs if pair)
+    if entities[0][0] != "sub" or len(dict(entities)) < len(entities):
+        return None
+    return entities, suffix
+
+
+def _labels(values: Iterable[str], prefix: str) -> frozenset[str]:
+    labels = frozenset(value.strip().removeprefix(prefix) for value in values)
+    for label in labels:
+        if not LABEL.fullmatch(label):
+            raise UsageError(
+                f"label {label!r}", expected="letters and digits", remedy=f"write it as in {prefix}*"
+            )
+    return labels
+
+
+def _children(folder: Path, prefix: str) -> list[tuple[str, Path]]:
+    """(label, folder) of the subfolders of that prefix, sorted; labels that are not BIDS are logged."""
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+        if not entry.name.startswith(prefix) or not entry.is_dir():
+            continue
+        label = entry.name.removeprefix(prefix)
+        if LABEL.fullmatch(label):
+            found.append((label, Path(entry.path)))
+        else:
+            LOG.warning(
+                "%s: not a BIDS label; expected letters and digits. The folder is left out", entry.path
+            )
+    return found
+
+
+def _session_folders(
+    root: Path, wanted: frozenset[str], sessions: frozenset[str], unwanted: frozenset[str]
+) -> Iterator[_Session]:
+    for subject, folder in _children(root, "sub-"):
+        if subject in unwanted or (wanted and subject not in wanted):
+            continue
+        inner = _children(folder, "ses-")
+        for session, inner_folder in inner:
+            if not sessions or session in sessions:
+                yield _Session(subject=subject, session=session, folder=inner_folder)
+        if not sessions and ((folder / "anat").is_dir() or not inner):
+            yield _Session(subject=subject, session=None, folder=folder)
+
+
+def _no_match(
+    root: Path, wanted: frozenset[str], sessions: frozenset[str], unwanted: frozenset[str]
+) -> NoMatchError:
+    subjects = _children(root, "sub-")
+    if not subjects:
+        return NoMatchError("no sub-* folder", file=root, expected="at least one participant")
+    asked = [f"participants {_some(wanted)}"] if wanted else []
+    asked += [f"sessions {_some(sessions)}"] if sessions else []
+    asked += [f"without {_some(unwanted)}"] if unwanted else []
+    exist = f"participants {_some(label for label, _ in subjects)}"
+    present = {label for _, folder in subjects for label, _ in _children(folder, "ses-")}
+    if sessions:
+        exist += f" and sessions {_some(present)}" if present else " and no sessions"
+    return NoMatchError(
+        f"nothing matches {', '.join(asked)}",
+        file=root,
+        expected=f"some of {exist}",
+        remedy="check the labels",
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of a possibly long list."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - NAMES_SHOWN} more" if len(ordered) > NAMES_SHOWN else ""
+    return ", ".join(ordered[:NAMES_SHOWN]) + more
+
+
+def _report_absent(absent: frozenset[str] | set[str]) -> None:
+    if absent:
+        LOG.warning("no such participant: %s", _some(absent))
+
+
+def _index(root: Path, found: list[_Session]) -> None:
+    """Fill in the images of every session.
+
+    pybids indexes the folders asked for, without metadata; what it passes over (links whose target is
+    absent) is added from the folders themselves, so that no file is lost in silence.
+    """
+    by_folder = {item.folder.relative_to(root).as_posix(): item for item in found}
+    listed = _pybids_files(root, found)
+    for item in found:
+        for place in (item.folder / "anat", item.folder):
+            if place.is_dir():
+                listed.update(
+                    Path(entry.path).relative_to(root).as_posix()
+                    for entry in os.scandir(place)
+                    if entry.name.endswith(EXTENSIONS) and not entry.name.startswith(".")
+                )
+    for relative in sorted(listed):
+        folder = relative.rsplit("/", 1)[0].removesuffix("/anat")
+        if folder in by_folder:
+            by_folder[folder].images.append(relative)
+
+
+def _pybids_files(root: Path, found: list[_Session]) -> set[str]:
+    """Relative paths of the anatomical NIfTI files that pybids finds in these folders."""
+    from bids import BIDSLayout, BIDSLayoutIndexer
+
+    subjects: dict[str, set[str]] = {}
+    for item in found:
+        subjects.setdefault(item.subject, set()).add(item.session or "")
+    keep = "|".join(
+        f"sub-{subject}(/|$)(?!ses-(?!({'|'.join(sorted(labels - {''})) or '-'})(/|$)))"
+        for subject, labels in sorted(subjects.items())
+    )
+    only = re.compile(rf"^/(?!{keep}|dataset_description\.json$)|{SKIPPED}")
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=[only])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            layout = BIDSLayout(root, validate=False, indexer=indexer)
+            files = layout.get(datatype="anat", extension=list(EXTENSIONS))
+    except Exception as error:  # pybids raises plain ValueError, TypeError and its own
+        raise InvalidDatasetError(
+            f"cannot be indexed ({error})", file=root, expected="a BIDS dataset"
+        ) from error
+    return {Path(file.path).relative_to(root).as_posix() for file in files}
+
+
+def _study(root: Path, item: _Session, sidecars: _SidecarReader, validate_names: bool) -> Study:
+    ratings = _ratings(item)
+    images = tuple(
+        _image(root, item, relative, sidecars, ratings, validate_names) for relative in item.images
+    )
+    return Study(subject=item.subject, session=item.session, dataset=str(root), images=images)
+
+
+def _image(
+    root: Path,
+    item: _Session,
+    relative: str,
+    sidecars: _SidecarReader,
+    ratings: Mapping[str, bool],
+    validate_names: bool,
+) -> ImageFile:
+    """One image with its facts; whatever is wrong goes into its `problem`."""
+    path = root / relative
+    name = path.name
+    parsed = parse_name(name)
+    entities, suffix = parsed or ((), "")
+    problem = _misplaced(root, path, item, entities)
+    if parsed is None:
+        problem = problem or "not a BIDS name; expected sub-<label>[_<entity>-<value>...]_<suffix>.nii.gz"
+    sidecar: tuple[tuple[str, SidecarValue], ...] = ()
+    grid = None
+    notes: tuple[str, ...] = ()
+    if problem is None:
+        try:
+            header = inspect_header(path)
+            grid, notes = header.grid, header.warnings
+            sidecar = sidecars.read(path, entities, suffix)
+        except (ImageError, MissingInputError, DataError) as error:
+            problem = str(error).removeprefix(f"{path}: ")
+    rated = ratings.get(relative.split("/", 2 if item.session else 1)[-1], True)
+    return ImageFile(
+        path=str(path),
+        relative=relative,
+        entities=entities,
+        suffix=suffix,
+        grid=grid,
+        sidecar=sidecar,
+        problem=problem,
+        named=not validate_names
+        or (parsed is not None and _is_bids(name, item) and path.parent.name == "anat"),
+        warnings=notes,
+        quality=rated and not _is_bad(dict(sidecar)),
+    )
+
+
+def _misplaced(root: Path, path: Path, item: _Session, entities: tuple[tuple[str, str], ...]) -> str | None:
+    """Why a file must not be read: it lies outside the dataset, or is named after somebody else."""
+    if not path.resolve().is_relative_to(root):
+        return "a link that leads out of the dataset; copy the file into it"
+    labels = dict(entities)
+    if entities and (labels.get("sub") != item.subject or labels.get("ses") != item.session):
+        own = f"sub-{item.subject}" + (f"_ses-{item.session}" if item.session else "")
+        return f"the name belongs to another subject or session than its folder ({own})"
+    return None
+
+
+def _is_bids(name: str, item: _Session) -> bool:
+    prefix = f"sub-{item.subject}_" + (f"ses-{item.session}_" if item.session else "")
+    return name.startswith(prefix) and _valid_rest(name.removeprefix(prefix))
+
+
+@cache
+def _valid_rest(rest: str) -> bool:
+    """Whether a raw anatomical name is BIDS, by what follows subject and session (cached: it is slow)."""
+    from bids_validator import BIDSValidator  # type: ignore[import-untyped]
+
+    return bool(BIDSValidator().is_bids(f"/sub-01/anat/sub-01_{rest}"))
+
+
+def _is_bad(record: Mapping[str, SidecarValue]) -> bool:
+    """Whether a row of scans.tsv or a sidecar says that the image should not be used."""
+    for key, value in record.items():
+        lowered = key.lower()
+        if lowered not in QUALITY_KEYS:
+            continue
+        text = str(value).strip().lower()
+        if text in BAD_WORDS:
+            return True
+        if lowered == "exclude" and text in {"1", "1.0", "true", "yes"}:
+            return True
+        if lowered == "usable" and text in {"0", "0.0", "false", "no"}:
+            return True
+    return False
+
+
+def _ratings(item: _Session) -> dict[str, bool]:
+    """File name relative to the session's folder -> whether its rating in scans.tsv allows its use."""
+    label = f"sub-{item.subject}" + (f"_ses-{item.session}" if item.session else "")
+    file = item.folder / f"{label}_scans.tsv"
+    if not file.is_file():
+        return {}
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+    except (OSError, ValueError, csv.Error) as error:
+        LOG.warning("%s: cannot be read (%s); ratings of its images are unknown", file, error)
+        return {}
+    return {
+        str(row["filename"]): not _is_bad(
+            {k: v for k, v in row.items() if isinstance(k, str) and v is not None}
+        )
+        for row in rows
+        if row.get("filename")
+    }
+
+
+class _SidecarReader:
+    """Metadata by BIDS inheritance: files nearer to the image override those above."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: dict[Path, list[tuple[Path, dict[str, str], str]]] = {}
+        self._contents: dict[Path, dict[str, SidecarValue]] = {}
+
+    def read(
+        self, image: Path, entities: tuple[tuple[str, str], ...], suffix: str
+    ) -> tuple[tuple[str, SidecarValue], ...]:
+        """Sorted (key, value) pairs that apply to an image; lists are joined, objects left out."""
+        merged: dict[str, SidecarValue] = {}
+        own = dict(entities)
+        folders = [image.parent]
+        while folders[-1] != self._root:
+            folders.append(folders[-1].parent)
+        for folder in reversed(folders):
+            fitting = [
+                (len(needs), file)
+                for file, needs, kind in self._listing(folder)
+                if kind == suffix and needs.items() <= own.items()
+            ]
+            for _, file in sorted(fitting):
+                merged |= self._content(file)
+        return tuple(sorted(merged.items()))
+
+    def _listing(self, folder: Path) -> list[tuple[Path, dict[str, str], str]]:
+        """Sidecars of a folder: (file, entities, suffix). Cached above the image's own folder only."""
+        if folder in self._folders:
+            return self._folders[folder]
+        found = []
+        for entry in os.scandir(folder):
+            if not entry.name.endswith(".json") or entry.name.startswith("."):
+                continue
+            *parts, suffix = entry.name.removesuffix(".json").split("_")
+            pairs = [ENTITY.fullmatch(part) for part in parts]
+            if all(pairs):
+                found.append((Path(entry.path), {pair[1]: pair[2] for pair in pairs if pair}, suffix))
+        self._folders[folder] = found
+        return found
+
+    def _content(self, file: Path) -> dict[str, SidecarValue]:
+        if file in self._contents:
+            return self._contents[file]
+        if not file.resolve().is_relative_to(self._root):
+            raise DataError(f"its sidecar {file.name} is a link that leads out of the dataset")
+        try:
+            data = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"its sidecar {file.name} cannot be read ({error})") from error
+        if not isinstance(data, dict):
+            raise DataError(f"its sidecar {file.name} is not a JSON object")
+        self._contents[file] = {
+            str(key): value for key, raw in data.items() if (value := _plain(raw)) is not None
+        }
+        return self._contents[file]
+
+
+def _plain(value: object) -> SidecarValue | None:
+    """A sidecar value as text, number or truth; lists of such joined by a backslash as in DICOM."""
+    if isinstance(value, str | bool):
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, list) and value and all(isinstance(part, str | int | float) for part in value):
+        return "\\".join(str(part) for part in value)
+    return None
