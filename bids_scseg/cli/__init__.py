@@ -1,0 +1,1 @@
+"""Command lines: ``bids_scseg`` (the BIDS App) and ``scseg`` (the toolbox)."""

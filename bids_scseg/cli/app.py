@@ -1,0 +1,42 @@
+"""The BIDS App: ``bids_scseg BIDS_DIR OUTPUT_DIR {participant,group}``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bids_scseg.cli.parser import parse
+from bids_scseg.errors import ScsegError
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the BIDS App; the returned number is the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    # Nipype asks a server for news at import unless told not to; this program never uses the network.
+    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
+    try:
+        if "--version" in arguments:
+            from bids_scseg.cli.version import version_text
+
+            sys.stdout.write(version_text())
+            return 0
+        options = parse(arguments)
+        if options.level == "group":
+            from bids_scseg.cli.group import run_group
+
+            return run_group(options)
+        from bids_scseg.cli.participant import run_participant
+
+        return run_participant(options)
+    except ScsegError as error:
+        sys.stderr.write(f"bids_scseg: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("bids_scseg: interrupted; run the same command again to go on\n")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The toolbox: ``scseg demo``, ``scseg train``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bids_scseg.cli.parser import Parser
+from bids_scseg.errors import OutputError, ScsegError
+
+
+def build_tools_parser() -> Parser:
+    """The parser of ``scseg``; each command carries the function that runs it."""
+    parser = Parser(prog="scseg", description="Tools around the BIDS App bids_scseg.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="write a synthetic BIDS dataset of spinal cord MRI, with truth")
+    demo.add_argument("output", type=Path, help="folder to write; must be empty or absent")
+    demo.add_argument("--subjects", type=int, default=3, metavar="N", help="number of subjects (default 3)")
+    demo.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes")
+    demo.set_defaults(run=run_demo)
+    train = commands.add_parser("train", help="train a model from a configuration and prepared cases")
+    train.add_argument("config", type=Path, help="training configuration (TOML)")
+    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of training data")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the model")
+    train.set_defaults(run=run_train)
+    return parser
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Write the demo dataset."""
+    from bids_scseg.synth.dataset import write_demo
+
+    out: Path = arguments.output
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError("is there already and not an empty folder", file=out, remedy="name another folder")
+    write_demo(out, subjects=arguments.subjects, seed=arguments.seed)
+    sys.stderr.write(f"{arguments.subjects} synthetic subjects in {out}\n")
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Train a model."""
+    from bids_scseg.training.config import read_config
+    from bids_scseg.training.fit import train
+
+    bundle = train(read_config(arguments.config), arguments.data, arguments.out)
+    sys.stderr.write(f"model bundle: {bundle}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one tool; the returned number is the exit code."""
+    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
+    try:
+        arguments = build_tools_parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], None] = arguments.run
+        run(arguments)
+    except ScsegError as error:
+        sys.stderr.write(f"scseg: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

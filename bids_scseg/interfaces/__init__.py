@@ -1,0 +1,1 @@
+"""Nipype interfaces: thin wrappers, one call each."""

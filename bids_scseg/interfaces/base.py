@@ -1,0 +1,62 @@
+"""What all wrappers of our own functions share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, isdefined, traits
+
+from bids_scseg import errors
+from bids_scseg.errors import ScsegError
+
+FAILURE_FILE = "failure.json"
+
+
+class VersionedInputSpec(BaseInterfaceInputSpec):
+    """Inputs of every node: the numerical version is part of its hash, so new code recomputes."""
+
+    code_version = traits.Str(desc="numerical version of this program")
+
+
+class ScsegInterface(SimpleInterface):
+    """A wrapper: unpack the inputs, one call, name the outputs.
+
+    Subclasses implement ``_call(cwd) -> dict of outputs``. An error of ours is left as
+    ``failure.json`` in the node's folder, because Nipype passes on nothing but a traceback as text.
+    """
+
+    def _call(self, cwd: Path) -> dict[str, Any]:
+        raise TypeError(f"{type(self).__name__} does not define what it does")
+
+    def _run_interface(self, runtime: Any) -> Any:
+        try:
+            self._results.update(self._call(Path(runtime.cwd)))
+        except ScsegError as error:
+            save_failure(error, Path(runtime.cwd))
+            raise
+        return runtime
+
+    def given(self, name: str) -> Any:
+        """Value of an input, None if undefined."""
+        value = getattr(self.inputs, name)
+        return value if isdefined(value) else None
+
+
+def save_failure(error: ScsegError, folder: Path) -> None:
+    """Write an error's class and parts beside the node's results."""
+    parts = {key: getattr(error, key) for key in ("found", "file", "expected", "remedy")}
+    text = json.dumps({"class": type(error).__name__, **parts})
+    (folder / FAILURE_FILE).write_text(text, encoding="utf-8")
+
+
+def load_failure(folder: Path) -> ScsegError | None:
+    """The error that a node left; None if it left none."""
+    try:
+        data = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    cls = getattr(errors, data.pop("class"), ScsegError)
+    error: ScsegError = cls(data.pop("found"), **data)
+    return error

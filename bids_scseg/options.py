@@ -1,0 +1,170 @@
+"""The options of a run: one frozen record, passed explicitly."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bids_scseg.errors import DataError, MissingInputError
+
+Level = Literal["participant", "group"]
+OutputSpaces = Literal["anchor", "all"]
+
+DEFAULT_MODEL = "cord-lesion"
+CORD_METHODS = ("auto", "sct", "builtin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Everything a run was asked to do; written to ``logs/`` as TOML and readable back by ``--config-file``.
+
+    Attributes
+    ----------
+    bids_dir, output_dir, level
+        The BIDS App's three positional arguments; ``bids_dir`` is None for ``-`` (group level only).
+    participants, sessions, exclude
+        BIDS labels without prefix; empty = all.
+    filter_file
+        JSON that overrides which files serve which sequence.
+    sequences
+        Restrict the recipe to these sequences; empty = all.
+    derivatives
+        (name, folder) pairs with the user's cord masks and disc or vertebra labels.
+    work_dir, clean_workdir
+        Where intermediate files go, and whether they are removed after success.
+    nprocs, omp_nthreads, mem_gb
+        Sessions at once, threads of the network, memory limit in GB; 0 = from the machine.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    output_spaces
+        ``anchor``: results on the anchor's grid; ``all``: on every image's as well.
+    model
+        Name of a packaged model bundle, or path of one.
+    cord
+        ``auto``, ``sct``, ``builtin``, or the name of a derivatives folder with masks.
+    threshold
+        Probability from which a voxel is lesion; None = the model bundle's.
+    random_seed, deterministic
+        Seed of everything random, and whether registration runs single-threaded to be repeatable.
+    """
+
+    bids_dir: Path | None
+    output_dir: Path
+    level: Level
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    filter_file: Path | None = None
+    sequences: tuple[str, ...] = ()
+    derivatives: tuple[tuple[str, Path], ...] = ()
+    work_dir: Path | None = None
+    clean_workdir: bool = False
+    nprocs: int = 0
+    omp_nthreads: int = 0
+    mem_gb: float = 0.0
+    device: str = "auto"
+    output_spaces: OutputSpaces = "anchor"
+    model: str = DEFAULT_MODEL
+    cord: str = "auto"
+    threshold: float | None = None
+    dry_run: bool = False
+    json_plan: Path | None = None
+    skip_bids_validation: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    stop_on_first_crash: bool = False
+    random_seed: int = 0
+    deterministic: bool = False
+    verbose: int = 0
+
+    @property
+    def workers(self) -> int:
+        """Sessions processed at once."""
+        return self.nprocs or available_cpus()
+
+    @property
+    def threads(self) -> int:
+        """Threads of the inference process."""
+        return self.omp_nthreads or available_cpus()
+
+    @property
+    def work(self) -> Path:
+        """Work directory."""
+        return self.work_dir or self.output_dir / "work"
+
+    def to_toml(self) -> str:
+        """This record as TOML; unset options are left out."""
+        lines = []
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value is not None and value != ():
+                lines.append(f"{item.name} = {_toml(value)}")
+        return "\n".join(lines) + "\n"
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use (cgroup and affinity limits included where the system tells)."""
+    return max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Options from a TOML file, as keyword arguments of :class:`RunOptions`.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not TOML, or has unknown names or values of the wrong type.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingInputError(f"cannot be read ({error.strerror})", file=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not TOML: {error}", file=path) from error
+    known = {item.name: str(item.type) for item in dataclasses.fields(RunOptions)}
+    options = {}
+    for key, value in data.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise DataError(f"unknown option {key!r}", file=path, expected=", ".join(sorted(known)))
+        options[name] = _typed(name, known[name], value, path)
+    return options
+
+
+def _typed(name: str, kind: str, value: object, path: Path) -> object:
+    ok: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
+    if kind.startswith("tuple[tuple"):
+        if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+            return tuple((str(key), Path(item)) for key, item in value.items())
+    elif kind.startswith("tuple"):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif kind.startswith("Path"):
+        if isinstance(value, str):
+            return Path(value)
+    else:
+        base = kind.split(" |")[0]
+        allowed = ok.get(base, (str,))
+        if isinstance(value, allowed) and (base == "bool" or not isinstance(value, bool)):
+            return value
+    raise DataError(f"option {name!r} has value {value!r}", file=path, expected=kind)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, tuple):
+        if value and isinstance(value[0], tuple):
+            return "{ " + ", ".join(f"{_toml(str(k))} = {_toml(str(v))}" for k, v in value) + " }"
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    text = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in text)
+    return f'"{text}"'

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.options import RunOptions, read_config
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+
+
+@given(
+    st.lists(texts, max_size=3),
+    texts,
+    st.floats(0.01, 0.99),
+    st.booleans(),
+    st.integers(0, 64),
+    st.lists(st.tuples(texts, texts), max_size=2, unique_by=lambda pair: pair[0]),
+)
+def test_toml_round_trip(tmp_path_factory, labels, model, threshold, flag, nprocs, folders):
+    options = RunOptions(
+        bids_dir=Path("in"), output_dir=Path("out"), level="participant", participants=tuple(labels), model=model,
+        threshold=threshold, deterministic=flag, nprocs=nprocs,
+        derivatives=tuple((name, Path(folder)) for name, folder in folders),
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("toml") / "run.toml"
+    path.write_text(options.to_toml(), encoding="utf-8")
+    assert RunOptions(**read_config(path)) == options
+
+
+@pytest.mark.parametrize(
+    "text", ["nprocs = 'many'", "nprocs = true", "unknown = 1", "participants = 'a'", "derivatives = ['a']", "= ="]
+)
+def test_malformed_configs_are_refused_with_the_file(tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"run\.toml"):
+        read_config(path)
+
+
+def test_absent_config(tmp_path):
+    with pytest.raises(MissingInputError):
+        read_config(tmp_path / "no.toml")
