@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runner_jobs import play
+
+from bids_scseg.errors import BusyError, ImageError
+from bids_scseg.options import RunOptions
+from bids_scseg.recipe.study import Plan
+from bids_scseg.workflows.job import SessionJob, failed, no_usable_image, session_lock
+from bids_scseg.workflows.runner import run_sessions
+
+
+def job(subject, folder="."):
+    plan = Plan(
+        subject=subject, session=None, dataset="d", recipe="r", sequences=(), missing=("T2Sag",), anchor=None,
+        left_out=(("sub-1/anat/x_MTR.nii.gz", "an MT image"),),
+    )  # fmt: skip
+    options = RunOptions(bids_dir=Path("in"), output_dir=Path("out"), level="participant")
+    return SessionJob(
+        plan=plan, options=options, socket="", model_path="", model_sha256="", cord_method="", cord_path="",
+        cord_sha256="", threshold=0.5, device="cpu", started=str(folder),
+    )  # fmt: skip
+
+
+def run(subjects, folder=".", *, workers=2, stop=False):
+    steps = []
+    outcomes = list(
+        run_sessions(
+            [job(subject, folder) for subject in subjects],
+            workers=workers,
+            stop_on_first_crash=stop,
+            progress=lambda label, step: steps.append((label, step)),
+            run=play,
+        )
+    )
+    return {outcome.label: outcome for outcome in outcomes}, steps
+
+
+def test_a_killed_worker_is_that_sessions_failure_and_nobody_elses():
+    outcomes, steps = run(["a", "killed", "slowb", "c", "d"])
+    assert {label for label, outcome in outcomes.items() if outcome.ok} == {"sub-a", "sub-slowb", "sub-c", "sub-d"}
+    assert "memory" in outcomes["sub-killed"].cause
+    assert ("sub-a", "begin") in steps
+
+
+def test_a_worker_killed_once_is_tried_again_alone(tmp_path):
+    outcomes, _ = run(["once", "a"], tmp_path)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert len(outcomes) == 2
+
+
+def test_failures_do_not_stop_others_unless_asked():
+    assert len(run(["bad", "a", "b"], workers=1)[0]) == 3
+    assert list(run(["bad", "a", "b"], workers=1, stop=True)[0]) == ["sub-bad"]
+
+
+def test_two_runs_cannot_hold_one_session(tmp_path):
+    with session_lock(tmp_path, "sub-1"):
+        with session_lock(tmp_path, "sub-2"):
+            pass
+        with pytest.raises(BusyError, match="another run"), session_lock(tmp_path, "sub-1"):
+            pass
+    with session_lock(tmp_path, "sub-1"):
+        pass
+
+
+def test_a_session_without_a_usable_image_is_refused_with_the_reasons():
+    error = no_usable_image(job("1").plan)
+    assert "an MT image" in str(error)
+    assert failed("sub-1", error, step="start").state == "refused"
+    assert failed("sub-1", ImageError("broken", file="f"), step="x").state == "failed"

@@ -1,0 +1,65 @@
+"""Cord masks of a session, one node per image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline.engine import Node, Workflow
+
+from bids_scseg.interfaces.cord import FindCord, UseCordMask
+from bids_scseg.interfaces.sct import SCTDeepSeg
+from bids_scseg.workflows.nodes import make_node
+
+
+def init_cord_wf(
+    *,
+    images: Sequence[str],
+    masks: Mapping[str, str],
+    method: str,
+    bundle: str,
+    bundle_sha256: str,
+    socket: str,
+    name: str = "cord",
+) -> Workflow:
+    """Build the part of the graph that gives every image a cord record.
+
+    Parameters
+    ----------
+    images
+        Paths of the session's images.
+    masks
+        Image path → path of the user's cord mask; these always win.
+    method
+        ``sct`` or ``builtin``, for the other images.
+    bundle, bundle_sha256, socket
+        Built-in finder: its bundle, and the inference process.
+
+    Outputs
+    -------
+    outputnode.record_files
+        One ``cord.json`` per image, in the order of ``images``.
+    """
+    workflow = Workflow(name=name)
+    outputnode = Node(IdentityInterface(fields=["record_files"]), name="outputnode")
+    merge = Node(Merge(len(images)), name="merge_cords")
+    for number, image in enumerate(images, start=1):
+        stem = f"{number:02d}"
+        if image in masks:
+            source = f"given mask {Path(masks[image]).name}"
+            last = make_node(
+                UseCordMask(in_file=image, mask_file=masks[image], source=source), name=f"given_cord_{stem}"
+            )
+        elif method == "sct":
+            segment = make_node(SCTDeepSeg(in_file=image), name=f"sct_cord_{stem}")
+            last = make_node(
+                UseCordMask(in_file=image, source="sct_deepseg spinalcord"), name=f"clean_cord_{stem}"
+            )
+            workflow.connect(segment, "out_file", last, "mask_file")
+        else:
+            finder = FindCord(in_file=image, bundle=bundle, bundle_sha256=bundle_sha256, socket=socket)
+            last = make_node(finder, name=f"find_cord_{stem}")
+        workflow.connect(last, "record_file", merge, f"in{number}")
+    workflow.connect(merge, "out", outputnode, "record_files")
+    return workflow

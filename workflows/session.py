@@ -1,0 +1,121 @@
+"""The graph of one session: cord → prepare → segment → measure → write → report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node, Workflow
+
+from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.interfaces.measure import MeasureLesions
+from bids_scseg.interfaces.outputs import ReportSession, WriteResults
+from bids_scseg.interfaces.prepare import PrepareSession
+from bids_scseg.interfaces.segment import SegmentLesions
+from bids_scseg.recipe.load import recipe_to_json
+from bids_scseg.recipe.study import Plan
+from bids_scseg.workflows.cord import init_cord_wf
+from bids_scseg.workflows.job import SessionJob
+from bids_scseg.workflows.nodes import make_node
+from bids_scseg.workflows.segment import OUTPUTS, init_lesion_wf
+
+WORKFLOW_NAME = "session"
+STEPS_BESIDE_CORD = 5  # prepare, segment, measure, write, report
+
+
+def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
+    """Build the graph of one session.
+
+    Parameters
+    ----------
+    job
+        Plan, options, models and the address of the inference process.
+    base_dir
+        The session's own work folder.
+
+    Returns
+    -------
+    Workflow whose last nodes write into ``job.options.output_dir``.
+    """
+    plan = job.plan
+    files = [(sequence.name, file) for sequence in plan.sequences for file in sequence.files]
+    images = [file.path for _, file in files]
+    by_name = {file.relative: file.path for _, file in files}
+    cord = init_cord_wf(
+        images=images,
+        masks={by_name[name]: mask for name, mask in plan.cord_masks if name in by_name},
+        method=job.cord_method,
+        bundle=job.cord_path,
+        bundle_sha256=job.cord_sha256,
+        socket=job.socket,
+    )
+    lesions = _lesion_wf(job, images=images, keys=[key for key, _ in files], names=[f.relative for _, f in files])
+    outputs = Node(IdentityInterface(fields=["record_files", *OUTPUTS]), name="results")
+    write = make_node(WriteResults(**_output_inputs(job)), name="write", always=True)
+    report = make_node(ReportSession(**_output_inputs(job)), name="report", always=True)
+
+    workflow = Workflow(name=WORKFLOW_NAME, base_dir=str(base_dir))
+    names = ["record_files", *OUTPUTS]
+    workflow.connect(
+        [
+            (cord, lesions, [("outputnode.record_files", "inputnode.record_files")]),
+            (cord, outputs, [("outputnode.record_files", "record_files")]),
+            (lesions, outputs, [(f"outputnode.{name}", name) for name in OUTPUTS]),
+            (outputs, write, [(name, name) for name in names]),
+            (outputs, report, [(name, name) for name in names]),
+            (write, report, [("written", "written")]),
+        ]
+    )
+    return workflow
+
+
+def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: list[str]) -> Workflow:
+    bundle = load_bundle(job.model_path)
+    rules = bundle.recipe.inference
+    return init_lesion_wf(
+        prepare=PrepareSession(
+            in_files=images,
+            keys=keys,
+            names=names,
+            recipe=json.dumps(recipe_to_json(bundle.recipe), sort_keys=True),
+            label=job.plan.label,
+            seed=job.options.random_seed,
+        ),
+        segment=SegmentLesions(bundle=job.model_path, bundle_sha256=job.model_sha256, socket=job.socket),
+        measure=MeasureLesions(
+            threshold=job.threshold,
+            min_volume_mm3=rules.min_volume_mm3,
+            connectivity=rules.connectivity,
+            landmark_files=list(job.plan.labels),
+            model=bundle.name,
+            model_sha256=bundle.checksum,
+            warnings=list(job.plan.warnings),
+        ),
+    )
+
+
+def _output_inputs(job: SessionJob) -> dict[str, object]:
+    return {
+        "plan": job.plan,
+        "options": job.options,
+        "run": {
+            "model_path": job.model_path,
+            "threshold": job.threshold,
+            "cord_method": job.cord_method,
+            "device": job.device,
+            "started": job.started,
+        },
+    }
+
+
+def step_count(plan: Plan) -> int:
+    """Number of steps of a session, for its progress bar."""
+    return sum(len(sequence.files) for sequence in plan.sequences) + STEPS_BESIDE_CORD
+
+
+def read_warnings(base_dir: Path, plan: Plan) -> tuple[str, ...]:
+    """Warnings of the plan and of the fit of a session that has run."""
+    found = sorted((base_dir / WORKFLOW_NAME).glob("**/fit_report.json"))
+    fitted = json.loads(found[0].read_text(encoding="utf-8"))["warnings"] if found else []
+    return (*plan.warnings, *fitted)
