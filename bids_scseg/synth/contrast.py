@@ -13,12 +13,12 @@ import numpy as np
 from bids_scseg.synth.subject import Doubles, Floats, Rng
 from bids_scseg.synth.tissues import N_TISSUES, Tissue
 
-SequenceName = Literal["T2Sag", "STIR", "T2starAx", "T2Ax", "T1Sag", "MP2RAGE", "PSIR"]
+SequenceName = Literal["T2Sag", "STIR", "T2StarAx", "T2Ax", "T1Sag", "MP2RAGE", "PSIR"]
 #: The sequences that a session may have, in the order of the specification's tables.
-SEQUENCES: tuple[SequenceName, ...] = ("T2Sag", "STIR", "T2starAx", "T2Ax", "T1Sag", "MP2RAGE", "PSIR")
+SEQUENCES: tuple[SequenceName, ...] = ("T2Sag", "STIR", "T2StarAx", "T2Ax", "T1Sag", "MP2RAGE", "PSIR")
 #: Sign of a lesion: brighter (+1) or darker (-1) than the cord.
 LESION_SIGN: dict[str, int] = {
-    "T2Sag": 1, "STIR": 1, "T2starAx": 1, "T2Ax": 1, "T1Sag": -1, "MP2RAGE": -1, "PSIR": -1,
+    "T2Sag": 1, "STIR": 1, "T2StarAx": 1, "T2Ax": 1, "T1Sag": -1, "MP2RAGE": -1, "PSIR": -1,
 }  # fmt: skip
 #: Bounds of the detectability classes in units of CNR.
 FAINT_CNR, VISIBLE_CNR = 0.7, 2.0
@@ -41,7 +41,7 @@ def _template(text: str) -> Doubles:
 TEMPLATES: dict[str, Doubles] = {
     "T2Sag":    _template("0 .45 .75 .16 .32 .45 .06 .03 .33 .30 .04 .62 1.0 .42 .30 .36 .31 .28 .44 .02 .08"),
     "STIR":     _template("0 .25 .06 .22 .42 .60 .12 .03 .12 .25 .05 .10 1.0 .48 .34 .40 .35 .30 .50 .02 .10"),
-    "T2starAx": _template("0 .55 .60 .48 .55 .62 1.0 .06 .20 .52 .18 .55 .98 .66 .58 .72 .62 .58 .74 .02 .32"),
+    "T2StarAx": _template("0 .55 .60 .48 .55 .62 1.0 .06 .20 .52 .18 .55 .98 .66 .58 .72 .62 .58 .74 .02 .32"),
     "T2Ax":     _template("0 .45 .75 .16 .32 .45 .06 .03 .32 .30 .04 .62 1.0 .45 .30 .38 .31 .28 .44 .02 .08"),
     "T1Sag":    _template("0 .60 1.0 .36 .42 .46 .10 .05 .55 .34 .10 .90 .14 .34 .44 .41 .45 .50 .38 .02 .15"),
     "MP2RAGE":  _template("0 .70 .92 .50 .50 .52 .30 .28 .70 .38 .30 .88 .08 .42 .78 .66 .80 .92 .60 .10 .40"),

@@ -21,6 +21,8 @@ Mask = npt.NDArray[np.bool_]
 NOTHING = 255
 #: The spine is painted within these distances of the cord, mm (to the side, in front, behind).
 NEAR_SIDE_MM, NEAR_FRONT_MM, NEAR_BACK_MM = 36.0, 48.0, 62.0
+#: Above this height, mm from the C2-C3 disc, there is only brain.
+NEAR_TOP_MM = 115.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +44,17 @@ def paint(anatomy: Anatomy, xyz: Floats) -> Labels:
     profiles = anatomy.profiles
     at = table_index(xyz[2])
     dx, dy = xyz[0] - profiles.x[at], xyz[1] - profiles.y[at]
-    out = _surroundings(anatomy, xyz[2], dx=dx, dy=dy, at=at)
+    out = np.full(dx.shape, NOTHING, np.uint8)
     near = np.flatnonzero(
-        (np.abs(dx) < NEAR_SIDE_MM) & (dy < NEAR_FRONT_MM) & (dy > -NEAR_BACK_MM) & (xyz[2] < 115)
+        (np.abs(dx) < NEAR_SIDE_MM) & (dy < NEAR_FRONT_MM) & (dy > -NEAR_BACK_MM) & (xyz[2] < NEAR_TOP_MM)
     )
     if near.size:
-        spine = _spine(anatomy, xyz[:, near])
-        # the skin stays in front of a spinous process
-        keep = (spine != NOTHING) & (out[near] != Tissue.AIR)
-        out[near[keep]] = spine[keep]
+        out[near] = _spine(anatomy, xyz[:, near])
+    # far behind the cord a spinous process may end outside the skin, so the skin has the last word there
+    rest = np.flatnonzero((out == NOTHING) | (dy < -NEAR_BACK_MM / 2))
+    around = _surroundings(anatomy, xyz[2][rest], dx=dx[rest], dy=dy[rest], at=at[rest])
+    spine = out[rest]
+    out[rest] = np.where((spine == NOTHING) | (around <= Tissue.SKIN), around, spine)
     return out
 
 
@@ -423,3 +427,12 @@ def in_grey_matter(side: Floats, front: Floats, size: Floats) -> Mask:
     posterior = (front < 0.05) & (front > -0.64) & (np.abs(side - middle) < (0.115 - 0.045 * along) * size)
     bridge = (side < 0.27) & (np.abs(front + 0.02) < 0.07 * size)
     return np.asarray(anterior | posterior | bridge)
+
+
+def canal_front(profiles: Profiles, z: float) -> npt.NDArray[np.float64]:
+    """Where the front of the canal meets the spine at height ``z`` (mm): subject-space point ``(3,)``."""
+    at = int(table_index(np.array([z]))[0])
+    ahead = float(profiles.sac_shift[at] + profiles.sac_ap[at] + 1.2)
+    slope = float(profiles.slope_y[at])
+    scale = ahead / float(np.sqrt(1 + slope * slope))
+    return np.array([float(profiles.x[at]), float(profiles.y[at]) + scale, z - slope * scale])

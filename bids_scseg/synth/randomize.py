@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from bids_scseg.synth.anatomy import draw_anatomy, tissue_map
 from bids_scseg.synth.contrast import TEMPLATES
+from bids_scseg.synth.fields import interpolate_axis, smooth_noise
 from bids_scseg.synth.subject import Anatomy, Floats, Rng, centerline_world
 from bids_scseg.synth.tissues import CORD_TISSUES, N_TISSUES, Tissue
 
@@ -130,19 +131,6 @@ def _draw_means(rng: Rng) -> tuple[Floats, Floats]:
     return np.clip(means, 0, 1.6).astype(np.float32), spread.astype(np.float32)
 
 
-def smooth_noise(shape: tuple[int, ...], rng: Rng, *, period_vox: float) -> Floats:
-    """Unit-variance random field that varies over about ``period_vox`` voxels, ``shape`` float32."""
-    coarse = tuple(max(2, round(n / period_vox) + 2) for n in shape)
-    field = rng.standard_normal(coarse, np.float32)
-    for axis, n in enumerate(shape):
-        at = np.linspace(0.5, coarse[axis] - 1.5, n) if coarse[axis] > 2 else np.linspace(0, 1, n)
-        low = np.minimum(at.astype(int), coarse[axis] - 2)
-        weight = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        field = field.take(low, axis) * (1 - weight) + field.take(low + 1, axis) * weight
-    deviation = float(field.std())
-    return field / np.float32(deviation) if deviation > 0 else field
-
-
 def _texture(tissue: npt.NDArray[np.uint8], spread: Floats, rng: Rng) -> Floats:
     """Blobs at two scales; in some tissues thresholded, so that a tissue falls apart into two intensities."""
     fine = smooth_noise(tissue.shape, rng, period_vox=rng.uniform(2, 5))
@@ -163,14 +151,9 @@ def _partial_volume(image: Floats, rng: Rng) -> Floats:
         if rng.random() < 0.5:
             # as stored slices that are interpolated back to the lattice
             kept = np.arange(int(rng.integers(thick)), image.shape[axis], thick)
-            where = np.interp(np.arange(image.shape[axis]), kept, np.arange(len(kept)))
-            low = np.minimum(where.astype(int), max(len(kept) - 2, 0))
-            weight = (where - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-            stored = image.take(kept, axis)
-            image = (
-                stored.take(low, axis) * (1 - weight)
-                + stored.take(np.minimum(low + 1, len(kept) - 1), axis) * weight
-            )
+            if len(kept) > 1:
+                where = np.interp(np.arange(image.shape[axis]), kept, np.arange(len(kept)))
+                image = interpolate_axis(image.take(kept, axis), where, axis)
     return image
 
 
