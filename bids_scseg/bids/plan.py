@@ -48,8 +48,9 @@ def make_plan(
     """Decide what will be done for one session.
 
     Every image is matched to the recipe's sequences (:func:`.match.match_image`). Of the images of one
-    sequence, those that cover different parts of the body all serve, uppermost first. Of images that cover the same part (60 % of the shorter), one serves: not rated as bad, then the larger extent along the
-    body, then with a cord mask of the user, then the finer voxels, then the last run, then the first name.
+    sequence, those that cover different parts of the body all serve, uppermost first. Of images that cover
+    the same part (60 % of the shorter), one serves: not rated as bad, then the larger extent along the body,
+    then with a cord mask of the user, then the finer voxels, then the last run, then the first name.
 
     Parameters
     ----------

@@ -1,0 +1,206 @@
+"""The files at the root of an output dataset, and the sidecars of what lies in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bids_scseg.bids.write import (
+    APP_NAME,
+    BIDS_VERSION,
+    IGNORED,
+    safe_join,
+    write_json,
+    write_text,
+    write_tsv,
+)
+from bids_scseg.errors import OutputError
+from bids_scseg.recipe.model import Recipe
+
+RAW = "raw"  # name of the input dataset in BIDS URIs
+
+README_TEXT = """\
+# {title}
+
+Spinal cord lesion segmentation by {app} {version}, recipe {recipe}.
+
+Research use only. These results were computed by software and were not reviewed by a physician. Whether the
+model was validated on patients stands in its card and in every report.
+
+- `sub-*/[ses-*/]anat/*_label-SC_*_mask.nii.gz`: spinal cord, on the lattice of each source image. The value
+  of `desc-` is the suffix of that image (`desc-T2starw`: the mask belongs to the `_T2starw` image).
+- `*_label-lesion_probseg.nii.gz`, `*_label-lesion_mask.nii.gz`, `*_seg-lesions_dseg.nii.gz`: probability,
+  mask and numbered lesions on the lattice of the anchor, slabs together; with `chunk-` for single slabs.
+- `*_seg-lesions_dseg.tsv`: one row for each lesion; columns are described in the JSON file beside it.
+- `*_geometry.json`, `*_summary.json`: how images were brought together, and the session's measures.
+- `sub-*.html`, `figures/`: one report for each session. `group/`, `phenotype/`: tables over all sessions.
+- `logs/`: state of every session, configuration of the runs, methods text.
+
+Lesions are numbered once for each session; the same number means the same lesion in all its images.
+"""
+
+CITATION_TEXT = """\
+# How to cite
+
+If you use these results, please cite {app} {version} and the works behind its recipe `{recipe}`:
+
+{references}
+"""
+
+
+def write_dataset_files(out: str | Path, raw: str | Path, *, recipe: Recipe, version: str) -> None:
+    """Write everything at the root of the output dataset; doing so again, or twice at once, changes nothing.
+
+    Parameters
+    ----------
+    out
+        Output folder; made if absent.
+    raw
+        Root of the raw dataset.
+    recipe
+        Names the task and its references.
+    version
+        Of this program.
+
+    Raises
+    ------
+    OutputError
+        If the folder belongs to a raw dataset or another program, or cannot be written.
+    """
+    write_dataset_description(out, raw, version=version)
+    title = f"{APP_NAME} derivatives"
+    facts = {"app": APP_NAME, "version": version, "recipe": recipe.name}
+    references = "\n".join(f"- {reference}" for reference in recipe.references)
+    write_text(out, "README.md", README_TEXT.format(title=title, **facts))
+    write_text(out, "CITATION.md", CITATION_TEXT.format(references=references, **facts))
+    write_text(out, ".bidsignore", "\n".join(IGNORED) + "\n")
+    _write_descriptions(out, recipe)
+
+
+def write_dataset_description(out: str | Path, raw: str | Path, *, version: str) -> Path:
+    """Write ``dataset_description.json``; see :func:`write_dataset_files`."""
+    check_output_folder(out, raw)
+    link = _link(Path(out), Path(raw))
+    source = {"URL": link} | _doi(Path(raw))
+    return write_json(
+        out,
+        "dataset_description.json",
+        {
+            "Name": f"{APP_NAME} derivatives",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": APP_NAME, "Version": version}],
+            "SourceDatasets": [source],
+            "DatasetLinks": {RAW: link},
+        },
+    )
+
+
+def check_output_folder(out: str | Path, raw: str | Path) -> None:
+    """Refuse to write into somebody else's dataset.
+
+    Raises
+    ------
+    OutputError
+        If `out` is the raw dataset itself, lies inside one of its subjects, or holds a dataset description
+        that is not ours.
+    """
+    folder, source = Path(out).resolve(), Path(raw).resolve()
+    remedy = "choose a folder of its own, such as derivatives/bids_scseg"
+    if folder == source:
+        raise OutputError("the output folder is the input dataset", file=folder, remedy=remedy)
+    if folder.is_relative_to(source) and folder.relative_to(source).parts[0].startswith("sub-"):
+        raise OutputError("the output folder lies among the input's images", file=folder, remedy=remedy)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError("the output folder is a file", file=folder, remedy=remedy)
+    file = safe_join(folder, "dataset_description.json")
+    if not file.is_file():
+        return
+    try:
+        names = [
+            entry["Name"] for entry in json.loads(file.read_text(encoding="utf-8")).get("GeneratedBy", [])
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        names = []
+    if APP_NAME not in names:
+        raise OutputError(
+            "the folder holds another dataset", file=file, expected=f"GeneratedBy {APP_NAME}", remedy=remedy
+        )
+
+
+def raw_uri(relative: str) -> str:
+    """BIDS URI of a file of the raw dataset."""
+    return f"bids:{RAW}:{relative}"
+
+
+def own_uri(relative: str) -> str:
+    """BIDS URI of a file of the output dataset."""
+    return f"bids::{relative}"
+
+
+def mask_metadata(
+    sources: Sequence[str], *, kind: str, description: str, reference: str = "orig"
+) -> dict[str, object]:
+    """Sidecar of a mask.
+
+    Parameters
+    ----------
+    sources
+        BIDS URIs (:func:`raw_uri`, :func:`own_uri`) of what it was computed from.
+    kind
+        BIDS mask type: ``Lesion`` or ``ROI``.
+    description
+        One sentence for people.
+    reference
+        BIDS URI of the image on whose lattice it lies, or ``orig``.
+    """
+    return {"Type": kind, **image_metadata(sources, description=description, reference=reference)}
+
+
+def image_metadata(
+    sources: Sequence[str],
+    *,
+    description: str,
+    reference: str = "orig",
+    more: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """Sidecar of any other image; `more` holds further keys, such as ``SkullStripped``."""
+    return {
+        "Description": description,
+        "Sources": list(sources),
+        "SpatialReference": reference,
+        **(more or {}),
+    }
+
+
+def _link(out: Path, raw: Path) -> str:
+    """Relative path to the raw dataset where the output lies inside it (it may be moved), else its URI."""
+    out, raw = out.resolve(), raw.resolve()
+    return os.path.relpath(raw, out) if out.is_relative_to(raw) else raw.as_uri()
+
+
+def _doi(raw: Path) -> dict[str, str]:
+    try:
+        description = json.loads((raw / "dataset_description.json").read_text(encoding="utf-8-sig"))
+        doi = description.get("DatasetDOI")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return {"DOI": str(doi)} if doi else {}
+
+
+def _write_descriptions(out: str | Path, recipe: Recipe) -> None:
+    """What the values of ``desc-`` mean."""
+    suffixes = sorted({suffix for rule in recipe.sequences for suffix in rule.suffixes})
+    rows = [
+        {
+            "desc_id": "desc-preproc",
+            "description": "Slabs of one sequence fused into one image, without resampling of contrast",
+        }
+    ]
+    rows += [
+        {"desc_id": f"desc-{suffix}", "description": f"On the lattice of the source image with suffix {suffix}"}
+        for suffix in suffixes
+    ]
+    write_tsv(out, "descriptions.tsv", rows, columns=("desc_id", "description"))

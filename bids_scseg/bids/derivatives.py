@@ -1,0 +1,211 @@
+"""A session's results as BIDS derivatives, on the lattices of its own images."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bids_scseg.bids.dataset import image_metadata, mask_metadata, own_uri, raw_uri
+from bids_scseg.bids.names import (
+    OutputSpaces,
+    SegmentationNames,
+    all_names,
+    cord_mask_name,
+    image_names,
+    session_names,
+    sidecar,
+    slab_names,
+)
+from bids_scseg.bids.write import TableValue, safe_join, write_image, write_json, write_tsv
+from bids_scseg.measure.instances import restore_labels, restore_labels_onto
+from bids_scseg.measure.lesions import lesion_columns
+from bids_scseg.measure.schema import data_dictionary
+from bids_scseg.recipe.study import ImageFile, Plan
+from bids_scseg.space.geometry import Geometry, Slab
+from bids_scseg.space.grid import Grid
+
+PROBABILITY = "Lesion probability: mean of the prepared-space map over each voxel"
+MASK = "Lesions; the union of the numbered instances"
+INSTANCES = (
+    "Numbered lesions. Each keeps its volume: of the voxels it touches, those that it fills most are chosen"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SessionResults:
+    """What a session came to, in prepared space and on its native lattices.
+
+    Attributes
+    ----------
+    plan
+        The session.
+    geometry
+        Map between prepared space and native images.
+    labels : (i, j, k) int32
+        Lesion numbers.
+    probability : (i, j, k) float32
+        Lesion probability.
+    lesions
+        Rows of the lesion table.
+    summary
+        Session row and quality, as plain data.
+    cords
+        Image (relative path) → cord mask on its lattice and who made it; images without a cord are absent.
+    anchor_images
+        Native volumes of the anchor's slabs, uppermost first.
+    sequences
+        All sequences of the recipe.
+    """
+
+    plan: Plan
+    geometry: Geometry
+    labels: npt.NDArray[np.int32]
+    probability: npt.NDArray[np.float32]
+    lesions: Sequence[Mapping[str, TableValue]]
+    summary: Mapping[str, object]
+    cords: Mapping[str, tuple[npt.NDArray[np.bool_], Grid, str]]
+    anchor_images: Sequence[npt.NDArray[np.float32]]
+    sequences: tuple[str, ...]
+
+    @property
+    def files(self) -> dict[str, ImageFile]:
+        """Images of the plan by relative path."""
+        return {file.relative: file for sequence in self.plan.sequences for file in sequence.files}
+
+    @property
+    def anchor_files(self) -> tuple[ImageFile, ...]:
+        """The anchor's images, uppermost first as in the geometry."""
+        return tuple(self.files[slab.file] for slab in self.geometry.slabs_of(self.geometry.anchor))
+
+
+def write_results(out: str | Path, results: SessionResults, *, output_spaces: OutputSpaces) -> tuple[str, ...]:
+    """Write all derivatives of a session, each atomically, and remove those of an earlier run that are no more.
+
+    Parameters
+    ----------
+    out
+        Root of the output dataset.
+    results
+        What to write.
+    output_spaces
+        ``anchor``: on the anchor's lattices; ``all``: on those of every image used.
+
+    Returns
+    -------
+    Paths relative to `out`, sidecars included, the summary last: it lists the others, so a session whose summary
+    is there is complete.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written or two would bear the same name.
+    """
+    plan, geometry = results.plan, results.geometry
+    anchor = results.anchor_files
+    others = [file for name, file in results.files.items() if file not in anchor]
+    all_names(anchor, others, subject=plan.subject, session=plan.session, output_spaces=output_spaces)
+    names = session_names(anchor, subject=plan.subject, session=plan.session)
+    previous = _previous(out, names.summary)
+    written = [*_write_cords(out, results), *_write_fused(out, results, names.fused)]
+    written += _write_segmentation(out, results, names.result, slab=None)
+    slabs = geometry.slabs_of(geometry.anchor)
+    for slab, own in zip(slabs, slab_names(anchor), strict=False):
+        written += _write_segmentation(out, results, own, slab=slab)
+    if output_spaces == "all":
+        for slab in (slab for slab in geometry.slabs if slab.key != geometry.anchor):
+            written += _write_segmentation(out, results, image_names(results.files[slab.file]), slab=slab)
+    columns = lesion_columns(results.sequences)
+    write_tsv(out, names.table, results.lesions, columns=[column.name for column in columns])
+    write_json(out, names.geometry, geometry.to_json())
+    written += [names.table, names.geometry]
+    for stale in previous - set(written):
+        with contextlib.suppress(OSError):
+            safe_join(out, stale).unlink(missing_ok=True)
+    write_json(out, names.summary, {**results.summary, "outputs": sorted(written)})
+    return (*written, names.summary)
+
+
+def _previous(out: str | Path, summary: str) -> set[str]:
+    """Outputs of an earlier run of this session, as its summary lists them."""
+    try:
+        listed = json.loads(safe_join(out, summary).read_text(encoding="utf-8"))["outputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {item for item in listed if isinstance(item, str) and item.startswith("sub-")}
+
+
+def _write_cords(out: str | Path, results: SessionResults) -> Iterator[str]:
+    for name, (mask, grid, source) in results.cords.items():
+        path = cord_mask_name(results.files[name])
+        metadata = mask_metadata(
+            [raw_uri(name)], kind="ROI", description=f"Spinal cord, by {source}", reference=raw_uri(name)
+        )
+        yield from _image(out, path, mask, grid, metadata)
+
+
+def _write_fused(out: str | Path, results: SessionResults, path: str) -> Iterator[str]:
+    """The anchor's slabs as one image; nothing for a single one, which is its own."""
+    geometry = results.geometry
+    slabs = geometry.slabs_of(geometry.anchor)
+    if len(slabs) < 2:
+        return
+    grid = geometry.fused_grid(geometry.anchor)
+    image, _ = geometry.sample(results.anchor_images, key=geometry.anchor, grid=grid)
+    metadata = image_metadata(
+        [raw_uri(slab.file) for slab in slabs],
+        description="Slabs of the anchor sequence, aligned and fused with one linear interpolation",
+        reference=raw_uri(slabs[0].file),
+        more={"SkullStripped": False},
+    )
+    yield from _image(out, path, image, grid, metadata)
+
+
+def _write_segmentation(
+    out: str | Path, results: SessionResults, names: SegmentationNames, *, slab: Slab | None
+) -> Iterator[str]:
+    """Probability, mask and instances on a slab's lattice, or on the anchor's fused one (None)."""
+    geometry = results.geometry
+    slabs = geometry.slabs_of(geometry.anchor)
+    if slab is None:
+        key, grid = geometry.anchor, geometry.fused_grid(geometry.anchor)
+        probability = geometry.restore_onto(results.probability, key=key, grid=grid)
+        labels = restore_labels_onto(results.labels, geometry, key=key, grid=grid)
+        reference = raw_uri(slabs[0].file)
+        if len(slabs) > 1:
+            fused = session_names(
+                results.anchor_files, subject=results.plan.subject, session=results.plan.session
+            ).fused
+            reference = own_uri(fused)
+    else:
+        grid, reference = slab.grid, raw_uri(slab.file)
+        probability = geometry.restore(results.probability, slab)
+        labels = restore_labels(results.labels, geometry, slab)
+    sources = [raw_uri(name) for name in results.files]
+    yield from _image(
+        out, names.probseg, probability, grid,
+        image_metadata(sources, description=PROBABILITY, reference=reference),
+    )  # fmt: skip
+    threshold = {"Threshold": results.summary.get("threshold")}
+    yield from _image(
+        out, names.mask, labels > 0, grid,
+        {**mask_metadata([own_uri(names.dseg)], kind="Lesion", description=MASK, reference=reference), **threshold},
+    )  # fmt: skip
+    columns = data_dictionary(lesion_columns(results.sequences)) if slab is None else {}
+    yield from _image(
+        out, names.dseg, labels, grid,
+        image_metadata([own_uri(names.probseg)], description=INSTANCES, reference=reference, more=columns),
+    )  # fmt: skip
+
+
+def _image(
+    out: str | Path, path: str, data: npt.NDArray[np.generic], grid: Grid, metadata: Mapping[str, object]
+) -> Iterator[str]:
+    write_image(out, path, data, grid=grid, metadata=metadata)
+    yield sidecar(path)
+    yield path

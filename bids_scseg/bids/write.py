@@ -1,0 +1,247 @@
+"""Writing outputs: whole or not at all, repeatable to the byte, never outside the output folder."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from bids_scseg.bids.names import sidecar
+from bids_scseg.errors import OutputError
+from bids_scseg.space.grid import Grid
+
+BIDS_VERSION = "1.10.0"
+APP_NAME = "bids_scseg"
+GZIP_LEVEL = 6  # gzip's own default; 9 costs three times the time for 1 % of the size
+FLOAT_DIGITS = 6  # significant digits in tables: finer than any measurement here
+JSON_DIGITS = 12  # geometry goes through JSON: 1e-6 mm at 1000 mm needs nine
+MISSING = "n/a"  # BIDS
+MAX_UINT16 = 65535
+# Validators must not judge these. `figures/` with a slash would not work, and `figures` does.
+IGNORED = ("*.html", "figures", "group", "CITATION.md", "*_geometry.json", "*_summary.json")
+
+TableValue = str | float | bool | None
+
+
+def safe_join(root: str | Path, relative: str) -> Path:
+    """Absolute path of `relative` below `root`.
+
+    Raises
+    ------
+    OutputError
+        If it is absolute, contains ``..``, or leads out of `root` through a link.
+    """
+    parts = PurePosixPath(relative)
+    base = Path(root).resolve()
+    path = base.joinpath(*parts.parts)
+    if not relative or parts.is_absolute() or ".." in parts.parts or not path.resolve().is_relative_to(base):
+        raise OutputError(
+            f"the output {relative!r} would lie outside",
+            file=base,
+            expected="a path inside the output folder",
+        )
+    return path
+
+
+def write_bytes(root: str | Path, relative: str, content: bytes) -> Path:
+    """Write a file atomically: a reader sees the old content, the new content, or no file, never a part.
+
+    Raises
+    ------
+    OutputError
+        If the folder or file cannot be written.
+    """
+    return _atomically(root, relative, lambda stream: stream.write(content))
+
+
+def write_text(root: str | Path, relative: str, text: str) -> Path:
+    """Write UTF-8 text, atomically; line ends are written as given."""
+    return write_bytes(root, relative, text.encode("utf-8"))
+
+
+def write_json(root: str | Path, relative: str, data: Mapping[str, object]) -> Path:
+    """Write JSON, atomically: indented, keys in the order given, NaN and infinity as null."""
+    text = json.dumps(_jsonable(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return write_text(root, relative, text + "\n")
+
+
+def write_tsv(
+    root: str | Path,
+    relative: str,
+    rows: Iterable[Mapping[str, TableValue]],
+    *,
+    columns: Sequence[str],
+) -> Path:
+    """Write a table, atomically.
+
+    Parameters
+    ----------
+    root, relative
+        Output folder and path below it.
+    rows
+        Column name to value; absent, None and NaN become ``n/a``. No rows: the header alone.
+    columns
+        Names in order; other keys of the rows are an error.
+
+    Raises
+    ------
+    OutputError
+        If a row has a key that is no column, or the file cannot be written.
+    """
+    lines = ["\t".join(columns)]
+    for row in rows:
+        strangers = sorted(set(row) - set(columns))
+        if strangers:
+            raise OutputError(f"column {strangers[0]!r} is not declared", file=relative)
+        lines.append("\t".join(_cell(row.get(column)) for column in columns))
+    return write_text(root, relative, "\n".join(lines) + "\n")
+
+
+def write_image(
+    root: str | Path,
+    relative: str,
+    data: npt.NDArray[np.generic],
+    *,
+    grid: Grid,
+    metadata: Mapping[str, object],
+) -> Path:
+    """Write an image and its sidecar, the sidecar first, each atomically and repeatable to the byte.
+
+    Parameters
+    ----------
+    root, relative
+        Output folder and path below it, ending in ``.nii.gz``.
+    data : (i, j, k)
+        Booleans become uint8, other integers uint8 or uint16 (int32 beyond 65535 or below 0), real numbers
+        float32.
+    grid
+        Its lattice; written as sform and qform with code 1 (scanner).
+    metadata
+        Content of the sidecar.
+
+    Raises
+    ------
+    OutputError
+        If the shapes disagree or a file cannot be written.
+    """
+    if data.shape != grid.shape:
+        raise OutputError(f"data of shape {data.shape}", file=relative, expected=f"{grid.shape}, as its grid")
+    image = nib.Nifti1Image(_stored(data), grid.affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    image.set_sform(grid.affine, code=1)  # type: ignore[no-untyped-call]
+    image.set_qform(grid.affine, code=1)  # type: ignore[no-untyped-call]
+    packed = gzip.compress(image.to_bytes(), compresslevel=GZIP_LEVEL, mtime=0)
+    write_json(root, sidecar(relative), metadata)
+    return write_bytes(root, relative, packed)
+
+
+def publish(
+    source: str | Path, root: str | Path, relative: str, *, metadata: Mapping[str, object] | None = None
+) -> Path:
+    """Copy a finished file to its place, atomically, after its sidecar.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be read or written.
+    """
+    if metadata is not None:
+        write_json(root, sidecar(relative), metadata)
+
+    def copy(stream: BinaryIO) -> None:
+        with Path(source).open("rb") as content:
+            shutil.copyfileobj(content, stream)
+
+    return _atomically(root, relative, copy)
+
+
+def _atomically(root: str | Path, relative: str, write: Callable[[BinaryIO], object]) -> Path:
+    path = safe_join(root, relative)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not the tempfile module: its files are private, and outputs follow the user's umask.
+        with temporary.open("xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})",
+            file=path,
+            remedy="check free space and permissions of the output folder",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _stored(data: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """The data in the smallest type that everybody's tools read."""
+    if data.dtype.kind == "b":
+        return data.astype(np.uint8)
+    if data.dtype.kind not in "iu":
+        return data.astype(np.float32)
+    low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
+    if low < 0 or high > MAX_UINT16:
+        return data.astype(np.int32)
+    return data.astype(np.uint8 if high < 256 else np.uint16)
+
+
+def _cell(value: TableValue) -> str:
+    value = _scalar(value)
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.{FLOAT_DIGITS}g}"
+    return " ".join(str(value).split()) or MISSING
+
+
+def _scalar(value: object) -> str | float | int | bool | None:
+    """A plain Python scalar; NaN and infinity as None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)
+
+
+def _jsonable(data: object) -> object:
+    """Plain data with numbers rounded to the digits that mean something."""
+    if isinstance(data, Mapping):
+        return {str(key): _jsonable(value) for key, value in data.items()}
+    if isinstance(data, np.ndarray):
+        return _jsonable(data.tolist())
+    if isinstance(data, list | tuple | set | frozenset):
+        items = sorted(data) if isinstance(data, set | frozenset) else data
+        return [_jsonable(value) for value in items]
+    value = _scalar(data)
+    return float(f"{value:.{JSON_DIGITS}g}") if isinstance(value, float) else value
