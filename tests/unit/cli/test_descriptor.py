@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bids_scseg import __version__
+from bids_scseg.cli.descriptor import COUNT, NO_RUN, NUMBERS, WRITTEN, build_descriptor, descriptor_text
+from bids_scseg.cli.parser import build_parser, parse
+
+ROOT = Path(__file__).resolve().parents[3]
+INVOCATION = ROOT / "docs" / "boutiques_invocation.json"
+
+
+def actions() -> dict[str, argparse.Action]:
+    return {action.dest: action for action in build_parser()._actions}
+
+
+def inputs() -> dict[str, dict[str, Any]]:
+    return {entry["id"]: entry for entry in build_descriptor()["inputs"]}  # type: ignore[index,union-attr,misc]
+
+
+def bosh(*arguments: object) -> str:
+    program = shutil.which("bosh", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    if program is None:
+        pytest.skip("bosh is not installed (pip install boutiques)")
+    command = [program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# --- boutiques.json ---------------------------------------------------------------------------
+
+
+def test_the_committed_file_is_the_generated_one() -> None:
+    advice = "run: python -m bids_scseg.cli.descriptor > boutiques.json"
+    assert (ROOT / "boutiques.json").read_text(encoding="utf-8") == descriptor_text(), advice
+
+
+def test_every_option_is_an_input_and_every_input_an_option() -> None:
+    flags = {
+        flag for name, action in actions().items() if name not in NO_RUN for flag in action.option_strings
+    }
+    described = {entry["command-line-flag"] for entry in inputs().values() if "command-line-flag" in entry}
+    assert described <= flags
+    reached = {build_parser()._option_string_actions[flag].dest for flag in described}
+    assert reached == {name for name, action in actions().items() if action.option_strings} - NO_RUN
+
+
+def test_types_follow_the_parser() -> None:
+    found = {name: entry["type"] for name, entry in inputs().items()}
+    assert found["bids_dir"] == found["bids_filter_file"] == found["config_file"] == "File"
+    assert found["work_dir"] == found["json_plan"] == found["mem"] == found["derivatives"] == "String"
+    assert found["threshold"] == found["nprocs"] == "Number"
+    assert found["dry_run"] == found["verbose"] == "Flag"
+    assert {name for name, entry in inputs().items() if entry.get("list")} == {
+        "participant_label", "session_label", "exclude_participant_label", "sequences", "derivatives",
+    }  # fmt: skip
+    assert inputs()["output_spaces"]["value-choices"] == ["anchor", "all"]
+
+
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+def test_limits_of_numbers_are_those_of_the_parser(name: str) -> None:
+    read = actions()[name].type
+    assert callable(read)
+    if NUMBERS[name] is COUNT:
+        assert read("0") == 0
+        outside = ["-1", "0.5"]
+    else:
+        assert read("0.5") == 0.5
+        outside = ["0", "1", "-0.1", "1.1"]
+    for text in outside:
+        with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+            read(text)
+
+
+def test_no_number_of_the_parser_is_left_out() -> None:
+    """A type that reads plain numbers makes a Number, whichever option it comes from."""
+    for name, action in actions().items():
+        if not callable(action.type) or action.nargs == "+":
+            continue
+        values = []
+        for text in ("0.5", "3"):
+            try:
+                values.append(action.type(text))
+            except (argparse.ArgumentTypeError, ValueError):
+                continue
+        assert any(isinstance(value, (int, float)) for value in values) == (name in NUMBERS), name
+
+
+def test_written_paths_exist_in_the_parser() -> None:
+    assert set(actions()) >= WRITTEN
+
+
+def test_an_option_added_to_the_parser_reaches_the_descriptor() -> None:
+    parser = build_parser()
+    parser.add_argument("--brand-new", dest="other", choices=("a", "b"), help="try me")
+    descriptor = build_descriptor(parser)
+    added = descriptor["inputs"][-1]  # type: ignore[index]
+    assert added == {
+        "id": "brand_new",
+        "name": "Brand new",
+        "description": "Try me",
+        "type": "String",
+        "value-key": "[BRAND_NEW]",
+        "command-line-flag": "--brand-new",
+        "optional": True,
+        "value-choices": ["a", "b"],
+    }
+    assert str(descriptor["command-line"]).endswith(" [BRAND_NEW]")
+
+
+# --- bosh ---------------------------------------------------------------------------------------
+
+
+def test_bosh_accepts_it_as_a_descriptor() -> None:
+    assert "OK" in bosh("validate", ROOT / "boutiques.json")
+
+
+def test_bosh_accepts_it_as_a_bids_app() -> None:
+    assert "BIDS validation OK" in bosh("validate", "--bids", ROOT / "boutiques.json")
+
+
+def test_bosh_turns_the_example_into_a_command_that_the_program_reads() -> None:
+    simulated = bosh("exec", "simulate", ROOT / "boutiques.json", "-i", INVOCATION)
+    match = re.search(r"mkdir -p (\S+); bids_scseg (.*)", simulated)
+    assert match is not None, simulated
+    assert match[1] == "/data/derivatives/bids_scseg"
+    options = parse(shlex.split(match[2]))
+    assert options.bids_dir == Path("/data/bids")
+    assert options.output_dir == Path("/data/derivatives/bids_scseg")
+    assert options.level == "participant"
+    assert options.participants == ("01", "02")
+    assert options.sessions == ("M00",)
+    assert options.derivatives == (("labels", Path("/data/derivatives/labels")),)
+    assert options.sequences == ("T2Sag", "STIR", "PSIR")
+    assert (options.threshold, options.nprocs, options.mem_gb) == (0.4, 2, 8.0)
+    assert (options.output_spaces, options.deterministic) == ("all", True)
+
+
+def test_bosh_refuses_an_unknown_level(tmp_path: Path) -> None:
+    """The descriptor's choices bite: what the program would refuse, Boutiques refuses first."""
+    invocation = json.loads(INVOCATION.read_text()) | {"analysis_level": "cohort"}
+    (tmp_path / "bad.json").write_text(json.dumps(invocation))
+    with pytest.raises(AssertionError, match="cohort"):
+        bosh("exec", "simulate", ROOT / "boutiques.json", "-i", tmp_path / "bad.json")
+
+
+# --- Dockerfile and Singularity.def ---------------------------------------------------------------
+
+SECTIONS = ("help", "labels", "files", "arguments", "environment", "post", "runscript", "test")
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """Instructions and their arguments, continuation lines joined, comments dropped."""
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    words = [line.strip().split(" ", 1) for line in joined.splitlines() if line.strip()]
+    return [(word, " ".join(rest.split())) for word, rest in words]
+
+
+def singularity() -> tuple[dict[str, str], dict[str, str]]:
+    """Header and sections of the definition file."""
+    text = (ROOT / "Singularity.def").read_text().replace("\\\n", " ")
+    head, *parts = re.split(r"^%(\w+) *$", text, flags=re.MULTILINE)
+    header = dict(re.findall(r"^(\w+): *(.+)$", head, flags=re.MULTILINE))
+    return header, dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def commands(script: str) -> list[str]:
+    lines = (line.split(" && ") for line in script.splitlines() if not line.strip().startswith("#"))
+    return [" ".join(command.split()) for line in lines for command in line if command.strip()]
+
+
+def exported(section: str) -> dict[str, str]:
+    return dict(re.findall(r'^\s*export (\w+)="?(.*?)"?$', section, flags=re.MULTILINE))
+
+
+def docker_environment() -> dict[str, str]:
+    joined = " ".join(rest for word, rest in dockerfile() if word == "ENV")
+    return dict(item.split("=", 1) for item in shlex.split(joined))
+
+
+def test_definition_file_has_each_section_once() -> None:
+    text = (ROOT / "Singularity.def").read_text()
+    assert sorted(re.findall(r"^%(\w+)", text, flags=re.MULTILINE)) == sorted(SECTIONS)
+    header, sections = singularity()
+    assert set(header) == {"Bootstrap", "From"}
+    assert all(section.strip() for section in sections.values())
+
+
+def test_both_start_from_the_same_image() -> None:
+    header, _ = singularity()
+    assert header["Bootstrap"] == "docker"
+    assert ("FROM", f"docker.io/library/{header['From']}") in dockerfile()
+
+
+def test_both_run_the_same_commands() -> None:
+    run = [command for word, rest in dockerfile() if word == "RUN" for command in commands(rest)]
+    run = [command for command in run if not command.startswith("useradd")]  # Singularity runs as the caller
+    _, sections = singularity()
+    post = [command.replace("{{ TORCH }}", "$TORCH") for command in commands(sections["post"])]
+    assert [command for command in post if not command.startswith(("set ", "cd "))] == run
+    defaults = [rest for word, rest in dockerfile() if word == "ARG"]
+    assert defaults == [sections["arguments"].strip()]
+
+
+def test_both_copy_the_same_files_and_the_context_has_them() -> None:
+    copied = {name for word, rest in dockerfile() if word == "COPY" for name in rest.split()[:-1]}
+    _, sections = singularity()
+    assert {line.split()[0] for line in sections["files"].strip().splitlines()} == copied
+    kept = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE))
+    assert kept == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_both_set_the_same_environment() -> None:
+    _, sections = singularity()
+    ours, theirs = docker_environment(), exported(sections["environment"])
+    assert set(theirs) == set(ours) - {"USER", "HOME"}  # Singularity hands on the caller's
+    for name, value in ours.items():
+        if name not in ("USER", "HOME") and not value.startswith("/tmp"):  # noqa: S108
+            assert theirs[name] == value
+    assert not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & {*ours, *theirs}
+
+
+def test_both_start_the_program_and_carry_its_version() -> None:
+    instructions = dockerfile()
+    assert ("ENTRYPOINT", '["bids_scseg"]') in instructions
+    assert ("USER", "scseg") in instructions
+    labels = dict(
+        item.split("=", 1) for word, rest in instructions if word == "LABEL" for item in shlex.split(rest)
+    )
+    _, sections = singularity()
+    theirs = dict(line.split(maxsplit=1) for line in sections["labels"].strip().splitlines())
+    assert theirs == labels
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert sections["runscript"].strip() == 'exec /opt/bids_scseg/bin/bids_scseg "$@"'
+    assert "bids_scseg --version" in sections["test"]
