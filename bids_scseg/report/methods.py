@@ -1,0 +1,302 @@
+"""The methods text of a session, written from the facts, with the works it stands on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bids_scseg.recipe.model import Recipe
+from bids_scseg.report.records import NOTHING
+
+REFERENCES: Mapping[str, str] = {
+    "walsh": "Walsh et al. MICCAI 2024. HAL hal-04668565.",
+    "bids": "Gorgolewski KJ, et al. The brain imaging data structure, a format for organizing and "
+    "describing outputs "
+    "of neuroimaging experiments. Scientific Data 2016;3:160044. doi:10.1038/sdata.2016.44",
+    "apps": "Gorgolewski KJ, et al. BIDS Apps: improving ease of use, accessibility, and reproducibility of "
+    "neuroimaging data analysis methods. PLoS Computational Biology 2017;13:e1005209. "
+    "doi:10.1371/journal.pcbi.1005209",
+    "nipype": "Gorgolewski K, et al. Nipype: a flexible, lightweight and extensible neuroimaging data "
+    "processing "
+    "framework in Python. Frontiers in Neuroinformatics 2011;5:13. doi:10.3389/fninf.2011.00013",
+    "pybids": "Yarkoni T, et al. PyBIDS: Python tools for BIDS datasets. Journal of Open Source Software "
+    "2019;4(40):1294. doi:10.21105/joss.01294",
+    "sct": "De Leener B, et al. SCT: Spinal Cord Toolbox, an open-source software for processing spinal "
+    "cord MRI "
+    "data. NeuroImage 2017;145:24-43. doi:10.1016/j.neuroimage.2016.10.009",
+    "ants": "Avants BB, et al. A reproducible evaluation of ANTs similarity metric performance in brain "
+    "image "
+    "registration. NeuroImage 2011;54:2033-2044. doi:10.1016/j.neuroimage.2010.09.025",
+    "nnunet": "Isensee F, et al. nnU-Net: a self-configuring method for deep learning-based biomedical image "
+    "segmentation. Nature Methods 2021;18:203-211. doi:10.1038/s41592-020-01008-z",
+    "numpy": "Harris CR, et al. Array programming with NumPy. Nature 2020;585:357-362. "
+    "doi:10.1038/s41586-020-2649-2",
+    "scipy": "Virtanen P, et al. SciPy 1.0: fundamental algorithms for scientific computing in Python. "
+    "Nature "
+    "Methods 2020;17:261-272. doi:10.1038/s41592-019-0686-2",
+    "torch": "Paszke A, et al. PyTorch: an imperative style, high-performance deep learning library. "
+    "Advances in "
+    "Neural Information Processing Systems 2019;32.",
+}
+
+Imputation = Literal["mean", "voxel"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodsFacts:
+    """What the methods text is written from.
+
+    Attributes
+    ----------
+    version
+        Version of this software.
+    sequences
+        (name, description) of the sequences used, in the recipe's order.
+    absent
+        Names of the recipe's sequences that the session lacks.
+    anchor
+        Sequence that gave the grid.
+    cord_sources
+        Sequence name to ``sct``, ``builtin`` or the name of a derivatives folder.
+    slabs
+        (sequence, number of slabs) where there is more than one.
+    registered
+        Sequences whose slabs were registered rigidly (and the registration accepted).
+    spacing_mm, window_vox, margin_mm
+        Reference grid.
+    model, model_sha256, validated
+        The lesion model; ``validated`` is whether it was validated on patients.
+    impute, skips
+        How missing sequences are filled, and which skip connections the decoder sees.
+    threshold, min_volume_mm3, connectivity, flips
+        From probability to lesions.
+    device
+        Where the network ran, in words.
+    origin
+        Where lengths along the cord start; empty or ``field of view`` if not anatomical.
+    whole_run
+        Whether the text is about any session that the recipe serves, rather than one session.
+    versions
+        Library to version, for those that computed something.
+    """
+
+    version: str
+    sequences: tuple[tuple[str, str], ...]
+    anchor: str
+    model: str
+    threshold: float
+    absent: tuple[str, ...] = ()
+    cord_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    slabs: tuple[tuple[str, int], ...] = ()
+    registered: tuple[str, ...] = ()
+    spacing_mm: float = 0.5
+    window_vox: tuple[int, int] = (48, 48)
+    margin_mm: float = 10.0
+    model_sha256: str = ""
+    validated: bool = False
+    impute: Imputation = "mean"
+    skips: Literal["anchor", "mean"] = "anchor"
+    min_volume_mm3: float = 0.0
+    connectivity: int = 26
+    flips: bool = False
+    device: str = ""
+    origin: str = ""
+    whole_run: bool = False
+    versions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Methods:
+    """Paragraphs with numbered citations, and the numbered references."""
+
+    paragraphs: tuple[str, ...]
+    references: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Paragraphs separated by blank lines."""
+        return "\n\n".join(self.paragraphs)
+
+
+def compose(facts: MethodsFacts) -> Methods:
+    """Write the methods text; references are numbered in the order of their first citation."""
+    drafts = (
+        _software(facts), _cord(facts), _slabs(facts), _grid(facts), _network(facts), _lesions(facts),
+        _limits(facts),
+    )  # fmt: skip
+    return _numbered([draft for draft in drafts if draft])
+
+
+def boilerplate(facts: MethodsFacts) -> str:
+    """The methods text as Markdown with its references, for papers and logs."""
+    methods = compose(facts)
+    listed = "\n".join(f"{number}. {entry}" for number, entry in enumerate(methods.references, start=1))
+    return f"## Methods\n\n{methods.text}\n\n## References\n\n{listed}\n"
+
+
+def recipe_facts(
+    recipe: Recipe,
+    *,
+    version: str,
+    cord_source: str,
+    model: str,
+    threshold: float | None = None,
+    model_sha256: str = "",
+    versions: Mapping[str, str] = NOTHING,
+) -> MethodsFacts:
+    """Facts of a whole run, from what its recipe says; ``cord_source`` as in :class:`MethodsFacts`."""
+    return MethodsFacts(
+        version=version,
+        sequences=tuple((rule.name, rule.description) for rule in recipe.sequences),
+        anchor=recipe.anchors[0],
+        model=model,
+        threshold=recipe.inference.threshold if threshold is None else threshold,
+        cord_sources={rule.name: cord_source for rule in recipe.sequences},
+        registered=tuple(rule.name for rule in recipe.sequences if rule.register_slabs),
+        spacing_mm=recipe.grid.spacing_mm,
+        window_vox=recipe.grid.window_vox or (0, 0),
+        margin_mm=recipe.grid.margin_mm,
+        model_sha256=model_sha256,
+        impute=recipe.network.impute,
+        skips=recipe.network.skips,
+        min_volume_mm3=recipe.inference.min_volume_mm3,
+        connectivity=recipe.inference.connectivity,
+        flips=recipe.inference.flips,
+        whole_run=True,
+        versions=versions,
+    )
+
+
+def _numbered(drafts: Sequence[str]) -> Methods:
+    """Turn marks such as ``[@bids]`` into numbers."""
+    order: dict[str, int] = {}
+
+    def number(mark: re.Match[str]) -> str:
+        keys = mark.group(1).split(",")
+        return "[" + ", ".join(str(order.setdefault(key, len(order) + 1)) for key in keys) + "]"
+
+    written = tuple(re.sub(r"\[@([a-z,]+)\]", number, draft) for draft in drafts)
+    return Methods(paragraphs=written, references=tuple(REFERENCES[key] for key in order))
+
+
+def _listed(words: Sequence[str]) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return ", ".join(words[:-1]) + f" and {words[-1]}"
+
+
+def _software(facts: MethodsFacts) -> str:
+    libraries = ("nipype", "pybids", "numpy", "scipy", "torch")
+    stand_on = [f"{name} {facts.versions[name]} [@{name}]" for name in libraries if name in facts.versions]
+    tail = f" It stands on {_listed(stand_on)}." if stand_on else ""
+    names = [f"{name} ({words})" if words else name for name, words in facts.sequences]
+    given = "Any subset is used of" if facts.whole_run else "The session provided"
+    return (
+        f"Spinal cord lesions were segmented with bids_scseg {facts.version}, a BIDS App [@bids,apps] that "
+        f"follows the multi-sequence approach of Walsh et al. [@walsh]. {given} {_listed(names)}.{tail}"
+    )
+
+
+def _cord(facts: MethodsFacts) -> str:
+    return (
+        f"The cord was delineated in each image independently{_cord_sources(facts)}. Masks were reduced to their "
+        "largest component; the centerline is their centre of mass in each slice, smoothed in millimetres. Where "
+        "a sequence covers cord that its mask does not reach, its centerline follows the other sequences of the "
+        "session with its own offset."
+    )
+
+
+def _cord_sources(facts: MethodsFacts) -> str:
+    """Who drew the masks, in words; by sequence where they differ."""
+    words = {
+        "sct": "by the Spinal Cord Toolbox (sct_deepseg spinalcord) [@sct]",
+        "builtin": "by the built-in, contrast-agnostic cord finder",
+    }
+    sources: dict[str, list[str]] = {}
+    for name, source in facts.cord_sources.items():
+        sources.setdefault(words.get(source, f"by masks of the derivatives {source}"), []).append(name)
+    if len(sources) == 1:
+        return f" {next(iter(sources))}"
+    return "".join(f", {source} in {_listed(names)}" for source, names in sources.items())
+
+
+def _slabs(facts: MethodsFacts) -> str:
+    if not facts.slabs and not facts.whole_run:
+        return ""
+    which = _listed([f"{name} ({count})" for name, count in facts.slabs]) or "sequences acquired in several"
+    text = (
+        f"Overlapping slabs of {which} were combined, the uppermost staying in place and each serving half of an "
+        "overlap."
+    )
+    if facts.registered:
+        text += (
+            f" Lower slabs of {_listed(facts.registered)} were registered rigidly to the one above with ANTs "
+            "(mutual information) [@ants]."
+        )
+    others = [name for name, _ in facts.slabs if name not in facts.registered]
+    return text + (f" For {_listed(others)} the alignment of the image headers stands." if others else "")
+
+
+def _grid(facts: MethodsFacts) -> str:
+    wide = " × ".join(f"{size * facts.spacing_mm:g}" for size in facts.window_vox)
+    axes = "the anchor sequence" if facts.whole_run else facts.anchor
+    return (
+        f"All sequences were brought onto one grid of {facts.spacing_mm:g} mm along the axes of {axes}, in windows "
+        f"of {wide} mm round each sequence's own centerline, over the union of the cord masks with "
+        f"{facts.margin_mm:g} mm at each end. Slab fusion, alignment, resampling and cropping are one coordinate "
+        "map, so that every image was interpolated once (linearly), without non-linear registration. Intensities "
+        "were standardised to zero mean and unit variance over covered voxels; voxels that a sequence does not "
+        "cover were set to zero and recorded as not examined."
+    )
+
+
+def _network(facts: MethodsFacts) -> str:
+    weights = f", weights {facts.model_sha256[:12]}" if facts.model_sha256 else ""
+    flips = " with left-right mirroring" if facts.flips else ""
+    device = f" on {facts.device}" if facts.device else ""
+    anchor = "the anchor" if facts.whole_run else facts.anchor
+    skips = "averaged over the available sequences" if facts.skips == "mean" else f"those of {anchor} alone"
+    return (
+        "Lesion probabilities come from a U-shaped convolutional network with one encoder per sequence, whose "
+        f"features are combined at the bottleneck [@walsh,nnunet] (model {facts.model}{weights}).{_imputed(facts)} "
+        f"Skip connections were {skips}. It was applied in overlapping patches along the cord{flips}{device}."
+    )
+
+
+def _imputed(facts: MethodsFacts) -> str:
+    if not facts.absent and not facts.whole_run:
+        return ""
+    which = f" ({_listed(facts.absent)})" if facts.absent else ""
+    where = (
+        "at each place, of the sequences that cover it" if facts.impute == "voxel" else "of those available"
+    )
+    return f" Missing sequences{which} were imputed by the mean of the features {where}."
+
+
+def _lesions(facts: MethodsFacts) -> str:
+    small = f"; lesions under {facts.min_volume_mm3:g} mm³ were dropped" if facts.min_volume_mm3 > 0 else ""
+    return (
+        f"Voxels with a probability of at least {facts.threshold:g} were taken as lesion, and "
+        f"{facts.connectivity}-connected voxels as one lesion{small}. Lesions were numbered and measured once, in "
+        "the common space, which preserves volume, and restored to the native images by averaging over each "
+        "voxel's footprint. Lengths are arc lengths of the centerline; positions count from "
+        f"{_origin(facts)}."
+    )
+
+
+def _origin(facts: MethodsFacts) -> str:
+    top = (
+        "the top of the field of view, which is no anatomical origin and forbids comparison between sessions"
+    )
+    if facts.whole_run:
+        return f"the C2-C3 disc or the pontomedullary junction where labels give them, else from {top}"
+    return f"the {facts.origin}" if facts.origin not in ("", "field of view") else top
+
+
+def _limits(facts: MethodsFacts) -> str:
+    purpose = "the software is for research and not a medical device."
+    if facts.validated:
+        return purpose.capitalize()
+    return f"The model {facts.model} was not validated on patients. Results need a reader's review; {purpose}"
