@@ -77,21 +77,25 @@ def find_cord_masks(
     return masks, tuple(warnings)
 
 
-def find_labels(study: Study, derivatives: Iterable[str | Path]) -> tuple[str, ...]:
-    """Absolute paths of disc and vertebra label images of a session, discs first.
+def find_labels(
+    study: Study, derivatives: Iterable[str | Path], *, anchor: Iterable[ImageFile] = ()
+) -> tuple[str, ...]:
+    """Absolute paths of disc and vertebra label images of a session.
 
-    Any lattice will do: points are used by their world coordinates.
+    Discs come first, and among them those drawn on the images of `anchor` (the subject may have moved between
+    sequences). Any lattice will do: points are used by their world coordinates. Recognised are ``label-`` or
+    ``seg-`` with ``discs`` or ``vertebrae`` and the suffixes ``dlabel`` or ``dseg``, and the older ending
+    ``_labels-disc-manual``.
     """
+    heads = [set(image.entities) for image in anchor]
     found = []
     for folder in derivatives:
         for path in _session_files(study, Path(folder)):
-            parts = path.name.split(".")[0].lower().split("_")
-            kinds = {part.split("-", 1)[1] for part in parts if part.startswith(("label-", "labels-"))}
-            if kinds & POINT_LABELS and parts[-1] in LABEL_SUFFIXES | POINT_LABELS:
-                found.append((not kinds & {"discs", "disc"}, str(path)))
-            elif any(re.fullmatch(r"labels?-disc(s)?(-manual)?", part) for part in parts):
-                found.append((False, str(path)))
-    return tuple(path for _, path in sorted(found, key=lambda item: item[0]))
+            kind = _point_kind(path.name)
+            if kind is not None:
+                head = {pair for pair in _pairs(path.name) if pair[0] not in DESCRIBING}
+                found.append((kind != "discs", head not in heads, str(path)))
+    return tuple(path for *_, path in sorted(found, key=lambda item: item[:2]))
 
 
 def same_lattice(mask: Grid, image: Grid) -> bool:
@@ -99,6 +103,23 @@ def same_lattice(mask: Grid, image: Grid) -> bool:
     if mask.shape != image.shape:
         return False
     return bool(np.linalg.norm(mask.corners() - image.corners(), axis=1).max() < SAME_GRID_MM)
+
+
+def _point_kind(name: str) -> str | None:
+    """``discs`` or ``vertebrae`` if a file's name says so."""
+    lowered = name.lower()
+    if re.search(r"_labels?-discs?(-manual)?[_.]", lowered):
+        return "discs"
+    stated = {value for key, value in _pairs(lowered) if key in ("label", "seg")} & POINT_LABELS
+    if not stated or lowered.split(".")[0].rsplit("_", 1)[-1] not in LABEL_SUFFIXES:
+        return None
+    return "discs" if stated & {"discs", "disc"} else "vertebrae"
+
+
+def _pairs(name: str) -> list[tuple[str, str]]:
+    """Entities of a name of any kind; parts that are none (a kept suffix) are passed over."""
+    parts = name.split(".")[0].split("_")
+    return [(key, value) for part in parts if "-" in part for key, value in [part.split("-", 1)]]
 
 
 def _session_files(study: Study, derivatives: Path) -> list[Path]:
@@ -138,7 +159,7 @@ def _cord_candidate(study: Study, path: Path) -> _Candidate | None:
         return None
     if not (label in CORD_LABELS or (owner is not None and not label and _bare(values, suffix))):
         return None
-    if values.get("space", "orig") != "orig":
+    if values.get("space", "orig") != "orig" or "res" in values:  # not on the image's own lattice
         return None
     return _Candidate(
         path=str(path),

@@ -45,6 +45,7 @@ COMPUTED_TYPES = frozenset(
     {"MPR", "MIP", "MIN_IP", "PROJECTION IMAGE", "SUBTRACTION", "SCREEN SAVE", "ADC", "FA"}
 )
 PHASE_TYPES = frozenset({"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"})
+AGENT_KEYS = ("ContrastBolusAgent", "ContrastBolusIngredient")
 NO_AGENT = frozenset({"", "none", "no", "n/a", "na", "0", "false"})
 T1_SUFFIXES = frozenset({"T1w", "UNIT1"})  # on which a contrast agent changes what lesions look like
 KNOWN_SUFFIXES = {
@@ -54,9 +55,9 @@ KNOWN_SUFFIXES = {
     "defacemask": "a mask", "angio": "an angiogram",
 }  # fmt: skip
 NOT_MARKED = "neither name nor sidecar says"
-# Extent of a head scan: wider than any neck in a sagittal or isotropic acquisition of the spine, and too
-# short for a neurovascular or head-and-neck volume that shows the cervical cord (ours).
-HEAD_WIDTH_MM, HEAD_DEPTH_MM, HEAD_HEIGHT_MM = 130.0, 150.0, 270.0
+# Extent of a head scan (ours): from side to side wider than sagittal or isotropic scans of the spine are, and
+# lower than a head-and-neck volume that shows the cervical cord.
+HEAD_WIDTH_MM, HEAD_DEPTH_MM, HEAD_HEIGHT_MM = 150.0, 170.0, (130.0, 270.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +186,8 @@ def looks_like_head(grid: Grid) -> bool:
     if grid.plane() not in ("iso", "sag"):
         return False
     right, anterior, superior = (grid.shape[axis] * grid.spacing[axis] for axis, _ in grid.canonical_axes())
-    return bool(
-        right >= HEAD_WIDTH_MM and anterior >= HEAD_DEPTH_MM and HEAD_WIDTH_MM <= superior < HEAD_HEIGHT_MM
-    )
+    low, high = HEAD_HEIGHT_MM
+    return bool(right >= HEAD_WIDTH_MM and anterior >= HEAD_DEPTH_MM and low <= superior < high)
 
 
 def _grid(image: ImageFile) -> Grid:
@@ -235,10 +235,15 @@ def _is_short_tau(image: ImageFile) -> bool:
 def _contrast_agent(image: ImageFile) -> str | None:
     if image.entity("ce"):
         return f"post-contrast (ce-{image.entity('ce')})"
-    agent = str(dict(image.sidecar).get("ContrastBolusAgent", "")).strip()
-    if image.suffix in T1_SUFFIXES and agent.lower() not in NO_AGENT:
-        return f"post-contrast (ContrastBolusAgent {agent})"
-    return None
+    agent = _agent(image)
+    return f"post-contrast ({agent} in its sidecar)" if agent and image.suffix in T1_SUFFIXES else None
+
+
+def _agent(image: ImageFile) -> str:
+    """Contrast agent that the sidecar names, empty if none."""
+    sidecar = dict(image.sidecar)
+    named = (str(sidecar.get(key, "")).strip() for key in AGENT_KEYS)
+    return next((agent for agent in named if agent.lower() not in NO_AGENT), "")
 
 
 def _magnetisation_transfer(image: ImageFile) -> str | None:
@@ -296,9 +301,8 @@ def _doubts(image: ImageFile) -> list[str]:
         )
     if image.suffix == "UNIT1" and looks_like_head(_grid(image)):
         notes.append("has the extent of a head scan; only the upper cord may be in view")
-    agent = str(dict(image.sidecar).get("ContrastBolusAgent", "")).strip()
-    if agent.lower() not in NO_AGENT:
-        notes.append(f"was acquired after a contrast agent ({agent})")
+    if _agent(image):
+        notes.append(f"was acquired after a contrast agent ({_agent(image)})")
     if not image.quality:
         notes.append("is rated as of poor quality, and nothing better covers its range")
     return notes

@@ -3,8 +3,8 @@
 A mask's name loses its source's suffix (``T2w`` becomes ``mask``), so masks of a T2w and a T2*w image of one
 session would bear one name. Here everything that lies on the lattice of one source image keeps all its
 entities and says the suffix in ``desc-``: ``sub-01_acq-ax_label-SC_desc-T2starw_mask.nii.gz``. What belongs
-to the session's result (on the anchor's lattice) has no ``desc-``: ``sub-01_acq-sag_label-lesion_mask.nii.gz``,
-and one file for each slab with ``chunk-``.
+to the session's result (on the anchor's lattice) has none: ``sub-01_acq-sag_label-lesion_mask.nii.gz``, and
+one file for each slab with ``chunk-``.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def make_plan(
         left_out=tuple(sorted(left_out)),
         warnings=tuple(warnings),
         cord_masks=_used_masks(masks, chosen),
-        labels=find_labels(study, derivatives),
+        labels=find_labels(study, derivatives, anchor=chosen[anchor] if anchor else ()),
         memory_gb=memory_gb,
         seconds=seconds,
         refusal=refusal,
@@ -367,7 +367,7 @@ def _slab_warnings(files: list[ImageFile]) -> list[str]:
         if upper.grid is None or lower.grid is None:
             continue
         gap = _range(upper)[0] - _range(lower)[1]
-        if gap > 0:
+        if gap > max(upper.grid.spacing.max(), lower.grid.spacing.max()):
             notes.append(f"slabs {upper.name} and {lower.name} do not overlap ({gap:.0f} mm between them)")
         if _overlap(upper, lower) >= REPEAT_OVERLAP:
             notes.append(f"slabs {upper.name} and {lower.name} overlap by more than {REPEAT_OVERLAP:.0%}")
