@@ -3,19 +3,20 @@
 # Singularity.def installs the same things; tests/unit/cli/test_descriptor.py compares the two.
 FROM docker.io/library/debian:bookworm-slim
 
-# The plain requirement is the CUDA build where the package index has it; any other pip requirement
-# that constraints.txt allows (the CPU build, say) goes in its place with --build-arg TORCH=….
-ARG TORCH=torch==2.13.0
-
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 
+# The plain requirement is the CUDA build where the package index has it; any other pip requirement
+# that constraints.txt allows (the CPU build, say) goes in its place with --build-arg TORCH=….
+ARG TORCH=torch==2.13.0
+
 # Dependencies stand in layers of their own, so that a change of the program does not fetch them again.
 WORKDIR /opt/source
-COPY constraints.txt pyproject.toml ./
+COPY constraints.txt ./
 RUN python3 -m venv /opt/bids_scseg \
  && /opt/bids_scseg/bin/pip install --no-cache-dir --constraint constraints.txt "$TORCH"
+COPY pyproject.toml ./
 RUN /opt/bids_scseg/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
  && /opt/bids_scseg/bin/pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
@@ -26,8 +27,8 @@ RUN /opt/bids_scseg/bin/pip install --no-cache-dir --no-deps . \
  && rm -rf /opt/source/*
 
 # Whoever runs it, on a read-only root: everything that a library caches goes to /tmp. USER is there
-# because an unknown user id has no name to look up. Threads are not set here: the program chooses them
-# from the CPUs it is given, and OMP_NUM_THREADS or MKL_NUM_THREADS reach it when the caller sets them.
+# because an unknown user id has no name to look up. Threads are not set here: the program takes as many
+# as it is given CPUs, or what --omp-nthreads says.
 ENV PATH=/opt/bids_scseg/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     LANG=C.UTF-8 \
     PYTHONNOUSERSITE=1 \

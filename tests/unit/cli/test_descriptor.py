@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import shutil
@@ -231,6 +232,21 @@ def test_both_set_the_same_environment() -> None:
         if name not in ("USER", "HOME") and not value.startswith("/tmp"):  # noqa: S108
             assert theirs[name] == value
     assert not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & {*ours, *theirs}
+
+
+@pytest.mark.parametrize("name", ["environment", "post", "runscript", "test"])
+def test_scripts_of_the_definition_file_are_shell(name: str) -> None:
+    script = singularity()[1][name].replace("{{ TORCH }}", "torch")
+    subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=True, timeout=10)
+
+
+def test_users_who_share_tmp_do_not_share_a_cache() -> None:
+    script = singularity()[1]["environment"] + "\necho $MPLCONFIGDIR"
+    caller = {"TMPDIR": "/somewhere", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        ["/bin/sh", "-eu"], input=script, env=caller, text=True, check=True, timeout=10, capture_output=True
+    )
+    assert done.stdout == f"/somewhere/bids_scseg-{os.getuid()}/matplotlib\n"
 
 
 def test_both_start_the_program_and_carry_its_version() -> None:
