@@ -22,6 +22,10 @@ PART_LIMIT = 50  # candidate parts looked at, largest first, ours
 
 CORD_WIDTH_MM = 12.0  # widest adult cord, left to right (cervical enlargement, about 13 mm at most)
 PARTIAL_AREA = 0.7  # an end slice with less of its neighbours' area is a partial section, ours
+TILTED = (
+    0.1  # tangent of the tilt (6 degrees) from which a straight cut leaves several partial sections, ours
+)
+TILTED_AREA = 0.9  # these must be nearly whole: a section that lacks 10 % is off by 0.4 mm
 PARTIAL_REACH_MM = 10.0  # neighbours that define the area, ours
 
 SMOOTH_MM = 4.0  # Gaussian scale of the local regression: below 0.1 mm bias at curvature radius 100 mm, ours
@@ -211,11 +215,13 @@ def measure_centers(
     weights = np.asarray(mask, dtype=np.float64) if mask.dtype != np.bool_ else mask
     total, index = _section_centers(weights, axis)
     q = transform_points(to_frame, index)
-    area = total * grid.voxel_volume / abs(to_frame[2, axis])
+    # A tube along s crosses planes tilted by t at distances of spacing / cos t.
+    area = total * grid.voxel_volume * abs(unit[2, axis]) / grid.spacing[axis]
     order = np.argsort(q[:, 2], kind="stable")
     s, xy, area = q[order, 2], q[order, :2], area[order]
     tilt = np.sqrt(max(1 - unit[2, axis] ** 2, 0.0)) / abs(unit[2, axis])
-    keep = _whole_sections(s, area, reach_mm=CORD_WIDTH_MM * tilt + abs(to_frame[2, axis]))
+    share = PARTIAL_AREA if tilt < TILTED else TILTED_AREA
+    keep = _whole_sections(s, area, reach_mm=CORD_WIDTH_MM * tilt + abs(to_frame[2, axis]), share=share)
     return s[keep], xy[keep], area[keep]
 
 
@@ -239,7 +245,7 @@ def _section_centers(weights: npt.NDArray[np.generic], axis: int) -> tuple[Float
     return total[found], columns
 
 
-def _whole_sections(s: FloatArray, area: FloatArray, *, reach_mm: float) -> BoolArray:
+def _whole_sections(s: FloatArray, area: FloatArray, *, reach_mm: float, share: float) -> BoolArray:
     """Which sections are whole: at the ends, thin ones within reach of a tilted cut are dropped."""
     keep = np.ones(s.size, bool)
     if s.size < 4:
@@ -249,7 +255,7 @@ def _whole_sections(s: FloatArray, area: FloatArray, *, reach_mm: float) -> Bool
             inner = order[position + 1 :]
             near = inner[np.abs(s[inner] - s[n]) <= PARTIAL_REACH_MM]
             reference = float(np.median(area[near if near.size else inner[:1]]))
-            if abs(s[n] - s[order[0]]) > reach_mm or area[n] >= PARTIAL_AREA * reference:
+            if abs(s[n] - s[order[0]]) > reach_mm or area[n] >= share * reference:
                 break
             keep[n] = False
     return keep
@@ -395,7 +401,7 @@ def _consensus(lines: list[Centerline]) -> Centerline:
     s, xy = lines[0].s_mm[lines[0].measured], lines[0].xy_mm[lines[0].measured]
     for line in lines[1:]:
         other_s, other_xy = line.s_mm[line.measured], line.xy_mm[line.measured]
-        known = _distance_to(other_s, s) <= NODE_MM
+        known = _distance_to(other_s, s) <= NODE_MM / 2 + 1e-6
         current = Centerline(s_mm=s, xy_mm=xy, measured=np.ones(s.size, bool))
         offset = _interpolate(other_s, other_s[known], current.at(other_s[known]) - other_xy[known])
         s = np.concatenate([s, other_s[~known]])

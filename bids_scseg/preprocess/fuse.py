@@ -69,6 +69,20 @@ def uppermost_first(grids: Sequence[Grid]) -> list[int]:
     return sorted(range(len(grids)), key=lambda n: (-round(heights[n], 3), n))
 
 
+def canonical_view(image: Image, grid: Grid) -> tuple[Image, Grid]:
+    """The same image with its axes in closest canonical order and direction (a view, nothing is copied)."""
+    axes = grid.canonical_axes()
+    view = np.transpose(np.asarray(image), [axis for axis, _ in axes])
+    view = view[tuple(slice(None, None, sign) for _, sign in axes)]
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([grid.affine[:3, axis] * sign for axis, sign in axes], axis=1)
+    first = np.zeros(3)
+    for axis, sign in axes:
+        first[axis] = 0 if sign > 0 else grid.shape[axis] - 1
+    affine[:3, 3] = grid.to_world(first)
+    return view, Grid(shape=(view.shape[0], view.shape[1], view.shape[2]), affine=affine)
+
+
 def chain_slabs(
     images: Sequence[Image],
     grids: Sequence[Grid],
@@ -98,13 +112,15 @@ def chain_slabs(
         In the order given. The uppermost slab stays where it is.
     """
     order = uppermost_first(grids)
+    # One storage order for all, so that sampling does not depend on how a file is stored.
+    stored = [canonical_view(image, grid) for image, grid in zip(images, grids, strict=True)]
     fits: dict[int, SlabFit] = {order[0]: SlabFit(xfm=np.eye(4), reason="uppermost slab")}
     for upper, lower in pairwise(order):
         pair = _Pair(
-            upper=np.asarray(images[upper]),
-            lower=np.asarray(images[lower]),
-            upper_grid=grids[upper],
-            lower_grid=grids[lower],
+            upper=stored[upper][0],
+            lower=stored[lower][0],
+            upper_grid=stored[upper][1],
+            lower_grid=stored[lower][1],
             middle=_cord_points(cords, grids, upper, lower),
         )
         step = _place(pair, register=register, seed=seed)
@@ -345,7 +361,7 @@ def register_rigid(
 
     import ants
 
-    ants.config.set_ants_deterministic(True, seed)  # random_seed= alone is ignored
+    _fix_seed(seed)
     with tempfile.TemporaryDirectory(prefix="scseg-ants-") as folder:
         found = ants.registration(
             _to_ants(fixed, fixed_grid),
@@ -360,6 +376,19 @@ def register_rigid(
     for transform in transforms:
         matrix = matrix @ _affine_from_itk(transform.parameters, transform.fixed_parameters)
     return np.asarray(LPS_FROM_RAS @ matrix @ LPS_FROM_RAS)
+
+
+def _fix_seed(seed: int) -> None:
+    """Make ANTs repeat itself, without touching the global random states of this process."""
+    import random
+
+    import ants
+
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - saved, not drawn from
+    # random_seed= alone is ignored, and ANTs takes 0 for "seed from the clock".
+    ants.config.set_ants_deterministic(True, abs(seed) + 1)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    random.setstate(python_state)
 
 
 def _to_ants(data: npt.NDArray[np.float32], grid: Grid) -> object:

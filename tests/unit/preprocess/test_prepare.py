@@ -1,0 +1,294 @@
+"""A whole session: fit, apply, labels, and the case on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import phantoms
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bids_scseg.errors import CordNotFoundError, DataError, GeometryError, MissingInputError
+from bids_scseg.preprocess import prepare
+from bids_scseg.space.geometry import Geometry
+from bids_scseg.space.grid import Grid
+
+WINDOW = (24, 24)
+RECIPE = phantoms.cord_recipe("Sag", "Ax", "Iso", window=WINDOW)
+UPPER = phantoms.lattice(spacing=(3, 1, 1), size_mm=(42, 50, 50), center=(0, 0, 20), orientation="PSR")
+LOWER = phantoms.lattice(spacing=(3, 1, 1), size_mm=(42, 50, 50), center=(0, 0, -20), orientation="PSR")
+AXIAL = phantoms.lattice(
+    spacing=(0.8, 0.8, 4), size_mm=(40, 40, 40), rotation_deg=(6, 0, 0), orientation="LAS"
+)
+
+
+def native(phantom: phantoms.Phantom, grid: Grid, name: str) -> prepare.NativeImage:
+    return phantoms.rendered(phantom, grid), grid, name
+
+
+def session(shift: tuple[float, float] = (0.0, 0.0)) -> tuple[dict[str, list], dict[str, list]]:
+    still, moved = phantoms.Phantom(), phantoms.Phantom(shift=shift)
+    images = {
+        "Sag": [native(still, LOWER, "low"), native(still, UPPER, "up")],
+        "Ax": [native(moved, AXIAL, "ax")],
+    }
+    cords = {
+        "Sag": [phantoms.cord_mask(still, LOWER), phantoms.cord_mask(still, UPPER)],
+        "Ax": [phantoms.cord_mask(moved, AXIAL)],
+    }
+    return images, cords
+
+
+def middle_of(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(k, 2) centre of mass of each slice relative to the window's middle, mm; NaN where empty."""
+    with np.errstate(invalid="ignore"):
+        i = volume.sum(axis=1).T @ np.arange(volume.shape[0]) / volume.sum(axis=(0, 1))
+        j = volume.sum(axis=0).T @ np.arange(volume.shape[1]) / volume.sum(axis=(0, 1))
+    return (np.stack([i, j], axis=1) - (np.asarray(volume.shape[:2]) - 1) / 2) * 0.5
+
+
+def test_a_session_ends_normalised_centred_and_in_channel_order() -> None:
+    images, cords = session(shift=(2.0, -1.0))
+    case, report = prepare.prepare_session(images, cords, RECIPE, register=False)
+    assert case.sequences == ("Sag", "Ax", "Iso")
+    assert case.available == (True, True, False)
+    assert case.image.shape == (3, *WINDOW, case.geometry.grid.shape[2])
+    assert case.image.dtype == np.float32
+    assert not case.image[~case.coverage].any()
+    for channel in (0, 1):
+        values = case.image[channel][case.coverage[channel]]
+        assert values.mean() == pytest.approx(0, abs=1e-4)
+        assert values.std() == pytest.approx(1, abs=1e-4)
+    assert report.anchor == "Sag"
+    assert [item.files for item in report.sequences] == [("up", "low"), ("ax",)]
+    assert report.warnings == ()
+
+
+@settings(max_examples=5)
+@given(shift=st.tuples(st.floats(-2.5, 2.5), st.floats(-2.5, 2.5)))
+def test_a_displaced_cord_ends_in_the_middle(shift: tuple[float, float]) -> None:
+    images, cords = session(shift)
+    geometry, _ = prepare.fit(images, cords, RECIPE)
+    for key, only in (("Sag", [cords["Sag"][1], cords["Sag"][0]]), ("Ax", cords["Ax"])):
+        volume, covered = geometry.apply([mask.astype(np.float32) for mask in only], key=key)
+        # Slices whose window is covered in full; a slanted cut of the field of view is no fair witness.
+        whole = covered.all(axis=(0, 1)) & geometry.centerlines[key].is_measured(geometry.s_mm)
+        off = np.linalg.norm(middle_of(volume)[whole], axis=1)
+        assert whole.sum() > 40
+        assert off.max() < 0.8
+        assert off.mean() < 0.35
+
+
+@settings(max_examples=4)
+@given(orientation=st.sampled_from(["RAS", "LPS", "PSR", "AIL"]))
+def test_the_result_does_not_depend_on_storage(orientation: str) -> None:
+    images, cords = session((1.0, 0.0))
+    expected, _ = prepare.prepare_session(images, cords, RECIPE, register=False)
+    turned_images, turned_cords = {}, {}
+    for key in images:
+        pairs = [phantoms.restored_as(data, grid, orientation) for data, grid, _ in images[key]]
+        names = [name for _, _, name in images[key]]
+        turned_images[key] = [(data, grid, name) for (data, grid), name in zip(pairs, names, strict=True)]
+        grids = [grid for _, grid, _ in images[key]]
+        turned_cords[key] = [
+            phantoms.restored_as(mask, grid, orientation)[0].astype(bool)
+            for mask, grid in zip(cords[key], grids, strict=True)
+        ]
+    case, _ = prepare.prepare_session(turned_images, turned_cords, RECIPE, register=False)
+    assert (case.coverage != expected.coverage).mean() < 1e-4  # a rounding at the very edge of a voxel
+    both = case.coverage & expected.coverage
+    assert np.abs(case.image[both] - expected.image[both]).max() < 1e-3
+    assert np.abs(case.image[both] - expected.image[both]).mean() < 1e-5
+
+
+def test_linear_ramps_survive_exactly() -> None:
+    images, cords = session()
+    slope = np.array([0.5, -0.25, 1.5])
+    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
+    slab = geometry.slabs_of("Ax")[0]
+    data = phantoms.world_points(slab.grid) @ slope + 7
+    volume, covered = geometry.apply([data], key="Ax")
+    ijk = np.argwhere(covered)
+    world = geometry.to_world(ijk, key="Ax")
+    index = slab.to_index(world)
+    inner = ((index >= 0) & (index <= np.asarray(slab.grid.shape) - 1)).all(axis=1)
+    assert inner.sum() > 1000
+    assert np.abs(volume[covered] - (world @ slope + 7))[inner].max() < 1e-3
+
+
+def test_a_stored_geometry_gives_the_same_case() -> None:
+    images, cords = session()
+    case, _ = prepare.prepare_session(images, cords, RECIPE, register=False)
+    geometry = Geometry.from_json(json.loads(json.dumps(case.geometry.to_json())))
+    again = prepare.apply(geometry, images, RECIPE)  # images still in the order given, not uppermost first
+    assert (again.image == case.image).all()
+    assert (again.coverage == case.coverage).all()
+
+
+def test_another_image_does_not_fit_a_stored_geometry() -> None:
+    images, cords = session()
+    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
+    images["Ax"] = [native(phantoms.Phantom(), UPPER, "other")]
+    with pytest.raises(GeometryError, match="slab 0 of Ax"):
+        prepare.apply(geometry, images, RECIPE)
+
+
+def test_sequence_without_cord_is_dropped_and_the_next_anchor_serves() -> None:
+    images, cords = session()
+    cords["Sag"] = [None, np.zeros(UPPER.shape, bool)]
+    case, report = prepare.prepare_session(images, cords, RECIPE)
+    assert report.anchor == "Ax"
+    assert case.available == (False, True, False)
+    assert report.dropped == (("Sag", "no spinal cord found"),)
+    assert any("Ax is the anchor instead of Sag" in line for line in report.warnings)
+
+
+def test_one_slab_without_cord_stays() -> None:
+    images, cords = session()
+    cords["Sag"][0] = None  # the lower one
+    geometry, report = prepare.fit(images, cords, RECIPE, register=False)
+    assert len(geometry.slabs_of("Sag")) == 2
+    assert any("low" in line for line in report.warnings)
+
+
+def test_no_cord_anywhere_is_an_error() -> None:
+    images, _ = session()
+    with pytest.raises(CordNotFoundError):
+        prepare.fit(images, {}, RECIPE)
+
+
+def test_a_constant_image_is_not_available() -> None:
+    images, cords = session()
+    images["Ax"] = [(np.full(AXIAL.shape, 7.0), AXIAL, "ax")]
+    case, report = prepare.prepare_session(images, cords, RECIPE, register=False)
+    assert case.available == (True, False, False)
+    assert any("Ax is not used" in line for line in report.warnings)
+
+
+def test_nan_does_not_spread() -> None:
+    images, cords = session()
+    images["Ax"][0][0][:3, :3, :] = np.nan
+    case, _ = prepare.prepare_session(images, cords, RECIPE, register=False)
+    assert np.isfinite(case.image).all()
+
+
+def test_report_counts_borrowed_slices_and_cut_cords() -> None:
+    images, cords = session()
+    heights = phantoms.world_points(AXIAL)[..., 2]
+    cords["Ax"] = [cords["Ax"][0] & (heights < 0)]  # the mask stops half way
+    cut = phantoms.lattice(spacing=(1, 1, 1), size_mm=(8, 30, 60))
+    images["Iso"] = [native(phantoms.Phantom(), cut, "cut")]
+    cords["Iso"] = [phantoms.cord_mask(phantoms.Phantom(), cut)]
+    _, report = prepare.fit(images, cords, RECIPE, register=False)
+    found = {item.name: item for item in report.sequences}
+    assert found["Ax"].extrapolated_share == pytest.approx(0.4, abs=0.15)
+    assert found["Sag"].extrapolated_share == 0
+    assert found["Ax"].covered_mm == pytest.approx(40, abs=2)
+    assert found["Iso"].touches_edge
+    assert not found["Sag"].touches_edge
+    assert any("may be cut" in line for line in report.warnings)
+    assert any("borrowed" in line for line in report.warnings)
+    assert json.loads(json.dumps(report.to_json()))["anchor"] == "Sag"
+
+
+def test_cord_share_has_the_right_area() -> None:
+    images, cords = session((1.5, 0.0))
+    case, _ = prepare.prepare_session(images, cords, RECIPE, register=False)
+    area = case.cord.sum(axis=(0, 1)) * 0.25
+    inner = slice(60, -60)
+    assert np.median(area[inner]) == pytest.approx(np.pi * phantoms.CORD_RADIUS_MM**2, rel=0.08)
+    assert case.cord.max() <= 1
+
+
+def test_prepared_lesion_keeps_its_volume() -> None:
+    # A sphere of 4 mm radius at the seam of the two slabs: 4/3 pi 64 = 268 mm3, cut by nothing.
+    phantom = phantoms.Phantom(lesions=((0.0, 0.0, 0.0, 4.0), (0.0, 0.0, 24.0, 3.0)))
+    images, cords = session()
+    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
+    labels = [phantoms.lesion_labels(phantom, slab.grid) for slab in geometry.slabs_of("Sag")]
+    fused = prepare.session_labels_to_prepared(geometry, labels, key="Sag")
+    assert set(np.unique(fused)) == {0, 1, 2}
+    assert (fused == 1).sum() * 0.125 == pytest.approx(268, rel=0.1)
+    assert (fused == 2).sum() * 0.125 == pytest.approx(113, rel=0.2)
+    upper = geometry.slabs_of("Sag")[0]
+    alone = prepare.labels_to_prepared(geometry, labels[0], upper)
+    above = geometry.s_mm > upper.serves[0]
+    assert (alone[..., above] == fused[..., above]).all()
+
+
+def test_touching_labels_leave_no_gap() -> None:
+    images, cords = session()
+    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
+    slab = geometry.slabs_of("Ax")[0]
+    label = np.ones(slab.grid.shape, np.int16)
+    label[:, :, 5:] = 9
+    out = prepare.labels_to_prepared(geometry, label, slab)
+    covered = geometry.apply([label], key="Ax")[1]
+    assert ((out > 0) == covered).all()
+    assert set(np.unique(out[covered])) == {1, 9}
+
+
+def test_case_survives_the_disk(tmp_path: Path) -> None:
+    images, cords = session()
+    case, _ = prepare.prepare_session(images, cords, RECIPE, register=False)
+    case.save(tmp_path / "case", dtype=np.float16)
+    back = prepare.PreparedCase.load(tmp_path / "case")
+    assert np.allclose(back.image, case.image, atol=5e-3)
+    assert (back.coverage == case.coverage).all()
+    assert back.geometry == case.geometry
+    assert back.sequences == case.sequences
+    assert back.available == case.available
+    assert np.allclose(back.cord, case.cord, atol=1e-3)
+    assert set(np.unique(np.load(tmp_path / "case" / "cord.npy"))) == {0, 1}
+    with pytest.raises(ValueError, match="read-only"):
+        back.image[0, 0, 0, 0] = 1
+
+
+def test_broken_cases_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError):
+        prepare.PreparedCase.load(tmp_path)
+    (tmp_path / "case.json").write_text("{}")
+    with pytest.raises(DataError):
+        prepare.PreparedCase.load(tmp_path)
+    (tmp_path / "case.json").write_text("{")
+    with pytest.raises(DataError):
+        prepare.PreparedCase.load(tmp_path)
+
+
+def test_box_frame_needs_no_cord() -> None:
+    from dataclasses import replace
+
+    recipe = replace(
+        RECIPE, frame="box", grid=replace(RECIPE.grid, spacing_mm=2.0, window_vox=None, margin_mm=0.0)
+    )
+    images, _ = session()
+    case, report = prepare.prepare_session({"Ax": images["Ax"]}, {}, recipe)
+    assert case.available == (False, True, False)
+    assert case.cord is None
+    assert report.anchor == "Ax"
+
+
+def test_real_sessions_are_centred(real_dev: Path) -> None:
+    import nibabel as nib
+
+    images, cords = {}, {}
+    for key, name in {"Sag": "acq-sag_T2w", "Ax": "T2starw"}.items():
+        image = nib.load(real_dev / f"sub-errsm18/anat/sub-errsm18_{name}.nii.gz")
+        mask = nib.load(
+            real_dev / f"derivatives/labels/sub-errsm18/anat/sub-errsm18_{name}_label-SC_seg.nii.gz"
+        )
+        grid = Grid(shape=image.shape, affine=image.affine)
+        images[key] = [(np.asarray(image.dataobj, np.float32), grid, name)]
+        cords[key] = [np.asarray(mask.dataobj) > 0]
+    geometry, report = prepare.fit(images, cords, RECIPE)
+    for item in report.sequences:
+        assert item.residual_mm < 0.5
+        volume, _ = geometry.apply([cords[item.name][0].astype(np.float32)], key=item.name)
+        off = np.linalg.norm(middle_of(volume), axis=1)[
+            geometry.centerlines[item.name].is_measured(geometry.s_mm)
+        ]
+        assert np.nanmedian(off) < 0.5
