@@ -330,8 +330,7 @@ def _place(maps: _Maps, voxels: npt.NDArray[np.intp], points: CordPoints) -> dic
 
 
 def _sections(maps: _Maps, number: int, points: CordPoints) -> dict[str, Value]:
-    """What is read off planes perpendicular to the cord, half a millimetre apart, over the lesion's "
-    "length."""
+    """What is read off planes perpendicular to the cord, one grid step apart, along the lesion."""
     grid = maps.geometry.grid
     step = float(grid.spacing[0])
     s = np.arange(points.s_mm.min(), points.s_mm.max() + grid.spacing[2] / 2, grid.spacing[2])

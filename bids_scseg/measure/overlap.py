@@ -1,0 +1,299 @@
+"""Agreement of two segmentations: overlap of masks and of lesions.
+
+The rules by which a lesion counts as found live in :mod:`bids_scseg.measure.profiles`; every result names its
+profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+
+from bids_scseg.errors import DataError, GeometryError
+from bids_scseg.measure.profiles import PROFILES, Profile, iou
+
+Mask = npt.NDArray[Any]
+NAN = float("nan")
+
+#: False positives per image at which the challenge's FROC reads the sensitivity (specification).
+FROC_RATES = (0.25, 0.5, 1.0, 2.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapScores:
+    """Agreement of one prediction with one truth.
+
+    Attributes
+    ----------
+    profile
+        Name of the rules.
+    dice
+        2|A∩B| / (|A|+|B|) of the masks as given.
+    truth_mm3, predicted_mm3, difference_mm3
+        Volumes of the masks as given; predicted minus truth.
+    truth_count, predicted_count, count_difference
+        Lesions after the profile's labelling; predicted minus truth.
+    found, false_positives
+        True lesions found; predicted lesions that are none.
+    sensitivity, precision, f1
+        Lesion-wise; NaN where undefined (see :func:`score`).
+    """
+
+    profile: str
+    dice: float
+    truth_mm3: float
+    predicted_mm3: float
+    difference_mm3: float
+    truth_count: int
+    predicted_count: int
+    count_difference: int
+    found: int
+    false_positives: int
+    sensitivity: float
+    precision: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapSummary:
+    """Agreement over several images, by one profile.
+
+    Attributes
+    ----------
+    profile
+        Name of the rules.
+    images, lesion_free
+        How many images; of how many the truth is empty.
+    dice, f1, sensitivity, precision
+        Means over the images where each is defined; NaN if it is nowhere.
+    undefined_dice, undefined_f1
+        Images left out of those means.
+    pooled_sensitivity, pooled_precision, pooled_f1
+        Over all lesions of all images at once.
+    lesion_free_false_positives
+        Mean number of false lesions in lesion-free images; NaN without such images.
+    specificity
+        Share of lesion-free images with no predicted lesion; NaN without such images.
+    """
+
+    profile: str
+    images: int
+    lesion_free: int
+    dice: float
+    f1: float
+    sensitivity: float
+    precision: float
+    undefined_dice: int
+    undefined_f1: int
+    pooled_sensitivity: float
+    pooled_precision: float
+    pooled_f1: float
+    lesion_free_false_positives: float
+    specificity: float
+
+
+def score(truth: Mask, prediction: Mask, *, profile: str | Profile, voxel_volume_mm3: float) -> OverlapScores:
+    """Compare a prediction with the truth, on the lattice of the truth.
+
+    Parameters
+    ----------
+    truth, prediction : (i, j, k) bool or int
+        Masks: nonzero is lesion. Lesions are found anew by the profile's connectivity.
+    profile
+        A profile or its name: ``walsh2024``, ``anima``, ``neuropoly``, ``msms``, ``panoptica``.
+    voxel_volume_mm3
+        mm³ per voxel.
+
+    Returns
+    -------
+    OverlapScores. Empty masks: Dice and F1 of two empty masks are the profile's ``both_empty``; with an empty
+    truth and a prediction they are its ``truth_empty``; with an empty prediction alone they are 0.
+    Sensitivity is NaN without true lesions; precision is NaN without predicted ones, and where
+    ``truth_empty`` is.
+
+    Raises
+    ------
+    GeometryError
+        If the shapes differ.
+    DataError
+        If no profile has that name.
+    """
+    if truth.shape != prediction.shape:
+        raise GeometryError(f"prediction of shape {prediction.shape}", expected=f"the truth's {truth.shape}")
+    rules = profile if isinstance(profile, Profile) else find_profile(profile)
+    is_truth, is_predicted = truth > 0, prediction > 0
+    table = overlap_table(
+        find_instances(is_truth, profile=rules, voxel_volume_mm3=voxel_volume_mm3),
+        find_instances(is_predicted, profile=rules, voxel_volume_mm3=voxel_volume_mm3),
+    )
+    found, correct = rules.match(table)
+    volumes = float(is_truth.sum() * voxel_volume_mm3), float(is_predicted.sum() * voxel_volume_mm3)
+    sensitivity, precision, f1 = _detection(found, correct, rules)
+    return OverlapScores(
+        profile=rules.name,
+        dice=_dice(is_truth, is_predicted, rules),
+        truth_mm3=volumes[0],
+        predicted_mm3=volumes[1],
+        difference_mm3=volumes[1] - volumes[0],
+        truth_count=found.size,
+        predicted_count=correct.size,
+        count_difference=correct.size - found.size,
+        found=int(found.sum()),
+        false_positives=int((~correct).sum()),
+        sensitivity=sensitivity,
+        precision=precision,
+        f1=f1,
+    )
+
+
+def find_profile(name: str) -> Profile:
+    """The profile of that name (DataError if there is none)."""
+    if name not in PROFILES:
+        raise DataError(f"no metrics profile {name!r}", expected=f"one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def find_instances(
+    mask: npt.NDArray[np.bool_], *, profile: Profile, voxel_volume_mm3: float
+) -> npt.NDArray[np.int32]:
+    """Lesions of a mask by a profile: components of its connectivity larger than its smallest volume.
+
+    Parameters
+    ----------
+    mask : (i, j, k) bool
+        Lesion.
+    profile
+        Rules.
+    voxel_volume_mm3
+        mm³ per voxel.
+
+    Returns
+    -------
+    (i, j, k) int32, 0 background, then 1, 2, …
+    """
+    found: npt.NDArray[np.int32] = cc3d.connected_components(
+        mask.astype(np.uint8), connectivity=profile.connectivity
+    ).astype(np.int32)
+    sizes = np.bincount(found.ravel()) * voxel_volume_mm3
+    keep = sizes > profile.drop_up_to_mm3
+    keep[0] = False
+    numbers = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    return numbers[found]
+
+
+def overlap_table(truth: npt.NDArray[np.int32], prediction: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """(lesions of the truth + 1, lesions of the prediction + 1) voxel counts; index 0 is background."""
+    rows, columns = int(truth.max(initial=0)) + 1, int(prediction.max(initial=0)) + 1
+    pairs = truth.ravel().astype(np.int64) * columns + prediction.ravel()
+    return np.bincount(pairs, minlength=rows * columns).reshape(rows, columns).astype(np.int64)
+
+
+def _dice(truth: npt.NDArray[np.bool_], prediction: npt.NDArray[np.bool_], rules: Profile) -> float:
+    true, predicted = int(truth.sum()), int(prediction.sum())
+    if true == 0:
+        return rules.both_empty if predicted == 0 else rules.truth_empty
+    return 2 * int((truth & prediction).sum()) / (true + predicted)
+
+
+def _detection(
+    found: npt.NDArray[np.bool_], correct: npt.NDArray[np.bool_], rules: Profile
+) -> tuple[float, float, float]:
+    if found.size == 0:
+        precision = NAN if correct.size == 0 else rules.truth_empty
+        return NAN, precision, rules.both_empty if correct.size == 0 else rules.truth_empty
+    sensitivity = float(found.mean())
+    precision = float(correct.mean()) if correct.size else NAN
+    return sensitivity, precision, _f1(sensitivity, precision)
+
+
+def _f1(sensitivity: float, precision: float) -> float:
+    """Harmonic mean; 0 where both are 0 or nothing was predicted although something is there."""
+    if np.isnan(sensitivity):
+        return NAN
+    if np.isnan(precision) or sensitivity + precision == 0:
+        return 0.0
+    return 2 * sensitivity * precision / (sensitivity + precision)
+
+
+def summarise(scores: Sequence[OverlapScores]) -> OverlapSummary:
+    """Means over images, undefined scores left out and counted beside them.
+
+    Raises
+    ------
+    DataError
+        If there are no scores, or scores of different profiles.
+    """
+    names = sorted({item.profile for item in scores})
+    if len(names) != 1:
+        raise DataError(f"scores of {len(names)} profiles {names}", expected="scores of one profile")
+    free = [item for item in scores if item.truth_count == 0]
+    sensitivity = _share(sum(item.found for item in scores), sum(item.truth_count for item in scores))
+    predicted = sum(item.predicted_count for item in scores)
+    precision = _share(predicted - sum(item.false_positives for item in scores), predicted)
+    return OverlapSummary(
+        profile=names[0],
+        images=len(scores),
+        lesion_free=len(free),
+        dice=_mean([item.dice for item in scores]),
+        f1=_mean([item.f1 for item in scores]),
+        sensitivity=_mean([item.sensitivity for item in scores]),
+        precision=_mean([item.precision for item in scores]),
+        undefined_dice=sum(bool(np.isnan(item.dice)) for item in scores),
+        undefined_f1=sum(bool(np.isnan(item.f1)) for item in scores),
+        pooled_sensitivity=sensitivity,
+        pooled_precision=precision,
+        pooled_f1=_f1(sensitivity, precision),
+        lesion_free_false_positives=_mean([float(item.false_positives) for item in free]),
+        specificity=_mean([float(item.predicted_count == 0) for item in free]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else NAN
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else NAN
+
+
+def froc(
+    truths: Sequence[npt.NDArray[np.int32]],
+    predictions: Sequence[npt.NDArray[np.int32]],
+    scores: Sequence[Sequence[float]],
+    *,
+    min_iou: float = 0.2,
+) -> float:
+    """FROC score of the ``msms`` profile: mean sensitivity at set rates of false positives per image.
+
+    Parameters
+    ----------
+    truths, predictions : (i, j, k) int32 each
+        Lesion numbers 1, 2, … per image.
+    scores
+        Per image, the probability of each predicted lesion in order of number.
+    min_iou
+        Intersection over union from which two lesions match.
+
+    Returns
+    -------
+    Score in 0–1, the mean over the rates 0.25, 0.5, 1, 2 and 3; at each the highest sensitivity that any cut
+    of the probabilities reaches without exceeding it. NaN without true lesions.
+    """
+    matches = [iou(overlap_table(t, p)) >= min_iou for t, p in zip(truths, predictions, strict=True)]
+    values = [np.asarray(list(score), dtype=np.float64) for score in scores]
+    total = sum(match.shape[0] for match in matches)
+    if total == 0:
+        return NAN
+    best = np.zeros(len(FROC_RATES))
+    for cut in np.unique(np.concatenate([*values, np.zeros(0)])):
+        kept = [match[:, value >= cut] for match, value in zip(matches, values, strict=True)]
+        sensitivity = sum(int(match.any(axis=1).sum()) for match in kept) / total
+        false = sum(int((~match.any(axis=0)).sum()) for match in kept) / len(kept)
+        best = np.where(false <= np.asarray(FROC_RATES), np.maximum(best, sensitivity), best)
+    return float(best.mean())

@@ -1,0 +1,187 @@
+"""Metrics profiles against their table of cases; a box is a range of slices of a 2 x 2 voxel column."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bids_scseg.errors import DataError, GeometryError
+from bids_scseg.measure.overlap import find_instances, froc, overlap_table, score, summarise
+from bids_scseg.measure.profiles import PROFILES
+
+NAN = float("nan")
+ORDER = ("walsh2024", "anima", "neuropoly", "msms", "panoptica")
+
+
+def _column(*ranges):
+    mask = np.zeros((6, 6, 80), bool)
+    for start, stop in ranges:
+        mask[2:4, 2:4, start:stop] = True
+    return mask
+
+
+# F1 of each profile; voxels of 1 mm³, so a range of n slices holds 4 n mm³.
+CASES = {
+    "both empty": ((), (), (NAN, 0, 1, 1, NAN)),
+    "truth empty, 1 prediction": ((), ((10, 18),), (NAN, 0, 0, 0, 0)),
+    "truth present, prediction empty": (((10, 18),), (), (0, 0, 0, 0, 0)),
+    # 88 voxels over 40 + 40: intersection over union 40/88 = 0.45 with each
+    "one prediction spans 2 truths": (((10, 20), (22, 32)), ((10, 32),), (1, 1, 1, 1, 0)),
+    # 36 + 36 of 80: 0.45 each
+    "1 truth split into 2 predictions": (((10, 30),), ((10, 19), (21, 30)), (1, 1, 1, 1, 0)),
+    # 20 within 80: 75 % outside, intersection over union 0.25
+    "prediction 4x too long, contains truth": (((20, 25),), ((15, 35),), (0, 0, 1, 1, 0)),
+    # 12 of 100 voxels
+    "prediction = 12 % of truth, inside it": (((10, 35),), ((12, 15),), (1, 0, 1, 0, 0)),
+    # 4 of the truth's 32 voxels, 156 of the prediction's 160 outside
+    "big prediction touching truth (12.5 % of it)": (((10, 18),), ((17, 57),), (0, 0, 1, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("profile", ORDER)
+def test_table_of_cases(case, profile):
+    truth, prediction, expected = CASES[case]
+    result = score(_column(*truth), _column(*prediction), profile=profile, voxel_volume_mm3=1.0)
+    assert result.profile == profile
+    assert result.f1 == pytest.approx(expected[ORDER.index(profile)], nan_ok=True)
+
+
+def test_numbers_beside_f1():
+    truth, prediction = _column((10, 20), (30, 40)), _column((10, 15), (50, 60))
+    result = score(truth, prediction, profile="walsh2024", voxel_volume_mm3=0.5)
+    assert result.dice == pytest.approx(2 * 20 / (80 + 60))
+    assert (result.truth_mm3, result.predicted_mm3, result.difference_mm3) == (40, 30, -10)
+    assert (result.truth_count, result.predicted_count, result.count_difference) == (2, 2, 0)
+    assert (result.found, result.false_positives) == (1, 1)
+    assert (result.sensitivity, result.precision, result.f1) == (0.5, 0.5, 0.5)
+
+
+def test_precision_alone_is_undefined_where_nothing_is_predicted():
+    result = score(_column((10, 20)), _column(), profile="walsh2024", voxel_volume_mm3=1)
+    assert result.sensitivity == 0
+    assert math.isnan(result.precision)
+    assert result.f1 == 0
+    assert result.dice == 0
+
+
+def test_limits_of_walsh_are_inclusive_for_found_and_exclusive_for_false():
+    # Exactly 10 % of 80 voxels found; the prediction of 8 lies wholly inside.
+    ten = score(_column((0, 20)), _column((0, 2)), profile="walsh2024", voxel_volume_mm3=1)
+    assert ten.found == 1
+    # 12 of 40 voxels inside: exactly 70 % outside is not over 70 %.
+    seventy = score(_column((0, 3)), _column((0, 10)), profile="walsh2024", voxel_volume_mm3=1)
+    assert seventy.false_positives == 0
+    # Anima is strict at 10 %.
+    assert score(_column((0, 20)), _column((0, 2)), profile="anima", voxel_volume_mm3=1).found == 0
+
+
+def test_anima_takes_predictions_until_65_percent_of_the_overlap():
+    # Truth 40 slices. The first prediction covers 20 of them from inside; the second 8, but lies 75 %
+    # outside. 20 of 28 slices are 71 % of the overlap: the second is not asked.
+    truth = _column((0, 40))
+    good = score(truth, _column((2, 22), (32, 64)), profile="anima", voxel_volume_mm3=1)
+    assert good.found == 1
+    # With 12 slices (60 %) it is asked, and spoils it.
+    bad = score(truth, _column((2, 14), (32, 64)), profile="anima", voxel_volume_mm3=1)
+    assert bad.found == 0
+
+
+def test_anima_drops_small_components_on_both_sides():
+    truth = np.zeros((9, 9, 9), bool)
+    truth[1, 1, 1:4] = True  # 3 mm³: dropped
+    truth[5, 5, 1:5] = True  # 4 mm³: kept
+    result = score(truth, truth, profile="anima", voxel_volume_mm3=1)
+    assert (result.truth_count, result.predicted_count, result.f1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("profile", "count"), [("walsh2024", 1), ("anima", 2), ("neuropoly", 2)])
+def test_connectivity(profile, count):
+    mask = np.zeros((9, 9, 9), bool)
+    mask[1:3, 1:3, 1:3] = mask[3:5, 3:5, 3:5] = True  # touch at a corner
+    rules = PROFILES[profile]
+    assert find_instances(mask, profile=rules, voxel_volume_mm3=1).max() == count
+
+
+def test_panoptica_pairs_each_lesion_once():
+    # Each half overlaps the truth at exactly 0.5: only one of them may have it.
+    truth = np.zeros((4, 4, 40), np.int32)
+    truth[:, :, 0:20] = 1
+    halves = np.zeros_like(truth)
+    halves[:, :, 0:10], halves[:, :, 10:20] = 1, 2
+    found, right = PROFILES["panoptica"].match(overlap_table(truth, halves))
+    assert found.tolist() == [True]
+    assert right.tolist() == [True, False]
+
+
+def test_summary_leaves_undefined_scores_out_and_counts_them():
+    pairs = [
+        (_column((0, 10)), _column((0, 10))),  # 1
+        (_column((0, 10)), _column((40, 50))),  # 0
+        (_column(), _column((40, 50))),  # undefined, a false positive
+        (_column(), _column()),  # undefined
+    ]
+    summary = summarise([score(t, p, profile="walsh2024", voxel_volume_mm3=1) for t, p in pairs])
+    assert summary.profile == "walsh2024"
+    assert (summary.images, summary.lesion_free, summary.undefined_f1, summary.undefined_dice) == (4, 2, 2, 2)
+    assert summary.f1 == 0.5
+    assert summary.dice == 0.5
+    assert summary.lesion_free_false_positives == 0.5
+    assert summary.specificity == 0.5
+    assert summary.pooled_sensitivity == 0.5  # 1 of 2 lesions
+    assert summary.pooled_precision == pytest.approx(1 / 3)
+    assert summary.pooled_f1 == pytest.approx(0.4)
+
+
+def test_profiles_are_not_mixed():
+    one, two = (score(_column(), _column(), profile=p, voxel_volume_mm3=1) for p in ("anima", "msms"))
+    with pytest.raises(DataError, match="2 profiles"):
+        summarise([one, two])
+    with pytest.raises(DataError, match="walsh2024"):
+        score(_column(), _column(), profile="nobody", voxel_volume_mm3=1)
+    with pytest.raises(GeometryError, match="shape"):
+        score(_column(), np.zeros((2, 2, 2)), profile="msms", voxel_volume_mm3=1)
+
+
+def test_froc():
+    truth = np.zeros((4, 4, 40), np.int32)
+    truth[:, :, 0:8], truth[:, :, 20:28] = 1, 2
+    prediction = np.zeros_like(truth)
+    prediction[:, :, 0:8], prediction[:, :, 12:16], prediction[:, :, 20:28] = 1, 2, 3
+    # In order of probability: a hit, a miss, a hit. Without false positives half of the lesions are found,
+    # with one per image all: rates 0.25 and 0.5 give 0.5, the other three give 1.
+    assert froc([truth], [prediction], [[0.9, 0.6, 0.4]]) == pytest.approx((0.5 + 0.5 + 1 + 1 + 1) / 5)
+    assert froc([truth], [np.zeros_like(truth)], [[]]) == 0
+    assert math.isnan(froc([np.zeros_like(truth)], [prediction], [[0.9, 0.6, 0.4]]))
+
+
+@st.composite
+def _masks(draw):
+    seed = draw(st.integers(0, 2**31))
+    rng = np.random.default_rng(seed)
+    return rng.random((2, 6, 6, 8)) < draw(st.floats(0.02, 0.3))
+
+
+@given(_masks(), st.sampled_from(ORDER))
+def test_dice_is_symmetric_and_perfect_on_itself(masks, profile):
+    one, two = masks
+    ab, ba = (score(*pair, profile=profile, voxel_volume_mm3=4) for pair in ((one, two), (two, one)))
+    if one.any() and two.any():
+        assert ab.dice == pytest.approx(ba.dice)
+    if one.any():
+        itself = score(one, one, profile=profile, voxel_volume_mm3=4)
+        assert itself.dice == itself.f1 == 1
+
+
+@given(_masks(), st.sampled_from(ORDER))
+def test_f1_does_not_depend_on_the_order_of_lesions(masks, profile):
+    """Mirroring both masks renumbers the lesions and changes nothing else."""
+    there = score(*masks, profile=profile, voxel_volume_mm3=4)
+    mirrored = score(*(mask[::-1, ::-1, ::-1] for mask in masks), profile=profile, voxel_volume_mm3=4)
+    if profile != "panoptica":  # ties at exactly 0.5 may pair differently, with the same counts
+        assert there == mirrored or math.isnan(there.f1)
+    assert there.f1 == pytest.approx(mirrored.f1, nan_ok=True)
