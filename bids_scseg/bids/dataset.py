@@ -200,7 +200,10 @@ def _write_descriptions(out: str | Path, recipe: Recipe) -> None:
         }
     ]
     rows += [
-        {"desc_id": f"desc-{suffix}", "description": f"On the lattice of the source image with suffix {suffix}"}
+        {
+            "desc_id": f"desc-{suffix}",
+            "description": f"On the lattice of the source image with suffix {suffix}",
+        }
         for suffix in suffixes
     ]
     write_tsv(out, "descriptions.tsv", rows, columns=("desc_id", "description"))
