@@ -1,0 +1,326 @@
+"""Model bundles: weights, recipe, threshold, provenance and checksum in one folder (no torch, no pickles)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bids_scseg.errors import DataError, MissingInputError, OutputError
+from bids_scseg.recipe.load import (
+    network_from_json,
+    network_to_json,
+    parse_json,
+    recipe_from_json,
+    recipe_to_json,
+)
+from bids_scseg.recipe.model import NetworkSpec, Recipe
+
+FORMAT = 1  # of model.json
+MODEL_FILE, WEIGHTS_FILE, CARD_FILE = "model.json", "weights.safetensors", "card.md"
+ALLOWED_FILES = {MODEL_FILE, WEIGHTS_FILE, CARD_FILE}
+# Two results are comparable only if this is the same; raise it when the same weights give other numbers.
+NUMERICAL_VERSION = 1
+
+_KEYS = {
+    "format": int,
+    "recipe": dict,
+    "network": dict,
+    "threshold": float,
+    "provenance": dict,
+    "weights_sha256": str,
+    "numerical_version": int,
+}
+_REINSTALL = "install the package again, or export the model again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelBundle:
+    """A trained model on disk.
+
+    Attributes
+    ----------
+    name
+        Name of the folder.
+    path
+        The folder, absolute.
+    recipe
+        What was trained.
+    network
+        The trained network; its sequences are some of the recipe's.
+    threshold
+        Probability from which a voxel counts, calibrated on validation data.
+    provenance
+        (what, value) pairs in alphabetic order: training data, seed, iterations, versions….
+    weights_sha256
+        SHA-256 of the weights file, hexadecimal.
+    numerical_version
+        Results with equal checksum and equal numerical version are comparable.
+    summary
+        First line of the model card.
+    """
+
+    name: str
+    path: Path
+    recipe: Recipe
+    network: NetworkSpec
+    threshold: float
+    provenance: tuple[tuple[str, str], ...]
+    weights_sha256: str
+    numerical_version: int
+    summary: str
+
+    @property
+    def weights(self) -> Path:
+        """Path of the weights file."""
+        return self.path / WEIGHTS_FILE
+
+
+def packaged_models() -> dict[str, Path]:
+    """Folders of the models that come with this package, by name."""
+    root = Path(str(files("bids_scseg"))) / "models"
+    if not root.is_dir():
+        return {}
+    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MODEL_FILE).is_file()}
+
+
+def load_bundle(name_or_path: str | Path) -> ModelBundle:
+    """Read a bundle's description and verify its weights; nothing is executed and torch is not imported.
+
+    Parameters
+    ----------
+    name_or_path
+        Name of a packaged model such as ``cord-lesion``, or path of a bundle's folder.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such model, or a file of the bundle is missing.
+    DataError
+        If ``model.json`` is malformed, the checksum differs, or the folder holds any other file
+        (a pickle, for one, could run code).
+    """
+    folder = find_bundle(name_or_path)
+    _check_files(folder)
+    model_file = folder / MODEL_FILE
+    data = _read_model(model_file)
+    checksum = sha256(folder / WEIGHTS_FILE)
+    if checksum != data["weights_sha256"]:
+        raise DataError(
+            f"SHA-256 is {checksum}",
+            file=folder / WEIGHTS_FILE,
+            expected=data["weights_sha256"],
+            remedy=_REINSTALL,
+        )
+    recipe = recipe_from_json(data["recipe"], file=model_file)
+    return ModelBundle(
+        name=folder.name,
+        path=folder,
+        recipe=recipe,
+        network=_network(data["network"], recipe, file=model_file),
+        threshold=_threshold(data["threshold"], file=model_file),
+        provenance=_provenance(data["provenance"], file=model_file),
+        weights_sha256=checksum,
+        numerical_version=data["numerical_version"],
+        summary=_first_line(folder / CARD_FILE),
+    )
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Absolute folder of a packaged model or of a path.
+
+    Raises
+    ------
+    MissingInputError
+        If there is none.
+    """
+    packaged = packaged_models()
+    if str(name_or_path) in packaged:
+        return packaged[str(name_or_path)].resolve()
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        raise MissingInputError(
+            f"there is no model {str(name_or_path)!r}",
+            expected=f"one of {sorted(packaged)} or a model's folder",
+            remedy="check the name or path",
+        )
+    return folder.resolve()
+
+
+def save_bundle(
+    path: str | Path,
+    weights: Mapping[str, npt.NDArray[Any]],
+    *,
+    recipe: Recipe,
+    threshold: float,
+    provenance: Mapping[str, object],
+    card: str,
+    network: NetworkSpec | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
+) -> ModelBundle:
+    """Write a bundle and read it back; equal input gives equal bytes.
+
+    Parameters
+    ----------
+    path
+        Folder to write; created where needed. Files of an earlier bundle in it are replaced.
+    weights
+        Floating-point arrays by parameter name (a network's state dict as numpy arrays).
+    recipe, threshold, network
+        See :class:`ModelBundle`; the network defaults to the recipe's.
+    provenance
+        What the model was trained on and with; values are stored as text.
+    card
+        Model card in Markdown; its first line appears wherever the model is listed.
+    dtype
+        Type in which weights are stored.
+
+    Raises
+    ------
+    DataError
+        If weights are empty, not finite, or beyond the range of the stored type; or the result would
+        not load.
+    OutputError
+        If the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    stored = {name: _stored(name, weights[name], np.dtype(dtype)) for name in sorted(weights)}
+    if not stored:
+        raise DataError("no weights to save", file=path)
+    content = save(stored)
+    model = {
+        "format": FORMAT,
+        "numerical_version": NUMERICAL_VERSION,
+        "recipe": recipe_to_json(recipe),
+        "network": network_to_json(network or recipe.network),
+        "threshold": float(threshold),
+        "provenance": {key: str(provenance[key]) for key in sorted(provenance)},
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    folder = Path(path)
+    text = json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WEIGHTS_FILE).write_bytes(content)
+        (folder / CARD_FILE).write_text(card.strip() + "\n", "utf-8")
+        (folder / MODEL_FILE).write_text(text, "utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the model: {error}", file=folder, remedy="check the folder"
+        ) from error
+    return load_bundle(folder)
+
+
+def load_weights(bundle: ModelBundle) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights of a bundle as float32 arrays by parameter name.
+
+    Raises
+    ------
+    DataError
+        If the file is no safetensors file or holds values that are not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(bundle.weights)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"not readable: {error}", file=bundle.weights, remedy=_REINSTALL) from error
+    weights = {name: np.asarray(array, dtype=np.float32) for name, array in arrays.items()}
+    broken = [name for name, array in weights.items() if not np.isfinite(array).all()]
+    if broken:
+        raise DataError(f"{broken[0]} has values that are not finite", file=bundle.weights, remedy=_REINSTALL)
+    return weights
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _stored(name: str, array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    values = np.asarray(array)
+    if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
+        raise DataError(
+            f"weights {name} are {values.dtype} or not finite", expected="finite floating-point numbers"
+        )
+    if values.size and np.abs(values).max() > np.finfo(dtype).max:
+        raise DataError(f"weights {name} exceed {dtype}", expected="smaller values", remedy="store float32")
+    return np.ascontiguousarray(values, dtype=dtype)
+
+
+def _check_files(folder: Path) -> None:
+    present = {entry.name for entry in folder.iterdir()}
+    strangers = sorted(present - ALLOWED_FILES)
+    if strangers:
+        raise DataError(
+            f"the model's folder holds {strangers[0]!r}",
+            file=folder,
+            expected=f"nothing but {sorted(ALLOWED_FILES)}: other files could run code",
+            remedy="remove it",
+        )
+    for name in sorted(ALLOWED_FILES - present):
+        raise MissingInputError(f"the model lacks {name}", file=folder, remedy=_REINSTALL)
+
+
+def _read_model(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as text: {error}", file=path, remedy=_REINSTALL) from error
+    data = parse_json(text, file=path)
+    if not isinstance(data, dict) or set(data) != set(_KEYS):
+        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise DataError(f"holds {found}", file=path, expected=f"the keys {sorted(_KEYS)}", remedy=_REINSTALL)
+    for key, kind in _KEYS.items():
+        if type(data[key]) is not kind:
+            raise DataError(
+                f"{key} is {data[key]!r:.60}", file=path, expected=kind.__name__, remedy=_REINSTALL
+            )
+    if data["format"] != FORMAT:
+        raise DataError(
+            f"model format {data['format']}", file=path, expected=str(FORMAT), remedy="update this program"
+        )
+    return data
+
+
+def _network(data: object, recipe: Recipe, *, file: Path) -> NetworkSpec:
+    spec = network_from_json(data, file=file)
+    strangers = [name for name in spec.sequences if name not in recipe.sequence_names]
+    if strangers:
+        raise DataError(
+            f"network.sequences {strangers} are none of the recipe's",
+            file=file,
+            expected=f"some of {list(recipe.sequence_names)}",
+            remedy=_REINSTALL,
+        )
+    return spec
+
+
+def _threshold(value: float, *, file: Path) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise DataError(f"threshold is {value}", file=file, expected="0 to 1", remedy=_REINSTALL)
+    return value
+
+
+def _provenance(data: Mapping[str, object], *, file: Path) -> tuple[tuple[str, str], ...]:
+    for key, value in data.items():
+        if not isinstance(value, str):
+            raise DataError(
+                f"provenance.{key} is {value!r:.60}", file=file, expected="a text", remedy=_REINSTALL
+            )
+    return tuple(sorted((key, str(value)) for key, value in data.items()))
+
+
+def _first_line(path: Path) -> str:
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    return next((line.strip("# ").strip() for line in lines if line.strip()), "")

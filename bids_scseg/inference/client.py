@@ -1,0 +1,338 @@
+"""Starting the inference process and asking it (no torch in this module, so no torch in its users)."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from bids_scseg.errors import MissingToolError, OutputError, ScsegError, SessionError
+from bids_scseg.inference.protocol import ConnectionEnded, Reply, decode, error_from_json, receive, send
+
+MAX_ADDRESS = 100  # bytes; the system's limit for AF_UNIX is 107
+START_SECONDS = 300.0  # importing torch from a slow shared disk takes minutes
+RESTART_SECONDS = 90.0  # that a client waits for a process that was killed to come back
+MAX_RESTARTS = 3
+STOP_SECONDS = 5.0
+
+
+def request_segmentation(address: str, *, bundle: Path, case: Path, output: Path) -> Reply:
+    """Segment a prepared case.
+
+    Parameters
+    ----------
+    address
+        Socket of the inference process.
+    bundle
+        Model bundle's folder.
+    case
+        Folder of the prepared case.
+    output
+        ``.npy`` to write: (i, j, k) float32 probability in prepared space.
+
+    Raises
+    ------
+    ScsegError
+        Of the class that the inference process raised.
+    SessionError
+        If the process died over this request or cannot be reached.
+    """
+    return request(address, task="segment", bundle=bundle, case=case, output=output)
+
+
+def request_cord(address: str, *, bundle: Path, image: Path, output: Path) -> Reply:
+    """Find the cord in an image.
+
+    Parameters
+    ----------
+    address
+        Socket of the inference process.
+    bundle
+        Cord finder's folder.
+    image
+        NIfTI file.
+    output
+        ``.nii.gz``, ``.nii`` or ``.npy`` to write: float32 probability on the image's grid.
+
+    Raises
+    ------
+    As :func:`request_segmentation`.
+    """
+    return request(address, task="cord", bundle=bundle, image=image, output=output)
+
+
+def request(address: str, *, task: str, **paths: Path) -> Reply:
+    """Send one request and wait for the answer; the process serves one request at a time.
+
+    Parameters
+    ----------
+    address
+        Socket of the inference process.
+    task
+        ``segment``, ``cord`` or ``ping``.
+    paths
+        Files and folders of the task.
+
+    Raises
+    ------
+    As :func:`request_segmentation`.
+    """
+    message = {"task": task, **{key: str(path.absolute()) for key, path in paths.items()}}
+    for _ in range(MAX_RESTARTS + 1):
+        with _connect(address) as connection, connection.makefile("rb") as stream:
+            try:
+                send(connection, message)
+                receive(stream)  # our turn has come
+            except (ConnectionEnded, OSError, ValueError):
+                continue  # the process died over another request: ask the next one
+            return _reply(_answer(stream, task))
+    raise SessionError(f"the inference process died before {task!r} began", remedy="see its log; run again")
+
+
+def _answer(stream: BinaryIO, task: str) -> dict[str, object]:
+    try:
+        return receive(stream)
+    except (ConnectionEnded, OSError, ValueError) as error:
+        raise SessionError(
+            f"the inference process ended during {task!r}",
+            expected="an answer",
+            remedy="it may have been killed for want of memory: give the run more, or see its log",
+        ) from error
+
+
+def _reply(answer: dict[str, object]) -> Reply:
+    if answer.get("ok") is not True:
+        error = answer.get("error")
+        raise error_from_json(error if isinstance(error, dict) else {"found": "malformed answer"})
+    return Reply(
+        seconds=float(str(answer["seconds"])),
+        peak_memory_gb=float(str(answer["peak_memory_gb"])),
+        device=str(answer["device"]),
+    )
+
+
+def _connect(address: str) -> socket.socket:
+    """Connect, waiting for a process that is being restarted."""
+    deadline = time.monotonic() + RESTART_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(address)
+        except OSError as error:
+            connection.close()
+            # the folder goes with the run; without it there is nothing to wait for
+            if time.monotonic() > deadline or not Path(address).parent.is_dir():
+                raise SessionError(
+                    f"the inference process cannot be reached ({error.strerror})",
+                    file=address,
+                    remedy="see its log; run again",
+                ) from error
+            time.sleep(0.2)
+        else:
+            return connection
+
+
+class InferenceServer:
+    """The inference process of a run, as a context manager.
+
+    One that is killed (for want of memory, say) is started again, up to three times; the request over
+    which it died has failed.
+
+    Parameters
+    ----------
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    threads
+        Threads of the network; 0 leaves the choice to torch.
+    log
+        File that its messages are appended to; None: a file that is removed at the end.
+
+    Attributes
+    ----------
+    address
+        Socket for :func:`request_segmentation` and :func:`request_cord`; valid inside the context.
+    device
+        ``cpu`` or ``cuda:N`` as chosen; valid inside the context.
+    description
+        The same for people.
+    warning
+        What to tell the user about that choice, or None.
+
+    Raises
+    ------
+    MissingToolError
+        On entry, if the device is absent or the process cannot start.
+    UsageError
+        On entry, if the device is malformed.
+    """
+
+    def __init__(self, device: str = "auto", *, threads: int = 0, log: Path | None = None) -> None:
+        self.device = device
+        self.description = ""
+        self.warning: str | None = None
+        self.address = ""
+        self.restarts = 0
+        self._token = device
+        self._threads = threads
+        self._log = log
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closing = threading.Event()
+        self._watch: threading.Thread | None = None
+
+    def __enter__(self) -> InferenceServer:
+        self._closing.clear()
+        self._folder = short_folder()
+        self.address = str(self._folder / "s")
+        try:
+            self._launch()
+        except BaseException:
+            self._clean()
+            raise
+        self._watch = threading.Thread(target=self._restart_when_killed, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._stop()
+        if self._watch is not None:
+            self._watch.join()
+        self._stop()  # one that was started again in between
+        self._clean()
+
+    @property
+    def pid(self) -> int:
+        """Process number."""
+        return self._process.pid if self._process is not None else 0
+
+    def _launch(self) -> None:
+        log = self._log_file()
+        arguments = ["--socket", self.address, "--device", self._token, "--threads", str(self._threads)]
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bids_scseg.inference.server", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                env=self._environment(),
+            )
+        try:
+            self._greet(self._process, log)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _greet(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        """Read whether the process is ready."""
+        line = _first_line(process)
+        if not line:
+            raise MissingToolError(
+                f"the inference process did not start (exit status {process.poll()}): {_tail(log)}",
+                expected="a working torch",
+                remedy="see its log",
+            )
+        message = decode(line)
+        if message.get("ok") is not True:
+            error = message.get("error")
+            raise error_from_json(error if isinstance(error, dict) else {"found": "malformed greeting"})
+        self.device, self.description = str(message["device"]), str(message["description"])
+        warning = message.get("warning")
+        self.warning = None if warning is None else str(warning)
+
+    def _environment(self) -> dict[str, str]:
+        environment = dict(os.environ)
+        if self._threads > 0:
+            environment |= {name: str(self._threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        return environment
+
+    def _log_file(self) -> Path:
+        if self._log is not None:
+            return self._log
+        if self._folder is None:
+            raise OutputError("the inference process has no folder", expected="use inside the context")
+        return self._folder / "log"
+
+    def _restart_when_killed(self) -> None:
+        while self._process is not None:
+            self._process.wait()
+            if self._closing.is_set() or self.restarts >= MAX_RESTARTS:
+                return
+            self.restarts += 1
+            _close_pipes(self._process)
+            try:
+                self._launch()
+            except (ScsegError, OSError, ValueError):
+                return
+
+    def _stop(self) -> None:
+        """End the process: by closing its input, then by force."""
+        process = self._process
+        if process is None:
+            return
+        _close_pipes(process)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _clean(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> bytes:
+    """First line of a process's output; empty if it ends or takes too long."""
+    if process.stdout is None:
+        return b""
+    readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    return process.stdout.readline() if readable else b""
+
+
+def _tail(log: Path) -> str:
+    """Last line of a log that says something."""
+    lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+
+
+def short_folder() -> Path:
+    """A new private folder (mode 0700) whose path is short enough for a socket in it.
+
+    Raises
+    ------
+    OutputError
+        If there is none.
+    """
+    for parent in (tempfile.gettempdir(), "/tmp", "/dev/shm", str(Path.home())):  # noqa: S108
+        if len(os.fsencode(parent)) > MAX_ADDRESS - 20:
+            continue
+        with suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix="scseg-", dir=parent))
+    raise OutputError(
+        "no folder for the inference process's socket",
+        expected=f"a writable temporary folder with a path under {MAX_ADDRESS - 20} bytes",
+        remedy="set TMPDIR to one",
+    )

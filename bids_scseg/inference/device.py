@@ -1,0 +1,66 @@
+"""Which device computes: an explicit choice, checked at the start, without silent fallback."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bids_scseg.errors import MissingToolError, UsageError
+
+_CHOICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device that is there.
+
+    Attributes
+    ----------
+    name
+        ``cpu`` or ``cuda:N``.
+    description
+        For people and logs.
+    warning
+        What the user should know about the choice; None if it was explicit or is the best one.
+    """
+
+    name: str
+    description: str
+    warning: str | None = None
+
+
+def resolve_device(choice: str) -> Device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+
+    Imports torch: call it in the process that computes.
+
+    Raises
+    ------
+    UsageError
+        If the choice is none of these.
+    MissingToolError
+        If a device was asked for by name and is absent.
+    """
+    if not _CHOICE.fullmatch(choice):
+        raise UsageError(
+            f"device {choice!r}", expected="auto, cpu, cuda or cuda:N", remedy="correct --device"
+        )
+    import torch
+
+    if choice == "cpu":
+        return _cpu(torch.get_num_threads())
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if choice == "auto" and not count:
+        return _cpu(torch.get_num_threads(), warning="no CUDA device is visible: inference runs on the CPU")
+    index = int(choice.partition(":")[2] or 0)
+    if index >= count:
+        raise MissingToolError(
+            f"device {choice} is not there",
+            expected=f"{count} CUDA devices are visible" if count else "no CUDA device is visible",
+            remedy="use --device cpu, or make the GPU visible (CUDA build of torch, driver, container)",
+        )
+    return Device(name=f"cuda:{index}", description=f"cuda:{index} ({torch.cuda.get_device_name(index)})")
+
+
+def _cpu(threads: int, *, warning: str | None = None) -> Device:
+    return Device(name="cpu", description=f"CPU ({threads} threads)", warning=warning)

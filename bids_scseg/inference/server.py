@@ -1,0 +1,361 @@
+"""The inference process: loads each model once and serves every session of a run, one request at a time.
+
+Run as ``python -m bids_scseg.inference.server --socket PATH --device cpu --threads N``; the module
+:mod:`bids_scseg.inference.client` does so. It ends on a ``shutdown`` request, at the end of its standard
+input, and when its parent dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bids_scseg.errors import DataError, ImageError, MissingInputError, OutputError, ScsegError, SessionError
+from bids_scseg.inference.bundle import MODEL_FILE, WEIGHTS_FILE, ModelBundle, find_bundle, load_bundle
+from bids_scseg.inference.device import Device, resolve_device
+from bids_scseg.inference.protocol import (
+    ACCEPTED,
+    ConnectionEnded,
+    Reply,
+    encode,
+    failure,
+    receive,
+    send,
+    success,
+)
+
+LOG = logging.getLogger(__name__)
+
+BACKLOG = 1024  # waiting clients
+REQUEST_SECONDS = 30.0  # within which a client that connected must have sent its line
+WATCH_SECONDS = 1.0  # between looks at standard input and parent
+UNEXPECTED = (OSError, ValueError, RuntimeError, MemoryError, LookupError, TypeError, ArithmeticError)
+
+Message = Mapping[str, object]
+Stamp = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Loaded:
+    bundle: ModelBundle
+    network: Any
+    stamp: Stamp
+
+
+@dataclass(slots=True)
+class Worker:
+    """Carries out requests, keeping the networks it has loaded.
+
+    Attributes
+    ----------
+    device
+        Where it computes.
+    loads
+        How many times weights were loaded.
+    """
+
+    device: Device
+    loads: int = 0
+    _models: dict[Path, _Loaded] = field(default_factory=dict)
+
+    def serve(self, message: Message) -> dict[str, object]:
+        """Carry out one request; the answer to send. Errors become answers."""
+        start = time.monotonic()
+        try:
+            self._reset_peak()
+            self._task(_text(message, "task"))(message)
+        except ScsegError as error:
+            return failure(error)
+        except UNEXPECTED as error:
+            LOG.exception("request failed")
+            return failure(_unexpected(error))
+        reply = Reply(
+            seconds=time.monotonic() - start, peak_memory_gb=self._peak_gb(), device=self.device.description
+        )
+        return success(reply)
+
+    def _task(self, name: str) -> Callable[[Message], None]:
+        tasks: dict[str, Callable[[Message], None]] = {
+            "segment": self._segment,
+            "cord": self._cord,
+            "ping": lambda _: None,
+        }
+        if name not in tasks:
+            raise DataError(f"unknown task {name!r}", expected=f"one of {sorted(tasks)}")
+        return tasks[name]
+
+    def _segment(self, message: Message) -> None:
+        from bids_scseg.inference.predict import predict_case
+        from bids_scseg.preprocess.prepare import PreparedCase
+
+        case = PreparedCase.load(Path(_text(message, "case")))
+        model = self._model(_text(message, "bundle"))
+        probability = predict_case(
+            model.network,
+            model.bundle,
+            image=case.image,
+            coverage=case.coverage,
+            available=case.available,
+            sequences=case.sequences,
+            device=self.device.name,
+        )
+        write_atomically(Path(_text(message, "output")), lambda path: _save_array(path, probability))
+
+    def _cord(self, message: Message) -> None:
+        from bids_scseg.inference.predict import find_cord
+
+        source, output = Path(_text(message, "image")), Path(_text(message, "output"))
+        data, affine = read_image(source)
+        model = self._model(_text(message, "bundle"))
+        try:
+            found = find_cord(model.network, model.bundle, image=data, affine=affine, device=self.device.name)
+        except ImageError as error:
+            raise type(error)(
+                error.found, file=source, expected=error.expected, remedy=error.remedy
+            ) from error
+        if output.suffix == ".npy":
+            write_atomically(output, lambda path: _save_array(path, found))
+        else:
+            write_atomically(output, lambda path: _save_nifti(path, found, affine))
+
+    def _model(self, name: str) -> _Loaded:
+        from bids_scseg.inference.predict import load_network
+
+        folder = find_bundle(name)
+        stamp = _stamp(folder)
+        model = self._models.get(folder)
+        if model is None or model.stamp != stamp:
+            bundle = load_bundle(folder)
+            model = _Loaded(bundle=bundle, network=load_network(bundle, self.device.name), stamp=stamp)
+            self._models[folder] = model
+            self.loads += 1
+        return model
+
+    def _reset_peak(self) -> None:
+        if self.device.name != "cpu":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device.name)
+        # Linux: 5 resets the high-water mark of resident memory
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def _peak_gb(self) -> float:
+        if self.device.name != "cpu":
+            import torch
+
+            return float(torch.cuda.max_memory_allocated(self.device.name)) / 1e9
+        return peak_memory_gb()
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process since the last reset, GB of 1e9 bytes."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _unexpected(error: BaseException) -> ScsegError:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return SessionError("inference ran out of memory", remedy="give the run more memory")
+    return SessionError(f"inference failed ({text})", remedy="see the log of the inference process")
+
+
+def _text(message: Message, key: str) -> str:
+    value = message.get(key)
+    if not isinstance(value, str) or not value:
+        raise DataError(f"request without {key}", expected="a text")
+    return value
+
+
+def _stamp(folder: Path) -> Stamp:
+    """Changes when a bundle's files change."""
+    try:
+        stats = [(folder / name).stat() for name in (MODEL_FILE, WEIGHTS_FILE)]
+    except FileNotFoundError:
+        return ()
+    return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+def read_image(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Values and affine of a three-dimensional NIfTI image; trailing axes of size 1 are dropped.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    ImageError
+        If it cannot be read or has other dimensions.
+    """
+    import zlib
+
+    import nibabel as nib
+
+    if not path.is_file():
+        raise MissingInputError("no such image", file=path)
+    try:
+        image: Any = nib.load(path)
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except (nib.filebasedimages.ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
+        raise ImageError(f"cannot be read ({error})", file=path, expected="a NIfTI image") from error
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise ImageError(f"shape {data.shape}", file=path, expected="three dimensions")
+    return data, affine
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under a temporary name in its folder, then rename it.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OutputError(
+            f"cannot be written: {error}", file=path, remedy="check folder and free space"
+        ) from error
+
+
+def _save_array(path: Path, data: npt.NDArray[Any]) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, data, allow_pickle=False)
+
+
+def _save_nifti(path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+    import nibabel as nib
+
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket; an earlier one of that name is replaced.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        Path(address).unlink(missing_ok=True)
+        listener.bind(address)
+        Path(address).chmod(0o600)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OutputError(
+            f"cannot listen: {error}", file=address, expected="a short path in a writable folder"
+        ) from error
+    return listener
+
+
+def serve_forever(listener: socket.socket, worker: Worker) -> None:
+    """Answer one client after another until one asks for ``shutdown``."""
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(REQUEST_SECONDS)
+            # a client that goes away has no use for its answer
+            with suppress(ConnectionEnded, OSError):
+                if not _answer(connection, worker):
+                    return
+
+
+def _answer(connection: socket.socket, worker: Worker) -> bool:
+    """Serve one client; whether to go on."""
+    with connection.makefile("rb") as stream:
+        try:
+            message = receive(stream)
+        except ValueError as error:
+            message = {"task": f"malformed ({error})"}
+    send(connection, ACCEPTED)
+    ends = message.get("task") == "shutdown"
+    send(connection, {"ok": True} if ends else worker.serve(message))
+    return not ends
+
+
+def watch_parent(address: str) -> None:
+    """End this process, whatever it is doing, when standard input ends or the parent changes."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        readable, _, _ = select.select([0], [], [], WATCH_SECONDS)
+        if readable and not os.read(0, 4096):
+            break
+    with suppress(OSError):
+        Path(address).unlink()
+    os._exit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the process; the exit status."""
+    parser = argparse.ArgumentParser(prog="bids_scseg.inference.server", description=__doc__)
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    threading.Thread(target=watch_parent, args=(options.socket,), daemon=True).start()
+    try:
+        device = _start(options.device, threads=options.threads)
+        listener = listen(options.socket)
+    except ScsegError as error:
+        os.write(1, encode(failure(error)))
+        return error.exit_code
+    _announce(
+        {"ok": True, "device": device.name, "description": device.description, "warning": device.warning}
+    )
+    with listener:
+        serve_forever(listener, Worker(device=device))
+    Path(options.socket).unlink(missing_ok=True)
+    return 0
+
+
+def _start(token: str, *, threads: int) -> Device:
+    import torch
+
+    if threads > 0:
+        torch.set_num_threads(threads)
+    return resolve_device(token)
+
+
+def _announce(message: Message) -> None:
+    """Say on standard output that the process is ready; what libraries print later goes to standard error."""
+    os.write(1, encode(message))
+    os.dup2(2, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

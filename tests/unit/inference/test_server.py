@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bids_scseg import errors
+from bids_scseg.errors import (
+    DataError,
+    ImageError,
+    MissingInputError,
+    MissingToolError,
+    ScsegError,
+    SessionError,
+)
+from bids_scseg.inference.bundle import save_bundle
+from bids_scseg.inference.client import (
+    InferenceServer,
+    request,
+    request_cord,
+    request_segmentation,
+    short_folder,
+)
+from bids_scseg.inference.device import Device
+from bids_scseg.inference.protocol import error_from_json, error_to_json
+from bids_scseg.inference.server import Worker, peak_memory_gb, read_image, write_atomically
+from bids_scseg.network.build import build_network
+from bids_scseg.preprocess.prepare import PreparedCase
+from bids_scseg.recipe.load import load_recipe
+
+
+def bundle(folder: Path, name: str) -> Path:
+    """A bundle with a small random network."""
+    recipe = load_recipe(name)
+    strides = ((1, 1, 1), (2, 2, 2), (1, 1, 2))
+    recipe = replace(
+        recipe,
+        network=replace(recipe.network, channels=(3, 4, 5), strides=strides),
+        inference=replace(recipe.inference, patch_vox=(8, 8, 16)),
+    )
+    torch.manual_seed(2)
+    weights = {key: value.numpy() for key, value in build_network(recipe.network).state_dict().items()}
+    return save_bundle(folder / name, weights, recipe=recipe, threshold=0.5, provenance={}, card=name).path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {name: bundle(folder, name) for name in ("cord-lesion", "cord-finder")}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[InferenceServer]:
+    with InferenceServer("cpu", threads=1) as running:
+        yield running
+
+
+def prepared(folder: Path) -> Path:
+    names = load_recipe("cord-lesion").sequence_names
+    available = (True, False, False, False, True, False)
+    coverage = np.zeros((6, 8, 8, 20), bool)
+    coverage[list(available)] = True
+    image = np.where(coverage, np.random.default_rng(0).standard_normal(coverage.shape), 0).astype(np.float32)
+    PreparedCase(image=image, coverage=coverage, available=available, sequences=names).save(folder)
+    return folder
+
+
+def picture(path: Path) -> Path:
+    data = np.random.default_rng(0).random((16, 16, 20)).astype(np.float32)
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+# -- in this process -----------------------------------------------------------------------------------------
+
+
+def worker() -> Worker:
+    return Worker(device=Device(name="cpu", description="CPU"))
+
+
+def test_weights_are_loaded_once_until_they_change(tmp_path: Path, models: dict[str, Path]) -> None:
+    serving = worker()
+    message = {
+        "task": "segment",
+        "bundle": str(models["cord-lesion"]),
+        "case": str(prepared(tmp_path / "case")),
+    }
+    for number in range(2):
+        assert serving.serve({**message, "output": str(tmp_path / f"{number}.npy")})["ok"] is True
+    assert serving.loads == 1
+    os.utime(models["cord-lesion"] / "weights.safetensors")
+    assert serving.serve({**message, "output": str(tmp_path / "2.npy")})["ok"] is True
+    assert serving.loads == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ({}, "DataError"),
+        ({"task": "dance"}, "DataError"),
+        ({"task": "segment", "bundle": "x"}, "DataError"),
+        ({"task": "cord", "image": "/absent.nii.gz", "output": "/x", "bundle": "x"}, "MissingInputError"),
+        ({"task": "segment", "case": "/absent", "bundle": "x", "output": "/x"}, "MissingInputError"),
+    ],
+)
+def test_errors_become_answers(message: dict[str, str], kind: str) -> None:
+    answer = worker().serve(message)
+    assert answer["ok"] is False
+    error = answer["error"]
+    assert isinstance(error, dict) and error["class"] == kind
+
+
+def test_unforeseen_errors_become_answers_too(tmp_path: Path, models: dict[str, Path]) -> None:
+    case = prepared(tmp_path / "case")
+    (case / "image.npy").write_bytes(b"nonsense")
+    answer = worker().serve(
+        {
+            "task": "segment",
+            "case": str(case),
+            "bundle": str(models["cord-lesion"]),
+            "output": str(tmp_path / "p.npy"),
+        }
+    )
+    assert answer["ok"] is False
+    assert not (tmp_path / "p.npy").exists()
+
+
+@pytest.mark.parametrize("kind", [value for value in vars(errors).values() if isinstance(value, type)])
+def test_errors_survive_the_way(kind: type[ScsegError]) -> None:
+    error = kind("found", file="f", expected="e", remedy="r")
+    again = error_from_json(error_to_json(error))
+    assert type(again) is kind
+    assert str(again) == str(error)
+
+
+def test_unknown_error_classes_become_the_root() -> None:
+    assert type(error_from_json({"class": "annotations", "found": "x"})) is ScsegError
+
+
+def test_images_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"nonsense")
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "a.nii.gz")
+    with pytest.raises(MissingInputError):
+        read_image(tmp_path / "absent.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.float32), np.eye(4)), tmp_path / "b.nii.gz")
+    with pytest.raises(ImageError, match="three dimensions"):
+        read_image(tmp_path / "b.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 1), np.float32), np.eye(4)), tmp_path / "c.nii.gz")
+    assert read_image(tmp_path / "c.nii.gz")[0].shape == (3, 3, 3)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(errors.OutputError, match="disk full"):
+        write_atomically(tmp_path / "x.npy", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_peak_memory_is_plausible() -> None:
+    assert 0.01 < peak_memory_gb() < 1000
+
+
+# -- the process ---------------------------------------------------------------------------------------------
+
+
+def test_a_case_is_segmented(server: InferenceServer, tmp_path: Path, models: dict[str, Path]) -> None:
+    output = tmp_path / "p.npy"
+    reply = request_segmentation(
+        server.address, bundle=models["cord-lesion"], case=prepared(tmp_path / "case"), output=output
+    )
+    found = np.load(output, allow_pickle=False)
+    assert (found.shape, found.dtype) == ((8, 8, 20), np.float32)
+    assert reply.seconds > 0 and reply.peak_memory_gb > 0
+    assert reply.device == server.description == "CPU (1 threads)"
+    assert server.device == "cpu" and server.warning is None
+
+
+def test_a_cord_is_found(server: InferenceServer, tmp_path: Path, models: dict[str, Path]) -> None:
+    image, output = picture(tmp_path / "i.nii.gz"), tmp_path / "o.nii.gz"
+    request_cord(server.address, bundle=models["cord-finder"], image=image, output=output)
+    found, source = nib.load(output), nib.load(image)
+    assert found.shape == source.shape
+    assert found.get_data_dtype() == np.float32
+    np.testing.assert_allclose(found.affine, source.affine)
+
+
+def test_errors_come_back_as_the_same_class(
+    server: InferenceServer, tmp_path: Path, models: dict[str, Path]
+) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"nonsense")
+    with pytest.raises(ImageError) as caught:
+        request_cord(server.address, bundle=models["cord-finder"], image=bad, output=tmp_path / "o.nii.gz")
+    assert caught.value.file == str(bad)
+    with pytest.raises(DataError, match="unknown task"):
+        request(server.address, task="dance")
+
+
+def test_clients_that_misbehave_do_no_harm(server: InferenceServer) -> None:
+    for content in (b"", b"{half", b"not json\n", b"[1]\n", b"\xff\xfe\n"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(server.address)
+            connection.sendall(content)
+    assert request(server.address, task="ping").device
+
+
+def test_concurrent_clients_are_all_served(
+    server: InferenceServer, tmp_path: Path, models: dict[str, Path]
+) -> None:
+    case = prepared(tmp_path / "case")
+    outputs = [tmp_path / f"{number}.npy" for number in range(4)]
+    threads = [
+        threading.Thread(
+            target=request_segmentation,
+            args=(server.address,),
+            kwargs={"bundle": models["cord-lesion"], "case": case, "output": output},
+        )
+        for output in outputs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, *others = [np.load(output, allow_pickle=False) for output in outputs]
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+def test_the_socket_is_private(server: InferenceServer) -> None:
+    assert Path(server.address).parent.stat().st_mode & 0o777 == 0o700
+    assert len(server.address) < 100
+
+
+def test_a_killed_process_comes_back_and_leaves_nothing_behind() -> None:
+    with InferenceServer("cpu", threads=1) as running:
+        address, first = running.address, running.pid
+        os.kill(first, signal.SIGKILL)
+        assert request(address, task="ping").device  # waits for the restart
+        assert running.restarts == 1
+        second = running.pid
+        assert second != first
+    assert not Path(address).parent.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+    with pytest.raises(SessionError, match="cannot be reached"):
+        request(address, task="ping")
+
+
+def test_an_absent_device_fails_at_the_start() -> None:
+    with pytest.raises(MissingToolError, match="cuda:99"), InferenceServer("cuda:99"):
+        pass
+
+
+def test_a_long_temporary_folder_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    folder = short_folder()
+    assert len(str(folder)) < 100
+    folder.rmdir()
+
+
+def test_the_process_ends_with_its_input() -> None:
+    with InferenceServer("cpu", threads=1) as running:
+        process = running._process
+        assert process is not None and process.stdin is not None
+        running._closing.set()
+        process.stdin.close()
+        deadline = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() == 0
