@@ -46,7 +46,7 @@ __all__ = [
 
 #: Points painted at once: small enough for the processor's cache.
 CHUNK = 1 << 15
-#: Spread (standard deviation) of the cord's area between subjects; reported coefficients of variation are 8-12 %.
+#: Spread (standard deviation) of the cord's area between subjects; reported are 8-12 %.
 AREA_CV = 0.09
 
 
@@ -128,7 +128,7 @@ def _rotation(angles: Doubles) -> Doubles:
 
 
 def _draw_slope(rng: Rng, z: Doubles, stature: float) -> Doubles:
-    """Slopes dx/dz and dy/dz of the cord ``(2, n)``: cervical lordosis, thoracic kyphosis, a little scoliosis."""
+    """Slopes dx/dz and dy/dz of the cord ``(2, n)``: lordosis, kyphosis, a little scoliosis."""
     lordosis, lean, kyphosis = rng.normal(0, 0.12), rng.normal(0, 0.09), rng.normal(0, 0.08)
     nodes = {
         100.0: 0.25, 55.0: 0.22 + lean, 30.0: 0.06 + lean - lordosis, 0.0: 0.02 + lean - lordosis,
@@ -195,7 +195,7 @@ def _at(
 
 
 def _cord_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doubles]:
-    """Half axes of the cord (then of the brainstem) and the size of its grey matter relative to the cervical one."""
+    """Half axes of the cord (then of the brainstem) and relative size of its grey matter."""
     size = float(np.clip(rng.normal(1.0, AREA_CV), 0.78, 1.25))
     wave = sum(
         rng.normal(0, 0.012) * np.sin(2 * np.pi * z / p + rng.uniform(0, 6.3)) for p in (23.0, 51.0, 110.0)
@@ -256,8 +256,8 @@ def _canal_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doub
     cistern = {FORAMEN_MM + 8: 14.0, FORAMEN_MM + 24: 19.0, FORAMEN_MM + 60: 20.0}
     # negative: the sac lies behind the cord, i.e. the cord lies in front, as in the thoracic kyphosis
     lean = rng.normal(0, 0.35)
-    shift = {"C1": -0.6 + lean, "C3": -0.1 + lean, "C5": 0.1 + lean, "C7": -0.2, "T3": -0.8, "T6": -1.5 + lean,
-             "T9": -0.9, "L1": 0.0}  # fmt: skip
+    shift = {"C1": -0.6 + lean, "C3": -0.1 + lean, "C5": 0.1 + lean, "C7": -0.2, "T3": -0.8,
+             "T6": -1.5 + lean, "T9": -0.9, "L1": 0.0}  # fmt: skip
     narrow = 1 - 0.5 * np.exp(-(((z - mid["T6"]) / 60) ** 2)) * 0.1
     return {
         "sac_rl": smooth_nodes(_at(mid, wide, cistern), z) * size,
@@ -278,7 +278,7 @@ def _vertebra_tables(
     discs: dict[str, float],
     levels: dict[str, tuple[float, float]],
 ) -> dict[str, Doubles]:
-    """Vertebral bodies, the phase within a vertebra (0 at its lower disc, 1 at its upper) and spinous processes."""
+    """Vertebral bodies, phase within a vertebra (0 at its lower disc, 1 at its upper), spinous processes."""
     size = float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15))
     half = {"C2": 9.0, "C3": 9.5, "C6": 11.0, "T1": 13.0, "T4": 12.5, "T8": 14.5, "T12": 19.0, "L2": 22.0}
     deep = {"C2": 14.0, "C3": 14.5, "C6": 16.0, "T1": 17.0, "T4": 20.0, "T8": 26.0, "T12": 29.0, "L2": 32.0}
@@ -300,7 +300,7 @@ def _vertebra_tables(
     }
     lean = {"C2": 0.35, "C5": 0.35, "C7": 0.4, "T3": 0.75, "T7": 1.1, "T11": 0.5, "L2": 0.15}
     return {
-        "body_half_rl": smooth_nodes(_at(mid, half, {k: v for k, v in dens.items()}), z) * size,
+        "body_half_rl": smooth_nodes(_at(mid, half, dens), z) * size,
         "body_ap": smooth_nodes(_at(mid, deep, {9.0: 13.5, 16.0: 11.0, 33.0: 9.5, 37.0: 0.5}), z) * size,
         "phase": np.clip((z - low) / period, 0, 1),
         "period": period,
@@ -311,7 +311,7 @@ def _vertebra_tables(
 
 
 def _outline_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doubles]:
-    """The skin around the cord: half width, distances in front and behind, and the thickness of the fat under it."""
+    """The skin around the cord (half width, distance in front and behind) and the fat under it."""
     neck, trunk = float(np.clip(rng.normal(1, 0.1), 0.8, 1.25)), float(np.clip(rng.normal(1, 0.1), 0.8, 1.25))
     chin, slouch = rng.uniform(-22, 4), rng.normal(0, 5)
     shoulder = mid["C7"] + rng.uniform(-8, 12)
@@ -319,10 +319,11 @@ def _outline_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Do
             shoulder + 22: 62.0 * neck, shoulder: 85.0 * trunk, shoulder - 25: 150.0 * trunk,
             shoulder - 60: 195.0 * trunk, -300.0: 190.0 * trunk}  # fmt: skip
     front = {200.0: 10.0, 190.0: 60.0, 150.0: 100.0, 60.0: 100.0, chin + 22: 92.0, chin + 8: 84.0,
-             chin - 3: 62.0 * neck, shoulder + 30: 52.0 * neck, shoulder: 58.0 * neck, shoulder - 40: 85.0 * trunk,
-             shoulder - 90: 125.0 * trunk, -300.0: 135.0 * trunk}  # fmt: skip
-    back = {200.0: 10.0, 190.0: 50.0, 150.0: 85.0, 100.0: 88.0, 50.0: 74.0, 10.0: 57.0 * neck, -40.0: 56.0 * neck + slouch,
-            shoulder - 20: 66.0 * neck + slouch, shoulder - 90: 62.0 * trunk, -300.0: 62.0 * trunk}  # fmt: skip
+             chin - 3: 62.0 * neck, shoulder + 30: 52.0 * neck, shoulder: 58.0 * neck,
+             shoulder - 40: 85.0 * trunk, shoulder - 90: 125.0 * trunk, -300.0: 135.0 * trunk}  # fmt: skip
+    back = {200.0: 10.0, 190.0: 50.0, 150.0: 85.0, 100.0: 88.0, 50.0: 74.0, 10.0: 57.0 * neck,
+            -40.0: 56.0 * neck + slouch, shoulder - 20: 66.0 * neck + slouch,
+            shoulder - 90: 62.0 * trunk, -300.0: 62.0 * trunk}  # fmt: skip
     fat = {100.0: 3.0, 30.0: 4.0, -30.0: 5.0, shoulder: 8.0, -150.0: 8.0, -300.0: 11.0}
     thick = rng.uniform(0.6, 2.0)
     return {
@@ -336,7 +337,7 @@ def _outline_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Do
 def _draw_muscles(rng: Rng) -> Floats:
     """Half distance in mm to the nearest border between muscles on `MUSCLE_GRID`.
 
-    Muscles are the cells of seeds in the plane across the cord, mirrored left to right, that drift along the cord.
+    Muscles are the cells of seeds in the plane across the cord, mirrored left to right, drifting along it.
     """
     grid = MUSCLE_GRID
     x = (np.arange(grid.size) - grid.size / 2) * grid.step_mm
@@ -353,7 +354,7 @@ def _draw_muscles(rng: Rng) -> Floats:
 
 
 def _draw_wobble(rng: Rng) -> Doubles:
-    """Smooth deformation: ``(2, 3, 4)`` of amplitude (mm), wave numbers along the two other axes (1/mm), phase."""
+    """Smooth deformation ``(2, 3, 4)``: amplitude (mm), wave numbers along the other axes (1/mm), phase."""
     out = np.empty((2, 3, 4))
     for wave, (amplitude, period) in enumerate(((3.0, 110.0), (1.3, 37.0))):
         out[wave, :, 0] = rng.normal(0, amplitude, 3)

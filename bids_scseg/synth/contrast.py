@@ -1,7 +1,7 @@
 """Intensities of the tissues in each sequence, the sign of a lesion, and its contrast-to-noise.
 
-The templates rank the tissues as the sequences do and are drawn around for each subject; they are not relaxation
-models. CNR = |lesion − surrounding cord| / standard deviation of lesion-free cord within ±10 mm.
+The templates rank the tissues as the sequences do and are drawn around for each subject; they are not
+relaxation models. CNR = |lesion − surrounding cord| / standard deviation of lesion-free cord within ±10 mm.
 """
 
 from __future__ import annotations
@@ -23,40 +23,53 @@ LESION_SIGN: dict[str, int] = {
 #: Bounds of the detectability classes in units of CNR.
 FAINT_CNR, VISIBLE_CNR = 0.7, 2.0
 
-_ORDER = (
-    "AIR", "SKIN", "FAT", "MUSCLE", "SOFT", "GLAND", "VESSEL", "CORTEX", "MARROW", "DISC", "LIGAMENT", "EPIDURAL",
-    "CSF", "ROOT", "CORD_WHITE", "CORD_GREY", "BRAINSTEM", "BRAIN_WHITE", "BRAIN_GREY", "LUNG", "TENDON",
-)  # fmt: skip
+#: Tissue intensities by sequence, fluid or fat about 1.
+_TABLE = """
+tissue         T2Sag     STIR T2StarAx     T2Ax    T1Sag  MP2RAGE     PSIR       MT  T1Brain
+AIR                0        0        0        0        0        0        0        0        0
+SKIN             .45      .25      .55      .45      .60      .70      .70      .60      .60
+FAT              .75      .06      .60      .75      1.0      .92      .95      .75      1.0
+MUSCLE           .16      .22      .48      .16      .36      .50      .42      .34      .36
+SOFT             .32      .42      .55      .32      .42      .50      .46      .52      .42
+GLAND            .45      .60      .62      .45      .46      .52      .48      .58      .46
+VESSEL           .06      .12      1.0      .06      .10      .30      .20      .95      .55
+CORTEX           .03      .03      .06      .03      .05      .28      .15      .06      .05
+MARROW           .33      .12      .20      .32      .55      .70      .72      .40      .60
+DISC             .30      .25      .52      .30      .34      .38      .36      .52      .34
+LIGAMENT         .04      .05      .18      .04      .10      .30      .20      .22      .15
+EPIDURAL         .62      .10      .55      .62      .90      .88      .90      .68      .90
+CSF              1.0      1.0      .98      1.0      .14      .08      .05      .66      .12
+ROOT             .42      .48      .66      .45      .34      .42      .38      .48      .34
+CORD_WHITE       .30      .34      .58      .30      .44      .78      .66      .46      .62
+CORD_GREY        .36      .40      .72      .38      .41      .66      .54      .50      .48
+BRAINSTEM        .31      .35      .62      .31      .45      .80      .68      .48      .62
+BRAIN_WHITE      .28      .30      .58      .28      .50      .92      .80      .46      .72
+BRAIN_GREY       .44      .50      .74      .44      .38      .60      .52      .55      .48
+LUNG             .02      .02      .02      .02      .02      .10      .05      .02      .02
+TENDON           .08      .10      .32      .08      .15      .40      .28      .26      .20
+"""
 
 
-def _template(text: str) -> Doubles:
-    """One value for each tissue in the order of `_ORDER`."""
-    out = np.zeros(N_TISSUES)
-    out[[Tissue[name] for name in _ORDER]] = [float(value) for value in text.split()]
+def _read_templates() -> dict[str, Doubles]:
+    """`_TABLE` as one array over the tissues for each sequence."""
+    head, *rows = [line.split() for line in _TABLE.strip().splitlines()]
+    out = {name: np.zeros(N_TISSUES) for name in head[1:]}
+    for tissue, *values in rows:
+        for name, value in zip(head[1:], values, strict=True):
+            out[name][Tissue[tissue]] = float(value)
     return out
 
 
-#: Tissue intensities, fluid or fat about 1. Columns as in `_ORDER`.
-#:                 air  skin fat  musc soft glan vess cort marr disc liga epid csf  root wm   gm   stem bwm  bgm  lung tend
-TEMPLATES: dict[str, Doubles] = {
-    "T2Sag":    _template("0 .45 .75 .16 .32 .45 .06 .03 .33 .30 .04 .62 1.0 .42 .30 .36 .31 .28 .44 .02 .08"),
-    "STIR":     _template("0 .25 .06 .22 .42 .60 .12 .03 .12 .25 .05 .10 1.0 .48 .34 .40 .35 .30 .50 .02 .10"),
-    "T2StarAx": _template("0 .55 .60 .48 .55 .62 1.0 .06 .20 .52 .18 .55 .98 .66 .58 .72 .62 .58 .74 .02 .32"),
-    "T2Ax":     _template("0 .45 .75 .16 .32 .45 .06 .03 .32 .30 .04 .62 1.0 .45 .30 .38 .31 .28 .44 .02 .08"),
-    "T1Sag":    _template("0 .60 1.0 .36 .42 .46 .10 .05 .55 .34 .10 .90 .14 .34 .44 .41 .45 .50 .38 .02 .15"),
-    "MP2RAGE":  _template("0 .70 .92 .50 .50 .52 .30 .28 .70 .38 .30 .88 .08 .42 .78 .66 .80 .92 .60 .10 .40"),
-    "PSIR":     _template("0 .70 .95 .42 .46 .48 .20 .15 .72 .36 .20 .90 .05 .38 .66 .54 .68 .80 .52 .05 .28"),
-    "MT":       _template("0 .60 .75 .34 .52 .58 .95 .06 .40 .52 .22 .68 .66 .48 .46 .50 .48 .46 .55 .02 .26"),
-    "T1Brain":  _template("0 .60 1.0 .36 .42 .46 .55 .05 .60 .34 .15 .90 .12 .34 .62 .48 .62 .72 .48 .02 .20"),
-}  # fmt: skip
+#: Mean intensity of each tissue ``(N_TISSUES,)`` by sequence (and for distractors).
+TEMPLATES: dict[str, Doubles] = _read_templates()
 #: Relative deviation of a tissue's intensity between subjects.
 SUBJECT_CV = 0.07
 
 
 def draw_intensities(rng: Rng, sequence: str) -> Floats:
-    """Intensity of each tissue ``(N_TISSUES,)`` float32 in one subject's image of a sequence (cord order kept)."""
+    """Intensity of each tissue ``(N_TISSUES,)`` float32 in one subject's image; the cord keeps its order."""
     means = TEMPLATES[sequence] * np.exp(rng.normal(0, SUBJECT_CV, N_TISSUES))
     wanted = TEMPLATES[sequence][Tissue.CORD_GREY] / TEMPLATES[sequence][Tissue.CORD_WHITE]
     means[Tissue.CORD_GREY] = means[Tissue.CORD_WHITE] * (1 + (wanted - 1) * rng.uniform(0.4, 1.1))
     means[Tissue.BRAINSTEM] = means[Tissue.CORD_WHITE] * rng.normal(1.03, 0.02)
-    return means.astype(np.float32)
+    return np.asarray(means, np.float32)

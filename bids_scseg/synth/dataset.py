@@ -21,24 +21,24 @@ from bids_scseg.synth.subject import Anatomy, Rng
 BIDS_VERSION = "1.10.0"
 README = """# Synthetic spinal cord MRI
 
-Every image in this dataset is computed: a procedural anatomy of the spine with multiple sclerosis lesions, scanned by
-a simulated scanner. Nobody was scanned. The images serve demonstrations, tests and training of software; they say
-nothing about patients.
+Every image in this dataset is computed: a procedural anatomy of the spine with multiple sclerosis lesions,
+scanned by a simulated scanner. Nobody was scanned. The images serve demonstrations, tests and training of
+software; they say nothing about patients.
 
-Each participant shows one case that real folders have: several overlapping slabs, missing sequences, two sessions, a
-lesion across the seam of two slabs, scans that are no part of the protocol (brain, after contrast agent, phase,
-magnetisation transfer) and a repeated run. The `case` column of participants.tsv names it.
+Each participant shows one case that real folders have: several overlapping slabs, missing sequences, two
+sessions, a lesion across the seam of two slabs, scans that are no part of the protocol (brain, after contrast
+agent, phase, magnetisation transfer) and a repeated run. The `case` column of participants.tsv names it.
 
-The truth is in derivatives/labels: the cord, the lesions and the discs on the lattice of each image; cord and lesions
-at 0.5 mm; and for each lesion its size, position and contrast-to-noise ratio in each sequence. The cord lies up to
-2 mm apart between sequences; `SubjectMotion` in the sidecar of each cord mask is the rigid transform from the scan's
-world to that of the truth at 0.5 mm.
+The truth is in derivatives/labels: the cord, the lesions and the discs on the lattice of each image; cord and
+lesions at 0.5 mm; and for each lesion its size, position and contrast-to-noise ratio in each sequence. The
+cord lies up to 2 mm apart between sequences; `SubjectMotion` in the sidecar of each cord mask is the rigid
+transform from the scan's world to that of the truth at 0.5 mm.
 """
 LABELS_README = """# Truth of the synthetic spinal cord dataset
 
-`*_label-SC_mask`, `*_label-lesion_mask`, `*_seg-lesions_dseg`, `*_seg-discs_dseg`: voxels at least half filled, on the
-lattice of the image that the sidecar's `Sources` names. Disc values are the number of the vertebra below (3 is C2-C3).
-`*_res-iso_*_desc-truth_*`: at 0.5 mm, with the table of the lesions.
+`*_label-SC_mask`, `*_label-lesion_mask`, `*_seg-lesions_dseg`, `*_seg-discs_dseg`: voxels at least half
+filled, on the lattice of the image that the sidecar's `Sources` names. Disc values are the number of the
+vertebra below (3 is C2-C3). `*_res-iso_*_desc-truth_*`: at 0.5 mm, with the table of the lesions.
 """
 
 
@@ -126,7 +126,7 @@ def write_subject(
 
 
 def write_descriptions(out: Path, *, name: str, labels: list[str], cases: list[str]) -> None:
-    """Write what describes the dataset and its derivative: descriptions, README files and the participants."""
+    """Write descriptions, README files and participants of the dataset and its derivative."""
     maker = [{"Name": "bids_scseg synthetic spinal cord generator"}]
     common = {"BIDSVersion": BIDS_VERSION, "License": "CC0", "GeneratedBy": maker, "Authors": ["bids_scseg"]}
     write_json(out / "dataset_description.json", common | {"Name": name, "DatasetType": "raw"})

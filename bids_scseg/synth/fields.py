@@ -8,7 +8,7 @@ from bids_scseg.synth.subject import Floats, Rng
 
 
 def smooth_noise(shape: tuple[int, ...], rng: Rng, *, period_vox: float | tuple[float, ...]) -> Floats:
-    """Unit-variance random field that varies over about ``period_vox`` voxels (per axis), ``shape`` float32."""
+    """Unit-variance random field over ``shape`` (float32) that varies over about ``period_vox`` voxels."""
     periods = period_vox if isinstance(period_vox, tuple) else (period_vox,) * len(shape)
     coarse = tuple(max(2, round(n / period) + 2) for n, period in zip(shape, periods, strict=True))
     field = rng.standard_normal(coarse, np.float32)

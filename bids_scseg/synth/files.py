@@ -11,6 +11,9 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+#: nibabel has no type annotations.
+_nifti: Any = nib.Nifti1Image
+
 #: Noise hardly compresses: a low level is as small as a high one and several times faster.
 GZIP_LEVEL = 3
 
@@ -27,7 +30,7 @@ def write_nifti(path: Path, data: npt.NDArray[Any], affine: npt.ArrayLike) -> No
     affine
         Index → world RAS+ mm, ``(4, 4)``.
     """
-    image = nib.Nifti1Image(data, np.asarray(affine, float))
+    image: Any = _nifti(data, np.asarray(affine, float))
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
@@ -42,7 +45,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def write_tsv(path: Path, columns: tuple[str, ...], rows: list[dict[str, object]]) -> None:
-    """Write a table; absent, empty and undefined values are ``n/a``, floats have four significant decimals."""
+    """Write a table; absent, empty and undefined values are ``n/a``, floats have four decimals."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(columns)]
     lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]

@@ -1,13 +1,13 @@
 """Multiple sclerosis lesions in the cord: where, how large, and how well each sequence shows them.
 
-The distributions follow the literature as quoted in the project's specification: 1.8-3.2 lesions per patient; lateral
-59 %, posterior 35 %, anterior 6 %; 67 % in grey and white matter; mean cross-sections 8.5, 11.3, 4.3 mm2; mean lengths
-17.6, 24.8, 18.3 mm.
+The distributions follow the literature as quoted in the project's specification: 1.8-3.2 lesions per patient;
+lateral 59 %, posterior 35 %, anterior 6 %; 67 % in grey and white matter; mean cross-sections 8.5, 11.3, 4.3
+mm2; mean lengths 17.6, 24.8, 18.3 mm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,8 @@ from bids_scseg.synth.subject import (
 
 #: Share of subjects without any lesion (ours).
 LESION_FREE_SHARE = 0.2
-#: Mean number of lesions beyond the first in a subject who has any: 1 + 1.6 = 2.6, within the reported 1.8-3.2.
+#: Mean number of lesions beyond the first in a subject who has any: 1 + 1.6 = 2.6, within the reported
+#: 1.8-3.2.
 EXTRA_LESIONS = 1.6
 #: Columns: share, mean cross-section (mm2), mean length (mm).
 COLUMNS = {"lateral": (0.59, 8.5, 17.6), "dorsal": (0.35, 11.3, 24.8), "ventral": (0.06, 4.3, 18.3)}
@@ -75,7 +76,8 @@ class Lesion:
     angle
         Turn of those axes, radians.
     outline
-        ``(3, 3)``: amplitude, phase, change of phase per mm along the cord, of the outline's 2nd to 4th harmonic.
+        ``(3, 3)``: amplitude, phase, change of phase per mm along the cord, of the outline's 2nd to 4th
+        harmonic.
     detectability, cnr
         Class and wanted contrast-to-noise by sequence name.
     """
@@ -109,7 +111,8 @@ def draw_lesions(
     rng, anatomy
         Source of randomness, and the cord that carries the lesions.
     n
-        Number of lesions; drawn where None (about 20 % of subjects have none). Fewer where the cord has no room.
+        Number of lesions; drawn where None (about 20 % of subjects have none). Fewer where the cord has no
+        room.
     first_z_mm
         Height at which one lesion is to lie (subject space), e.g. at the seam of two slabs.
     present
@@ -147,7 +150,7 @@ def lesion_fraction(anatomy: Anatomy, lesion: Lesion, points: npt.ArrayLike) -> 
 
 
 def fraction_at(anatomy: Anatomy, lesion: Lesion, *, foot: Floats, u: Floats, v: Floats) -> Floats:
-    """`lesion_fraction` for points given by their foot point's z and in-plane position (mm), ``(n,)`` each."""
+    """`lesion_fraction` of points given by foot point and in-plane position (mm), ``(n,)`` each."""
     profiles = anatomy.profiles
     arc = np.interp(foot, z_axis(), profiles.arc) - lesion.arc_mm
     along = np.abs(arc) / (lesion.length_mm / 2)
@@ -207,7 +210,7 @@ def _cross_section(
     fraction = np.clip(0.5 + inside / EDGE_MM, 0, 1) * np.clip((1 - rho) * b / 0.3, 0, 1)
     if not lesion.grey:
         fraction = fraction * ~in_grey_matter(np.abs(u) / a, v / b, grey_size)
-    return fraction.astype(np.float32)
+    return np.asarray(fraction, np.float32)
 
 
 def _apart(one: Lesion, other: Lesion) -> bool:
@@ -256,23 +259,11 @@ def _scaled_to_area(anatomy: Anatomy, lesion: Lesion) -> Lesion:
         else:
             high = middle
     final = _with_radii(lesion, float(np.sqrt(low * high)))
-    return _with_area(final, _area(anatomy, final, lesion.arc_mm))
+    return replace(final, area_mm2=_area(anatomy, final, lesion.arc_mm))
 
 
 def _with_radii(lesion: Lesion, factor: float) -> Lesion:
-    return _replace(lesion, (lesion.radii_mm[0] * factor, lesion.radii_mm[1] * factor), lesion.area_mm2)
-
-
-def _with_area(lesion: Lesion, area_mm2: float) -> Lesion:
-    return _replace(lesion, lesion.radii_mm, area_mm2)
-
-
-def _replace(lesion: Lesion, radii_mm: tuple[float, float], area_mm2: float) -> Lesion:
-    return Lesion(
-        column=lesion.column, grey=lesion.grey, z_mm=lesion.z_mm, arc_mm=lesion.arc_mm, length_mm=lesion.length_mm,
-        area_mm2=area_mm2, centre=lesion.centre, radii_mm=radii_mm, angle=lesion.angle, outline=lesion.outline,
-        detectability=lesion.detectability, cnr=lesion.cnr,
-    )  # fmt: skip
+    return replace(lesion, radii_mm=(lesion.radii_mm[0] * factor, lesion.radii_mm[1] * factor))
 
 
 def _lognormal(rng: Rng, mean: float, sigma: float) -> float:
@@ -302,7 +293,7 @@ def _draw_centre(rng: Rng, name: str, grey: bool) -> tuple[str, tuple[float, flo
 
 def _draw_classes(rng: Rng, *, thoracic: bool) -> dict[str, str]:
     """Detectability of a lesion in each sequence, drawn independently."""
-    classes = {}
+    classes: dict[str, str] = {}
     for sequence in SEQUENCES:
         key = f"{sequence} thoracic" if thoracic and f"{sequence} thoracic" in DETECTABILITY else sequence
         classes[sequence] = CLASSES[rng.choice(3, p=np.array(DETECTABILITY[key]) / 100)]

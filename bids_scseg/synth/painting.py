@@ -1,7 +1,7 @@
 """Which tissue lies at a point of the subject: the surroundings first, then the spine over them.
 
-Everything here works on flat float32 arrays of subject-space points and is analytic, so any lattice can be evaluated.
-The sizes are rounded adult means; they set a plausible scene, not a reference anatomy.
+Everything here works on flat float32 arrays of subject-space points and is analytic, so any lattice can be
+evaluated. The sizes are rounded adult means; they set a plausible scene, not a reference anatomy.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ Mask = npt.NDArray[np.bool_]
 
 #: Marks points that the spine leaves to the surroundings.
 NOTHING = 255
-#: The spine is painted within these distances of the cord, mm (to the side, in front, behind).
-NEAR_SIDE_MM, NEAR_FRONT_MM, NEAR_BACK_MM = 36.0, 48.0, 62.0
+#: The spine is painted within these distances of the cord, mm: to the side, in front, behind; further behind
+#: than the laminae there are only spinous processes, close to the midline.
+NEAR_SIDE_MM, NEAR_FRONT_MM, NEAR_BACK_MM, NEAR_LAMINA_MM, NEAR_SPINOUS_MM = 27.0, 46.0, 62.0, 26.0, 8.0
 #: Above this height, mm from the C2-C3 disc, there is only brain.
 NEAR_TOP_MM = 115.0
 
@@ -45,8 +46,9 @@ def paint(anatomy: Anatomy, xyz: Floats) -> Labels:
     at = table_index(xyz[2])
     dx, dy = xyz[0] - profiles.x[at], xyz[1] - profiles.y[at]
     out = np.full(dx.shape, NOTHING, np.uint8)
+    side = np.where(dy > -NEAR_LAMINA_MM, NEAR_SIDE_MM, NEAR_SPINOUS_MM).astype(np.float32)
     near = np.flatnonzero(
-        (np.abs(dx) < NEAR_SIDE_MM) & (dy < NEAR_FRONT_MM) & (dy > -NEAR_BACK_MM) & (xyz[2] < NEAR_TOP_MM)
+        (np.abs(dx) < side) & (dy < NEAR_FRONT_MM) & (dy > -NEAR_BACK_MM) & (xyz[2] < NEAR_TOP_MM)
     )
     if near.size:
         out[near] = _spine(anatomy, xyz[:, near])
@@ -218,7 +220,7 @@ def _paint_head(tissue: Labels, anatomy: Anatomy, *, x: Floats, y: Floats, z: Fl
         * np.sin(hy / 4.7 + np.sin(hx / 8))
         * np.sin(hz / 4.4 + np.sin(hy / 9))
     )
-    cerebrum = (inside > 3.0 + 3 * (gyri > 0.45)) & (hz > 84 - 0.18 * hy)
+    cerebrum = (inside > 3.0 + 5 * (gyri > 0.3)) & (hz > 80 - 0.18 * hy)
     label[cerebrum] = Tissue.BRAIN_GREY
     label[cerebrum & (inside > 8 + 9 * gyri)] = Tissue.BRAIN_WHITE
     split = cerebrum & (np.abs(hx) < 1.3) & ((hz > 150) | (inside < 30))
@@ -228,7 +230,7 @@ def _paint_head(tissue: Labels, anatomy: Anatomy, *, x: Floats, y: Floats, z: Fl
     deep = ((np.abs(hx) - 18) / 10) ** 2 + ((hy - 8) / 20) ** 2 + ((hz - 108) / 14) ** 2 < 1
     label[cerebrum & deep & ~ventricle] = Tissue.BRAIN_GREY
     folia = np.sin((hz + 0.35 * hy) / 1.5)
-    lobe = ((np.abs(hx) - 20) / 31) ** 2 + ((hy + 38) / 27) ** 2 + ((hz - 62) / 22) ** 2
+    lobe = ((np.abs(hx) - 18) / 38) ** 2 + ((hy + 42) / 32) ** 2 + ((hz - 66) / 26) ** 2
     cerebellum = (lobe < 1) & (inside > 1.5) & ~cerebrum
     label[cerebellum] = np.where(folia[cerebellum] > -0.75, Tissue.BRAIN_GREY, Tissue.CSF)
     label[cerebellum & (lobe < 0.35 + 0.1 * folia)] = Tissue.BRAIN_WHITE
@@ -298,7 +300,7 @@ def _paint_arches(
     at: npt.NDArray[np.intp],
     allowed: Mask,
 ) -> None:
-    """Laminae, articular pillars with foramina between the pedicles, vertebral arteries and spinous processes."""
+    """Laminae, articular pillars with foramina, vertebral arteries and spinous processes."""
     side, period = np.abs(u), profiles.period[at]
     wide = profiles.sac_rl[at] + profiles.fat_side[at]
     back = profiles.sac_ap[at] - profiles.sac_shift[at] + profiles.fat_post[at]

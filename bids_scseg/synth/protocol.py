@@ -32,16 +32,18 @@ SAGITTAL_CODES, AXIAL_CODES, VOLUME_CODES = (
 SAGITTAL_FOV_MM, SAGITTAL_WIDTH_MM = 200.0, 48.0
 #: Overlap of neighbouring slabs, mm.
 OVERLAP_MM = 45.0
-#: acq entity and suffix of each sequence; the acq entities differ, because masks lose the suffix of their source.
+#: acq entity and suffix of each sequence; the acq entities differ, because masks lose the suffix of their
+#: source.
 NAMES = {
-    "T2Sag": ("sag", "T2w"), "STIR": ("sagstir", "T2w"), "T2StarAx": ("axgre", "T2starw"), "T2Ax": ("ax", "T2w"),
-    "T1Sag": ("sagt1", "T1w"), "MP2RAGE": ("iso", "UNIT1"), "PSIR": ("sagpsir", "T1w"),
+    "T2Sag": ("sag", "T2w"), "STIR": ("sagstir", "T2w"), "T2StarAx": ("axgre", "T2starw"), "T2Ax": ("ax",
+    "T2w"), "T1Sag": ("sagt1", "T1w"), "MP2RAGE": ("iso", "UNIT1"), "PSIR": ("sagpsir", "T1w"),
 }  # fmt: skip
 #: Sequence parameters for the sidecars: repetition, echo and inversion time (s), flip angle (degrees).
 TIMING: dict[str, tuple[float, float, float | None, float]] = {
-    "T2Sag": (3.5, 0.095, None, 150.0), "STIR": (3.8, 0.045, 0.22, 150.0), "T2StarAx": (0.6, 0.018, None, 28.0),
-    "T2Ax": (4.2, 0.092, None, 150.0), "T1Sag": (0.65, 0.0095, None, 150.0), "MP2RAGE": (5.0, 0.003, None, 4.0),
-    "PSIR": (4.0, 0.013, 0.35, 130.0), "T1Brain": (2.3, 0.003, 0.9, 9.0), "MT": (0.035, 0.0038, None, 9.0),
+    "T2Sag": (3.5, 0.095, None, 150.0), "STIR": (3.8, 0.045, 0.22, 150.0), "T2StarAx": (0.6, 0.018, None,
+    28.0), "T2Ax": (4.2, 0.092, None, 150.0), "T1Sag": (0.65, 0.0095, None, 150.0), "MP2RAGE": (5.0, 0.003,
+    None, 4.0), "PSIR": (4.0, 0.013, 0.35, 130.0), "T1Brain": (2.3, 0.003, 0.9, 9.0), "MT": (0.035, 0.0038,
+    None, 9.0),
 }  # fmt: skip
 
 
@@ -75,7 +77,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plane:
-    """A scan's geometry before it is placed: voxel size and extent in mm by anatomical direction (RL, AP, SI)."""
+    """A scan's geometry before it is placed: voxel size and extent in mm along RL, AP, SI."""
 
     codes: str
     voxel_mm: tuple[float, float, float]
@@ -110,7 +112,7 @@ def seam_heights(slabs: int) -> list[tuple[float, float]]:
 
 
 def covered_heights(scenario: Scenario) -> tuple[float, float]:
-    """Lowest and highest point of the cord that sagittal scans of a scenario can show, mm from the C2-C3 disc."""
+    """Lowest and highest visible point of the cord, mm from the C2-C3 disc."""
     if {"T2Sag", "STIR"} & set(scenario.sequences):
         return -415.0, FORAMEN_MM
     return -180.0, FORAMEN_MM

@@ -1,7 +1,7 @@
-"""Random contrasts on tissue maps, so that a network learns the cord's shape and surroundings, not one contrast.
+"""Random contrasts on tissue maps, so that a network learns shapes and surroundings, not one contrast.
 
-The idea is that of synthesis by domain randomisation: intensities are drawn anew for every training example, partly
-around physically plausible contrasts and partly at random.
+The idea is that of synthesis by domain randomisation: intensities are drawn anew for every training example,
+partly around physically plausible contrasts and partly at random.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def write_tissue_maps(out: Path, *, count: int, seed: int, spacing_mm: float = 1
 
 
 def random_view(anatomy: Anatomy, rng: Rng, *, spacing_mm: float = 1.0) -> npt.NDArray[np.uint8]:
-    """The subject's tissues in a box of `MAP_EXTENT_MM` at a random height, slightly turned and off centre."""
+    """The subject's tissues in a box of `MAP_EXTENT_MM` at a random height, slightly turned."""
     shape = (
         round(MAP_EXTENT_MM[0] / spacing_mm),
         round(MAP_EXTENT_MM[1] / spacing_mm),

@@ -1,7 +1,8 @@
 """Images of a subject as a scanner would store them.
 
-`expose` evaluates the subject on the lattice of an acquisition (what lies in each voxel), `develop` turns that into
-signal: contrast, lesions, point spread with mild ringing, receive field, fluid flow, ghosts and Rician noise.
+`expose` evaluates the subject on the lattice of an acquisition (what lies in each voxel), `develop` turns
+that into signal: contrast, lesions, point spread with mild ringing, receive field, fluid flow, ghosts and
+Rician noise.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Acquisition:
     thickness_mm
         Slice thickness; less than the spacing where there are gaps.
     motion
-        Rigid transform ``(4, 4)`` from scanner world to where the subject lay at reference time: the scan shows at
-        world point p what the subject has at ``motion @ p``.
+        Rigid transform ``(4, 4)`` from scanner world to where the subject lay at reference time: the scan
+        shows at world point p what the subject has at ``motion @ p``.
     snr
         Cord signal over noise.
     coil_mm
@@ -84,7 +85,7 @@ class Exposure:
     intensity
         Mean tissue intensity ``(i, j, k)`` float32, without lesions.
     tissue
-        Tissue at the voxel centre ``(i, j, k)`` uint8.
+        Tissue within the voxel ``(i, j, k)`` uint8.
     cord, fluid
         Shares of cord and of CSF ``(i, j, k)`` float32.
     lesions
@@ -119,8 +120,8 @@ class Image:
     lesion_share
         Share of any lesion, ``(i, j, k)`` float32.
     cnr
-        Realised signed contrast-to-noise of each lesion in the direction of the sequence's sign; NaN where the
-        scan does not cover it.
+        Realised signed contrast-to-noise of each lesion in the direction of the sequence's sign; NaN where
+        the scan does not cover it.
     """
 
     data: npt.NDArray[np.int16]
@@ -147,7 +148,7 @@ def expose(
     placed = np.asarray(acquisition.motion @ acquisition.affine)
     spacing = np.linalg.norm(placed[:3, :3], axis=0)
     profile = acquisition.thickness_mm / spacing[acquisition.slice_axis]
-    through = [0.0] if acquisition.thickness_mm < 1.5 else [-profile / 3, 0.0, profile / 3]
+    through = [0.0] if acquisition.thickness_mm < 1.5 else [-profile / 4, profile / 4]
     intensity = np.zeros(acquisition.shape, np.float32)
     close = np.zeros(acquisition.shape, bool)
     tissue = np.zeros(acquisition.shape, np.uint8)
@@ -156,8 +157,7 @@ def expose(
         labels = tissue_map(anatomy, acquisition.shape, _stepped(placed, acquisition.slice_axis, step))
         intensity += intensities[labels] / np.float32(len(through))
         close |= canal[labels]
-        if step == 0.0:
-            tissue = labels
+        tissue = labels
     near = np.flatnonzero(ndimage.binary_dilation(close, np.ones((3, 3, 3), bool)))
     fine = _Fine(anatomy, placed, shape=acquisition.shape, near=near)
     offsets = _offsets(spacing, profile, acquisition.slice_axis)
@@ -237,13 +237,13 @@ def _scatter(values: Floats, near: npt.NDArray[np.intp], shape: tuple[int, int, 
 
 
 def _offsets(spacing: Doubles, profile: float, slice_axis: int) -> list[tuple[float, float, float]]:
-    """Positions within a voxel (in voxels) at which it is sampled: two or three in plane, more through a slice."""
+    """Positions within a voxel, in voxels, at which it is sampled."""
     steps: list[list[float]] = []
     for axis in range(3):
         extent = profile if axis == slice_axis else 1.0
-        count = 5 if extent * spacing[axis] > 2 else (3 if extent * spacing[axis] > 1.4 else 2)
+        count = 3 if extent * spacing[axis] > 1.4 else 2
         steps.append([extent * ((n + 0.5) / count - 0.5) for n in range(count)])
-    return list(product(*steps))
+    return [(i, j, k) for i, j, k in product(*steps)]
 
 
 class _Fine:
@@ -294,7 +294,7 @@ class _Fine:
 
 
 def _typical(values: Floats, otherwise: Floats) -> float:
-    return float(np.median(values)) if values.size else float(max(np.percentile(otherwise, 90), 1e-3))
+    return float(np.median(values)) if values.size else max(float(np.percentile(otherwise, 90)), 1e-3)
 
 
 def _textured(exposure: Exposure, acquisition: Acquisition, rng: Rng) -> Floats:
@@ -317,7 +317,7 @@ def _in_plane(acquisition: Acquisition) -> tuple[int, int]:
 
 
 def _transfer(image: Floats, acquisition: Acquisition, rng: Rng) -> Floats:
-    """Point spread with a soft and slightly too early cut of k-space: blur and mild Gibbs ringing in plane."""
+    """Point spread by a soft, slightly early cut of k-space: blur and mild Gibbs ringing in plane."""
     axes = _in_plane(acquisition)
     cut, width = rng.uniform(0.80, 0.95), rng.uniform(0.03, 0.07)
     spectrum = fft.rfft2(image, axes=axes)
@@ -351,15 +351,16 @@ def _blurred(exposure: Exposure, acquisition: Acquisition) -> list[Floats]:
 
 def _receive_field(acquisition: Acquisition, rng: Rng) -> Floats:
     """Receive field ``(i, j, k)``: smooth variation, and decay away from a coil behind the neck."""
-    field = 0.10 * smooth_noise(acquisition.shape, rng, period_vox=tuple(n / 2.5 for n in acquisition.shape))
+    field: Floats = 0.10 * smooth_noise(
+        acquisition.shape, rng, period_vox=tuple(n / 2.5 for n in acquisition.shape)
+    )
     if acquisition.coil_mm > 0:
-        y = acquisition.affine[1, 3] + sum(
-            acquisition.affine[1, a]
-            * np.arange(n, dtype=np.float32).reshape([-1 if b == a else 1 for b in range(3)])
-            for a, n in enumerate(acquisition.shape)
-        )
+        y = np.zeros((1, 1, 1), np.float32)
+        for a, n in enumerate(acquisition.shape):
+            steps = np.arange(n, dtype=np.float32) * np.float32(acquisition.affine[1, a])
+            y = y + steps.reshape([-1 if b == a else 1 for b in range(3)])
         field = field - np.clip(y - float(np.min(y)), 0, None) / acquisition.coil_mm
-    return np.exp(field).astype(np.float32)
+    return np.asarray(np.exp(field), np.float32)
 
 
 def _artefacts(image: Floats, exposure: Exposure, acquisition: Acquisition, rng: Rng) -> Floats:
@@ -371,8 +372,9 @@ def _artefacts(image: Floats, exposure: Exposure, acquisition: Acquisition, rng:
         image = image * (1 - void * exposure.fluid)
     if acquisition.ghost > 0:
         axis = acquisition.phase_axis
-        pulse = rng.standard_normal(image.shape[1 if axis == 0 else 0]).astype(np.float32)
-        pulse = pulse.reshape([-1 if a == (1 if axis == 0 else 0) else 1 for a in range(3)])
+        beat = 1 if axis == 0 else 0
+        pulse = rng.standard_normal(image.shape[beat], np.float32)
+        pulse = pulse.reshape([-1 if a == beat else 1 for a in range(3)])
         moving = image * (exposure.fluid + (exposure.tissue == Tissue.VESSEL))
         for shift in rng.integers(4, image.shape[axis] // 2, 3):
             streak = np.roll(moving, int(shift), axis) - np.roll(moving, -int(shift), axis)
@@ -400,8 +402,8 @@ class _Region:
 def _regions(exposure: Exposure) -> list[_Region]:
     """For each lesion, where its contrast is measured.
 
-    The lesion: voxels at least half filled by it (the fullest 5 % where there is none); around: pure cord without
-    any lesion, within `SURROUND_MM` of the lesion's voxels along the cord.
+    The lesion: voxels at least half filled by it (the fullest 5 % where there is none); around: pure cord
+    without any lesion, within `SURROUND_MM` of the lesion's voxels along the cord.
     """
     cord = exposure.cord.reshape(-1)[exposure.near]
     free = cord > PURE_CORD
@@ -438,10 +440,11 @@ def _amplitude(
     noise: float,
     wanted: float,
 ) -> float:
-    """What to add where the lesion fills a voxel so that its contrast-to-noise is as wanted (0 if not covered).
+    """What to add where the lesion fills a voxel for the wanted contrast-to-noise (0 if not covered).
 
-    The cord under a lesion need not have the mean of its surroundings (grey matter, receive field): the difference is
-    made up for, as the definition of contrast-to-noise asks, but a lesion never turns against its sign.
+    The cord under a lesion need not have the mean of its surroundings (grey matter, receive field): the
+    difference is made up for, as the definition of contrast-to-noise asks, but a lesion never turns against
+    its sign.
     """
     if region.lesion.size < 1 or region.around.size < 8:
         return 0.0

@@ -55,12 +55,14 @@ class Scenario:
     compact: bool = False
 
 
-#: Each entry is one subject; a second session follows where there are two scenarios. Subjects cycle through them.
+#: Each entry is one subject; a second session follows where there are two scenarios. Subjects cycle through
+#: them.
 SUBJECTS: tuple[tuple[Scenario, ...], ...] = (
     (Scenario(name="complete", lesions=4, seam=True, distractors=("brain", "rerun", "phase")),),
     (
         Scenario(name="two-sessions", slabs=3, lesions=3, distractors=("gadolinium", "mt"), oblique=True),
-        Scenario(name="two-sessions", sequences=("T2Sag", "STIR", "T2StarAx", "MP2RAGE"), lesions=4, oblique=True),
+        Scenario(name="two-sessions", sequences=("T2Sag", "STIR", "T2StarAx", "MP2RAGE"), lesions=4,
+                 oblique=True),
     ),
     (Scenario(name="no-sagittal-T2w", sequences=("STIR", "T2StarAx", "T1Sag", "MP2RAGE"), lesions=3,
               distractors=("brain",)),),

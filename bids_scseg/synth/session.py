@@ -11,10 +11,10 @@ import numpy.typing as npt
 from bids_scseg.synth.contrast import FAINT_CNR, LESION_SIGN, SEQUENCES, VISIBLE_CNR, draw_intensities
 from bids_scseg.synth.fields import smooth_noise
 from bids_scseg.synth.files import write_json, write_nifti, write_tsv
-from bids_scseg.synth.lesions import Lesion, lesion_fraction, volume_mm3
+from bids_scseg.synth.lesions import Lesion, fraction_at, volume_mm3
 from bids_scseg.synth.painting import canal_front
 from bids_scseg.synth.protocol import Scan, plan_session
-from bids_scseg.synth.scanner import Acquisition, Exposure, Image, develop, expose
+from bids_scseg.synth.scanner import Acquisition, Image, develop, expose
 from bids_scseg.synth.scenario import Scenario
 from bids_scseg.synth.subject import (
     FORAMEN_MM,
@@ -24,8 +24,9 @@ from bids_scseg.synth.subject import (
     Floats,
     Rng,
     centerline_world,
-    cord_coordinates,
     level_of,
+    project,
+    table_index,
     to_world,
     z_axis,
 )
@@ -34,14 +35,15 @@ from bids_scseg.synth.tissues import Tissue
 #: Edge of the voxels of the truth lattice, mm: the prepared grid's.
 TRUTH_MM = 0.5
 #: Half width of the box round the cord that the truth lattice fills, mm.
-TRUTH_HALF_MM = 11.0
+TRUTH_HALF_MM = 9.5
 #: Relative change of vessels after contrast agent, and of all tissues by magnetisation transfer.
 GADOLINIUM_VESSEL = 1.1
 MT_FACTOR = {Tissue.MUSCLE: 0.55, Tissue.CORD_WHITE: 0.62, Tissue.CORD_GREY: 0.68, Tissue.BRAINSTEM: 0.63}
 
 #: Columns of the truth table; class and realised contrast-to-noise by sequence follow.
 LESION_COLUMNS = (
-    "index", "name", "volume_mm3", "arc_mm", "z_mm", "level", "length_mm", "area_mm2", "column", "grey_matter",
+    "index", "name", "volume_mm3", "arc_mm", "z_mm", "level", "length_mm", "area_mm2", "column",
+    "grey_matter",
 )  # fmt: skip
 TRUTH_COLUMNS = (
     *LESION_COLUMNS,
@@ -110,7 +112,7 @@ def write_session(
         key = scan.acquisition.sequence
         if key not in contrasts:
             contrasts[key] = draw_intensities(rng, key)
-        exposure, image = _scan(scan, rng, anatomy=anatomy, lesions=lesions, means=contrasts[key])
+        image = _scan(scan, rng, anatomy=anatomy, lesions=lesions, means=contrasts[key])
         _write_scan(place, scan, image, anatomy=anatomy, lesion_count=len(lesions))
         if scan.sequence:
             _keep_best(realised, weights, scan.sequence, image)
@@ -130,9 +132,7 @@ def _keep_best(
     weights[sequence][better] = count[better]
 
 
-def _scan(
-    scan: Scan, rng: Rng, *, anatomy: Anatomy, lesions: tuple[Lesion, ...], means: Floats
-) -> tuple[Exposure, Image]:
+def _scan(scan: Scan, rng: Rng, *, anatomy: Anatomy, lesions: tuple[Lesion, ...], means: Floats) -> Image:
     key = scan.acquisition.sequence
     means = means.copy()
     if scan.contrast == "gadolinium":
@@ -146,7 +146,7 @@ def _scan(
     image = develop(exposure, scan.acquisition, rng, sign=LESION_SIGN.get(key, 1), cnr=wanted)
     if scan.contrast == "phase":
         image = _as_phase(image, rng)
-    return exposure, image
+    return image
 
 
 def _as_phase(image: Image, rng: Rng) -> Image:
@@ -215,7 +215,7 @@ def _with(base: Path, end: str) -> Path:
 
 
 def disc_points(anatomy: Anatomy) -> dict[int, tuple[str, Doubles]]:
-    """World position (mm) of the hind edge of each disc, by the number of the vertebra below it (C3 = 3, T1 = 8)."""
+    """World position (mm) of each disc's hind edge, by the number of the vertebra below (C3 = 3, T1 = 8)."""
     out = {}
     for name, z in anatomy.disc_z.items():
         number = VERTEBRAE.index(name.split("-")[1]) + 1
@@ -245,8 +245,8 @@ def _write_discs(base: Path, source: str, anatomy: Anatomy, acquisition: Acquisi
 def truth_lattice(anatomy: Anatomy, *, low: float, high: float) -> tuple[tuple[int, int, int], Doubles]:
     """Shape and affine of the 0.5 mm lattice round the cord between two heights; axes towards R, A, S."""
     points = centerline_world(anatomy, np.linspace(low, high, 60))
-    start = np.floor(points.min(0) - [TRUTH_HALF_MM, TRUTH_HALF_MM, 2])
-    stop = np.ceil(points.max(0) + [TRUTH_HALF_MM, TRUTH_HALF_MM, 2])
+    margin = np.array([TRUTH_HALF_MM, TRUTH_HALF_MM, 2.0])
+    start, stop = np.floor(points.min(0) - margin), np.ceil(points.max(0) + margin)
     affine = np.diag([TRUTH_MM, TRUTH_MM, TRUTH_MM, 1.0])
     affine[:3, 3] = start
     shape = np.rint((stop - start) / TRUTH_MM).astype(int)
@@ -263,14 +263,19 @@ def truth_maps(
     """
     cord, numbers = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     near = _near_cord(anatomy, shape, affine)
-    points = np.stack(np.unravel_index(near, shape), axis=1) @ affine[:3, :3].T + affine[:3, 3]
-    arc, _, _, rho = cord_coordinates(anatomy, points)
-    ends = np.interp([anatomy.conus_z, FORAMEN_MM], z_axis(), anatomy.profiles.arc)
-    inside = (rho < 1) & (arc > ends[0]) & (arc < ends[1])
-    cord.reshape(-1)[near[inside]] = 1
+    turn = anatomy.rotation.T
+    ijk = np.stack(np.unravel_index(near, shape)).astype(np.float32)
+    start = turn @ (affine[:3, 3] - anatomy.offset)
+    xyz = (turn @ affine[:3, :3]).astype(np.float32) @ ijk + start.astype(np.float32)[:, None]
+    foot, u, v = project(anatomy.profiles, xyz)
+    at = table_index(foot)
+    rho = (u / anatomy.profiles.cord_rl[at]) ** 2 + (v / anatomy.profiles.cord_ap[at]) ** 2
+    inside = np.flatnonzero((rho < 1) & (foot > anatomy.conus_z) & (foot < FORAMEN_MM))
+    near, foot, u, v = near[inside], foot[inside], u[inside], v[inside]
+    cord.reshape(-1)[near] = 1
     for number, lesion in enumerate(lesions, start=1):
-        some = np.flatnonzero(inside & (np.abs(arc - lesion.arc_mm) < lesion.length_mm / 2))
-        part = lesion_fraction(anatomy, lesion, points[some])
+        some = np.flatnonzero(np.abs(foot - lesion.z_mm) < lesion.length_mm / 2 + 2)
+        part = fraction_at(anatomy, lesion, foot=foot[some], u=u[some], v=v[some])
         numbers.reshape(-1)[near[some[part >= 0.5]]] = number
     return cord, numbers
 

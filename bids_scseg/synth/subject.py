@@ -1,18 +1,20 @@
 """The procedural subject: a record of profiles along the cord, and coordinates relative to the cord.
 
-Subject space is RAS+ mm with the C2-C3 disc (seen from the cord) at z = 0. The cord runs along z; everything that
-varies along it is a table over z. A rotation and an offset place the subject in the scanner's world.
+Subject space is RAS+ mm with the C2-C3 disc (seen from the cord) at z = 0. The cord runs along z; everything
+that varies along it is a table over z. A rotation and an offset place the subject in the scanner's world.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
-Floats = npt.NDArray[np.float32]
+#: Arrays of real numbers; the docstrings say which precision.
+Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
@@ -29,12 +31,12 @@ SEGMENT_MM = {
     "T7": 23.5, "T8": 24.0, "T9": 24.5, "T10": 25.5, "T11": 26.5, "T12": 28.0, "L1": 33.0, "L2": 34.0,
 }  # fmt: skip
 VERTEBRAE = ("C1", "C2", *SEGMENT_MM)
-#: Mean cord area in mm2 at mid-vertebra. C3, C5 and T3 as specified; the others follow the usual course: a cervical
-#: enlargement, a thin thoracic cord, a lumbar enlargement at T11-T12, and the conus ending at L1-L2.
+#: Mean cord area in mm2 at mid-vertebra. C3, C5 and T3 as specified; the others follow the usual course: a
+#: cervical enlargement, a thin thoracic cord, a lumbar enlargement at T11-T12, and the conus ending at L1-L2.
 AREA_MM2 = {
-    "C1": 70.0, "C2": 67.0, "C3": 66.0, "C4": 70.0, "C5": 71.0, "C6": 65.0, "C7": 55.0, "T1": 47.0, "T2": 41.5,
-    "T3": 39.0, "T4": 38.0, "T5": 37.0, "T6": 36.5, "T7": 36.5, "T8": 37.0, "T9": 38.5, "T10": 43.0, "T11": 50.0,
-    "T12": 48.0, "L1": 22.0, "L2": 1.0,
+    "C1": 70.0, "C2": 67.0, "C3": 66.0, "C4": 70.0, "C5": 71.0, "C6": 65.0, "C7": 55.0, "T1": 47.0, "T2":
+    41.5, "T3": 39.0, "T4": 38.0, "T5": 37.0, "T6": 36.5, "T7": 36.5, "T8": 37.0, "T9": 38.5, "T10": 43.0,
+    "T11": 50.0, "T12": 48.0, "L1": 22.0, "L2": 1.0,
 }  # fmt: skip
 
 
@@ -77,7 +79,8 @@ class Anatomy:
     profiles
         Tables along z.
     disc_z
-        z of each disc in mm (subject space, at the cord's centre), keyed by the two vertebrae, e.g. ``C2-C3``.
+        z of each disc in mm (subject space, at the cord's centre), keyed by the two vertebrae, e.g.
+        ``C2-C3``.
     level_z
         ``(lower, upper)`` z of each vertebra in mm.
     rotation, offset
@@ -103,15 +106,15 @@ class Anatomy:
     shape: Doubles
 
 
-def table_index(z: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
-    """Index into the profile tables of positions ``z`` in mm; positions beyond the tables take the end values."""
+def table_index(z: Floats) -> npt.NDArray[np.intp]:
+    """Index into the profile tables of heights ``z`` in mm; beyond the tables, their ends."""
     count = round((Z_MAX_MM - Z_MIN_MM) / STEP_MM)
-    return np.clip(np.rint((z - Z_MIN_MM) / STEP_MM), 0, count).astype(np.intp)
+    return np.asarray(np.clip(np.rint((z - Z_MIN_MM) / STEP_MM), 0, count), np.intp)
 
 
 def z_axis() -> Doubles:
     """The z positions of the tables in mm, ``(n,)``."""
-    return np.arange(Z_MIN_MM, Z_MAX_MM + STEP_MM / 2, STEP_MM)
+    return np.asarray(np.arange(Z_MIN_MM, Z_MAX_MM + STEP_MM / 2, STEP_MM), float)
 
 
 def to_subject(anatomy: Anatomy, points: npt.ArrayLike) -> Doubles:
@@ -135,8 +138,9 @@ def centerline_world(anatomy: Anatomy, z: npt.ArrayLike) -> Doubles:
 def project(profiles: Profiles, xyz: Floats) -> tuple[Floats, Floats, Floats]:
     """Foot point and in-plane position relative to the cord of subject points ``(3, n)``.
 
-    Returns the foot point's z (mm), u (mm to the right) and v (mm anterior), each ``(n,)`` float32. Two Newton steps
-    from the point's own height; exact near the cord, approximate more than about 60 mm away from it.
+    Returns the foot point's z (mm), u (mm to the right) and v (mm anterior), each ``(n,)`` float32. Two
+    Newton steps from the point's own height; exact near the cord, approximate more than about 60 mm away from
+    it.
     """
     x, y, z = xyz
     foot = z
@@ -169,8 +173,8 @@ def cord_coordinates(anatomy: Anatomy, points: npt.ArrayLike) -> tuple[Floats, F
     Returns
     -------
     arc, u, v, rho
-        Each ``(n,)`` float32: arc length in mm from the C2-C3 disc (positive upwards), mm to the right, mm anterior,
-        and the radius relative to the cord's surface (1 on the surface).
+        Each ``(n,)`` float32: arc length in mm from the C2-C3 disc (positive upwards), mm to the right, mm
+        anterior, and the radius relative to the cord's surface (1 on the surface).
     """
     foot, u, v = project(anatomy.profiles, to_subject(anatomy, points).T.astype(np.float32))
     at = table_index(foot)
