@@ -1,0 +1,1 @@
+"""Training: from prepared cases, or tissue maps and real cords, to a model bundle."""

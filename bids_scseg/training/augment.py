@@ -1,0 +1,141 @@
+"""Cord-specific augmentation of prepared patches (SPEC §4).
+
+Spatial changes are shared by all sequences of a case, intensity changes are drawn for each. A draw is a record of
+plain numbers; applying it is deterministic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.transforms import AdjustContrast, Affine, GaussianSmooth
+from torch.nn import functional
+
+from bids_scseg.training.config import AugmentConfig
+from bids_scseg.training.sample import Sample
+from bids_scseg.training.volume import stretch
+
+Floats = npt.NDArray[np.float32]
+Rng = np.random.Generator
+
+BIAS_NODES = 4  # control points of the bias field along each axis
+SPACING_MM = 0.5  # of the prepared grid, to turn a blur in mm into voxels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpatialDraw:
+    """Mirror axes, a scale and a rotation about S-I in radians."""
+
+    flips: tuple[int, ...] = ()
+    scale: float = 1.0
+    angle: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntensityDraw:
+    """What happens to one sequence; None or 0: nothing."""
+
+    gamma: float = 0.0
+    invert: bool = False
+    blur_mm: float = 0.0
+    low_resolution: float = 0.0
+    bias: float = 0.0
+    noise: float = 0.0
+    seed: int = 0
+
+
+def draw_spatial(rng: Rng, config: AugmentConfig) -> SpatialDraw:
+    """Draw what all sequences share."""
+    flips = tuple(axis for axis in config.flip_axes if rng.random() < config.flip)
+    if rng.random() >= config.spatial:
+        return SpatialDraw(flips=flips)
+    scale = 1 + float(rng.uniform(-1, 1)) * config.scale
+    return SpatialDraw(flips=flips, scale=scale, angle=float(np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg)))
+
+
+def draw_intensity(rng: Rng, config: AugmentConfig) -> IntensityDraw:
+    """Draw what happens to one sequence."""
+
+    def maybe(probability: float, low: float, high: float) -> float:
+        value = float(rng.uniform(low, high))
+        return value if rng.random() < probability else 0.0
+
+    return IntensityDraw(
+        gamma=maybe(config.gamma, *config.gamma_range),
+        invert=bool(rng.random() < config.invert),
+        blur_mm=maybe(config.blur, *config.blur_mm),
+        low_resolution=maybe(config.low_resolution, *config.low_resolution_factor),
+        bias=maybe(config.bias, 0.0, config.bias_strength),
+        noise=maybe(config.noise, *config.noise_sd),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def apply_spatial(sample: Sample, draw: SpatialDraw) -> Sample:
+    """Mirror, then rotate about S-I and scale round the middle; linear for images, nearest for labels."""
+    axes = tuple(axis + 1 for axis in draw.flips)
+    image, coverage = np.flip(sample.image, axes), np.flip(sample.coverage, axes)
+    label = np.flip(sample.label, draw.flips)
+    if draw.scale != 1.0 or draw.angle:
+        stacked = np.concatenate([coverage, label[None]]).astype(np.float32)
+        nearest = _affine(stacked, draw, mode="nearest")
+        coverage, label = nearest[:-1] > 0.5, nearest[-1].astype(np.uint8)
+        image = _affine(np.ascontiguousarray(image), draw, mode="bilinear") * coverage
+    return replace(
+        sample,
+        image=np.ascontiguousarray(image, np.float32),
+        coverage=np.ascontiguousarray(coverage),
+        label=np.ascontiguousarray(label),
+    )
+
+
+def _affine(volume: Floats, draw: SpatialDraw, *, mode: str) -> Floats:
+    # the matrix maps output to input positions, so a scale above 1 shrinks: dividing makes it enlarge
+    factor = (1 / draw.scale,) * 3
+    transform = Affine(
+        rotate_params=(0.0, 0.0, draw.angle), scale_params=factor, mode=mode, padding_mode="zeros", image_only=True
+    )
+    moved: Floats = np.asarray(transform(torch.from_numpy(volume)), np.float32)
+    return moved
+
+
+def apply_intensity(volume: Floats, coverage: npt.NDArray[np.bool_], draw: IntensityDraw) -> Floats:
+    """Change one sequence (i, j, k); what is not covered stays 0."""
+    rng = np.random.default_rng(draw.seed)
+    image = torch.from_numpy(np.ascontiguousarray(volume))[None]
+    if draw.gamma:
+        image = AdjustContrast(gamma=draw.gamma, retain_stats=True)(image)
+    if draw.invert:
+        image = -image
+    if draw.blur_mm:
+        image = GaussianSmooth(sigma=draw.blur_mm / SPACING_MM)(image)
+    if draw.low_resolution > 1:
+        image = _lower_resolution(image, draw.low_resolution)
+    out = np.array(image[0], np.float32)
+    if draw.bias:
+        nodes = rng.normal(0, draw.bias, (BIAS_NODES,) * 3).astype(np.float32)
+        out *= np.exp(stretch(nodes, (out.shape[0], out.shape[1], out.shape[2])))
+    if draw.noise:
+        out += np.float32(draw.noise) * rng.standard_normal(out.shape, np.float32)
+    return np.where(coverage, out, np.float32(0))
+
+
+def _lower_resolution(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """In-plane resolution lowered by ``factor`` and interpolated back: (1, i, j, k)."""
+    size = image.shape[1:]
+    small = (max(2, round(size[0] / factor)), max(2, round(size[1] / factor)), size[2])
+    lowered = functional.interpolate(torch.as_tensor(image)[None], size=small, mode="trilinear")
+    return functional.interpolate(lowered, size=size, mode="trilinear")[0]
+
+
+def augment(sample: Sample, rng: Rng, config: AugmentConfig) -> Sample:
+    """Draw and apply."""
+    moved = apply_spatial(sample, draw_spatial(rng, config))
+    image = moved.image.copy()
+    for channel in np.flatnonzero(moved.available):
+        draw = draw_intensity(rng, config)
+        image[channel] = apply_intensity(moved.image[channel], moved.coverage[channel], draw)
+    return replace(moved, image=image)
