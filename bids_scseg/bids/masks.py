@@ -150,6 +150,8 @@ def _cord_candidate(study: Study, path: Path) -> _Candidate | None:
         (image.stem for image in study.images if stem.startswith(f"{image.stem}_")), key=len, default=None
     )
     parts = (stem if owner is None else stem.removeprefix(f"{owner}_")).split("_")
+    if owner is None and any("-" not in part for part in parts[:-1]):
+        return None  # the name keeps the suffix of an image that is not here
     pairs = [(key, value) for part in parts if "-" in part for key, value in [part.split("-", 1)]]
     values = dict(pairs)
     suffix = parts[-1]

@@ -108,7 +108,7 @@ def match_image(image: ImageFile, recipe: Recipe) -> Match:
             reasons += [f"not {rule.name}: {why}"] if why is not None else []
     if not fits:
         telling = [reason for reason in reasons if NOT_MARKED not in reason] or reasons
-        return Match(image=image, reason="; ".join(telling) or _not_in_recipe(image))
+        return Match(image=image, reason="; ".join(telling))
     notes = list(image.warnings) + _doubts(image)
     if len(fits) > 1:
         notes.append(f"could be {' or '.join(fits)}; taken as {fits[0]}")
@@ -121,6 +121,8 @@ def exclusion(image: ImageFile, recipe: Recipe) -> str | None:
         return image.problem
     if not image.named:
         return f"not a BIDS name for a raw image (suffix {image.suffix}); rename it or use a filter file"
+    if not any(image.suffix in rule.suffixes for rule in recipe.sequences):
+        return _not_in_recipe(image)
     for check in (_contrast_agent, _magnetisation_transfer, _not_magnitude, _computed):
         reason = check(image)
         if reason:
@@ -247,9 +249,6 @@ def _agent(image: ImageFile) -> str:
 
 
 def _magnetisation_transfer(image: ImageFile) -> str | None:
-    if image.suffix.startswith("MT"):
-        known = KNOWN_SUFFIXES.get(image.suffix, "a magnetisation transfer image")
-        return f"{known}, no sequence of this recipe"
     if image.entity("mt") or dict(image.sidecar).get("MTState") is True:
         return "a magnetisation transfer image, no sequence of this recipe"
     return None

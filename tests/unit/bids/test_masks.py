@@ -1,0 +1,140 @@
+"""The user's masks belong to the image they were drawn on, or to none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bids_builders import write_dataset, write_nifti
+
+from bids_scseg.bids.masks import find_cord_masks, find_labels
+from bids_scseg.bids.query import find_studies
+
+SHIFTED = np.array([[1.0, 0, 0, 5], [0, 1, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def setting(tmp_path):
+    """(study, folder): images on one lattice, and a function-like folder for masks."""
+
+    def make(images, masks, *, affines=None):
+        raw = write_dataset(tmp_path / "raw", *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in images))
+        folder = tmp_path / "derivatives"
+        for name in masks:
+            write_nifti(folder / f"sub-01/anat/sub-01_{name}.nii.gz", affine=(affines or {}).get(name))
+        masks_found, warnings = find_cord_masks(find_studies(raw)[0], [folder])
+        short = {
+            image.split("/sub-01_")[1].split(".")[0]: mask.split("/sub-01_")[1].split(".")[0]
+            for image, mask in masks_found
+        }
+        return short, warnings
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "T2w_label-SC_seg", "T2w_label-SC_mask", "T2w_seg-manual", "T2w_seg", "T2w_desc-manual_label-SC_mask",
+        "label-SC_mask", "label-SC_seg", "label-SC_desc-T2w_mask", "desc-manual_label-SC_mask",
+        "label-cord_dseg", "space-orig_label-SC_mask",
+    ],
+)  # fmt: skip
+def test_names_of_cord_masks(setting, mask):
+    assert setting(["T2w"], [mask]) == ({"T2w": mask}, ())
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "T2w_label-GM_seg", "T2w_label-lesion_seg", "T2w_lesion-manual", "T2w_gmseg",
+        "T2w_label-discs_dlabel", "desc-brain_mask", "T1w_label-SC_seg", "acq-ax_label-SC_mask", "space-MNI_label-SC_mask",
+        "res-iso_label-SC_desc-truth_mask", "T2w", "label-SC_probseg",
+    ],
+)  # fmt: skip
+def test_names_that_are_no_cord_mask_of_this_image(setting, mask):
+    assert setting(["T2w"], [mask])[0] == {}
+
+
+def test_suffix_in_the_name_decides_between_images_on_one_lattice(setting):
+    found, warnings = setting(["T1w", "T2w"], ["T2w_label-SC_seg", "T1w_label-SC_seg"])
+    assert found == {"T1w": "T1w_label-SC_seg", "T2w": "T2w_label-SC_seg"} and warnings == ()
+
+
+def test_longer_image_name_wins(setting):
+    found, _ = setting(["acq-sag_T2w", "acq-sag_run-1_T2w"], ["acq-sag_run-1_T2w_label-SC_seg"])
+    assert found == {"acq-sag_run-1_T2w": "acq-sag_run-1_T2w_label-SC_seg"}
+
+
+def test_mask_without_suffix_that_fits_two_images_is_not_used(setting):
+    found, warnings = setting(["T1w", "T2w"], ["label-SC_mask"])
+    assert found == {} and "fits several images" in warnings[0]
+
+
+def test_desc_with_the_suffix_decides(setting):
+    assert setting(["T1w", "T2w"], ["label-SC_desc-T1w_mask"])[0] == {"T1w": "label-SC_desc-T1w_mask"}
+
+
+def test_lattice_decides_where_names_do_not(tmp_path):
+    raw = write_dataset(tmp_path / "raw", "sub-01/anat/sub-01_T1w.nii.gz")
+    write_nifti(raw / "sub-01/anat/sub-01_T2w.nii.gz", affine=SHIFTED)
+    mask = write_nifti(tmp_path / "d/sub-01/anat/sub-01_label-SC_mask.nii.gz", affine=SHIFTED)
+    found, _ = find_cord_masks(find_studies(raw)[0], [tmp_path / "d"])
+    assert found == (("sub-01/anat/sub-01_T2w.nii.gz", str(mask)),)
+
+
+def test_mask_on_another_lattice_is_not_used(setting):
+    found, warnings = setting(["T2w"], ["T2w_label-SC_seg"], affines={"T2w_label-SC_seg": SHIFTED})
+    assert found == {} and "lattice differs" in warnings[0]
+
+
+def test_manual_mask_wins_over_an_automatic_one_in_an_earlier_folder(tmp_path):
+    raw = write_dataset(tmp_path / "raw", "sub-01/anat/sub-01_T2w.nii.gz")
+    write_nifti(tmp_path / "a/sub-01/anat/sub-01_T2w_label-SC_seg.nii.gz")
+    manual = write_nifti(tmp_path / "b/sub-01/anat/sub-01_T2w_desc-manual_label-SC_seg.nii.gz")
+    found, _ = find_cord_masks(find_studies(raw)[0], [tmp_path / "a", tmp_path / "b"])
+    assert found[0][1] == str(manual)
+
+
+def test_broken_mask_is_told(tmp_path):
+    raw = write_dataset(tmp_path / "raw", "sub-01/anat/sub-01_T2w.nii.gz")
+    mask = tmp_path / "d/sub-01/anat/sub-01_T2w_label-SC_seg.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"x")
+    found, warnings = find_cord_masks(find_studies(raw)[0], [tmp_path / "d"])
+    assert found == () and "cord mask not used" in warnings[0]
+
+
+def test_labels_discs_first_and_the_anchors_before_others(tmp_path):
+    raw = write_dataset(
+        tmp_path / "raw", "sub-01/anat/sub-01_acq-sag_T2w.nii.gz", "sub-01/anat/sub-01_acq-a_T1w.nii.gz"
+    )
+    names = [
+        "acq-a_seg-discs_dseg", "acq-sag_T2w_label-vertebrae_dlabel", "acq-sag_seg-discs_dseg",
+        "acq-sag_T2w_labels-disc-manual", "acq-sag_T2w_label-SC_seg", "acq-sag_seg-lesions_dseg",
+    ]  # fmt: skip
+    for name in names:
+        write_nifti(tmp_path / f"d/sub-01/anat/sub-01_{name}.nii.gz")
+    study = find_studies(raw)[0]
+    anchor = [image for image in study.images if image.suffix == "T2w"]
+    found = [
+        path.split("/sub-01_")[1].split(".")[0]
+        for path in find_labels(study, [tmp_path / "d"], anchor=anchor)
+    ]
+    assert found == [names[3], names[2], names[0], names[1]] or found == [
+        names[2],
+        names[3],
+        names[0],
+        names[1],
+    ]
+
+
+def test_folder_without_the_subject(tmp_path):
+    raw = write_dataset(tmp_path / "raw", "sub-01/anat/sub-01_T2w.nii.gz")
+    assert find_cord_masks(find_studies(raw)[0], [tmp_path / "nowhere"]) == ((), ())
+    assert find_labels(find_studies(raw)[0], [tmp_path / "nowhere"]) == ()
+
+
+def test_every_cord_mask_of_the_real_dataset_finds_its_image(real_dev):
+    labels = real_dev / "derivatives" / "labels"
+    masks = {mask for one in find_studies(real_dev) for _, mask in find_cord_masks(one, [labels])[0]}
+    assert masks == {str(path) for path in labels.glob("sub-*/**/*label-SC_seg.nii.gz")}
