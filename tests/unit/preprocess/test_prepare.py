@@ -120,6 +120,22 @@ def test_linear_ramps_survive_exactly() -> None:
     assert np.abs(volume[covered] - (world @ slope + 7))[inner].max() < 1e-3
 
 
+@pytest.mark.parametrize("feather", [0.0, 6.0])
+def test_going_slab_by_slab_changes_nothing(feather: float) -> None:
+    images, cords = session((1.0, 0.5))
+    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
+    for key in geometry.keys:
+        data = [images[key][n][0] for n in prepare.matching(geometry, images[key], key)]
+        volume, covered = geometry.apply(data, key=key, feather_mm=feather)
+        parts = prepare.apply_sequence(geometry, data, key=key, feather_mm=feather)
+        assert (parts[1] != covered).mean() < 1e-4  # a rounding at the very edge of a voxel
+        both = parts[1] & covered
+        assert np.abs(parts[0] - volume)[both].max() < 1e-3
+        trimmed = prepare.apply_sequence(geometry, data, key=key, feather_mm=feather, trim=(3, 2))[0]
+        assert np.allclose(trimmed[3:-3, 2:-2], parts[0][3:-3, 2:-2], atol=1e-3)
+        assert not trimmed[:3].any()
+
+
 def test_a_stored_geometry_gives_the_same_case() -> None:
     images, cords = session()
     case, _ = prepare.prepare_session(images, cords, RECIPE, register=False)
