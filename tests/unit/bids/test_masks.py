@@ -47,8 +47,8 @@ def test_names_of_cord_masks(setting, mask):
     "mask",
     [
         "T2w_label-GM_seg", "T2w_label-lesion_seg", "T2w_lesion-manual", "T2w_gmseg",
-        "T2w_label-discs_dlabel", "desc-brain_mask", "T1w_label-SC_seg", "acq-ax_label-SC_mask", "space-MNI_label-SC_mask",
-        "res-iso_label-SC_desc-truth_mask", "T2w", "label-SC_probseg",
+        "T2w_label-discs_dlabel", "desc-brain_mask", "T1w_label-SC_seg", "acq-ax_label-SC_mask",
+        "space-MNI_label-SC_mask", "res-iso_label-SC_desc-truth_mask", "T2w", "label-SC_probseg",
     ],
 )  # fmt: skip
 def test_names_that_are_no_cord_mask_of_this_image(setting, mask):
