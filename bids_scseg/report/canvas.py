@@ -126,6 +126,7 @@ def show(axes: Axes, image: Array, window: tuple[float, float], *, cmap: str = "
         aspect="auto",
         interpolation="bilinear",
     )
+    axes.set_facecolor(NOT_EXAMINED)  # shows through where values are NaN
     axes.set_xlim(nx - 0.5, -0.5)
     axes.set_ylim(-0.5, ny - 0.5)
     bare(axes)

@@ -16,6 +16,9 @@ Side = Literal["sagittal", "coronal"]
 
 WINDOW_PERCENTILES = (1.0, 99.5)  # ours: keeps fat and flow from eating the grey scale
 HALF_SLAB_MM = 1.0  # strips are means over ±1 mm, which calms noise and keeps 5 mm lesions
+WINDOW_RADIUS_MM = 9.0  # cord and CSF: what grey windows of prepared images are made for
+EVEN_SIGMA_MM = 15.0  # brightness along the cord is evened out over about a vertebra (ours)
+EVEN_STEP = 4  # slices between those that are looked at: the result is smooth anyway
 EXAMINED_RADIUS_MM = 4.0  # about the radius of the cord: coverage is judged there
 EXAMINED_SHARE = 0.5  # of that disc, from which a slice counts as examined
 
@@ -83,6 +86,53 @@ def grey_window(values: Array) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(finite, WINDOW_PERCENTILES))
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def evened(volume: Array, coverage: BoolArray, spacing_mm: float) -> FloatArray:
+    """Scale brightness along the cord so that (0, 1) is a fair grey window everywhere, for display only.
+
+    Coils see the ends of their field faintly; one window for a whole cord would show them black.
+
+    Parameters
+    ----------
+    volume : (ni, nj, K) float
+        Prepared image.
+    coverage : (ni, nj, K) bool
+        Where it has data.
+    spacing_mm
+        Voxel size.
+
+    Returns
+    -------
+    (ni, nj, K) float64
+        The image less a low percentile, over the distance to a high one; both are smoothed along the cord.
+        Zero throughout if nothing is covered.
+    """
+    inside = disc((volume.shape[0], volume.shape[1]), WINDOW_RADIUS_MM / spacing_mm)
+    covered = coverage[inside]
+    where = np.flatnonzero(covered.mean(axis=0) >= EXAMINED_SHARE)[::EVEN_STEP]
+    if not where.size:
+        return np.zeros(volume.shape)
+    seen = np.zeros(volume.shape[2], dtype=bool)
+    seen[where] = True
+    values = np.where(covered[:, seen], volume[inside][:, seen], np.nan)
+    low, high = np.nanpercentile(values, WINDOW_PERCENTILES, axis=0)
+    low, high = (_smooth_over(seen, limit, EVEN_SIGMA_MM / spacing_mm) for limit in (low, high))
+    return np.asarray((volume - low) / np.maximum(high - low, 1e-6))
+
+
+def _smooth_over(seen: BoolArray, values: Array, sigma: float) -> FloatArray:
+    """(K,) Gaussian mean over the seen slices; beyond them the nearest value."""
+    from scipy import ndimage
+
+    weight = seen.astype(np.float64)
+    total = weight.copy()
+    total[seen] = values
+    parts = [ndimage.gaussian_filter1d(part, sigma, mode="constant") for part in (total, weight)]
+    near = np.interp(
+        np.arange(seen.size), np.flatnonzero(seen), (parts[0] / np.maximum(parts[1], 1e-12))[seen]
+    )
+    return np.asarray(near)
 
 
 def disc(shape: tuple[int, int], radius_vox: float) -> BoolArray:

@@ -13,7 +13,7 @@ import numpy as np
 from bids_scseg.report import canvas as cv
 from bids_scseg.report import display
 from bids_scseg.report.records import BoolArray, Labels, NativeImage, SequenceView
-from bids_scseg.report.strips import Levels, draw_levels, mm_axis, sequence_window
+from bids_scseg.report.strips import Levels, draw_levels, mm_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,12 +57,13 @@ def native_mosaic(native: NativeImage) -> Figure:
     scale = min(SAGITTAL_HEIGHT_IN / size_mm[2], SAGITTAL_MAX_SCALE, SAGITTAL_WIDTH_IN / len(picks) / wide_mm)
     tile_w, tile_h = wide_mm * scale, size_mm[2] * scale
     left = len(picks) * (tile_w + TILE_GAP_IN) + 0.3
-    columns = max(int((cv.WIDTH_IN - left) / (AXIAL_TILE_IN + TILE_GAP_IN)), 1)
-    rows = int(np.clip(max(tile_h, 3.0) / (AXIAL_TILE_IN + TILE_GAP_IN), 1, AXIAL_MAX_ROWS))
+    columns = max(round((cv.WIDTH_IN - left) / (AXIAL_TILE_IN + TILE_GAP_IN)), 1)
+    tile = (cv.WIDTH_IN - left) / columns - TILE_GAP_IN
+    rows = int(np.clip(max(tile_h, 3.0) / (tile + TILE_GAP_IN), 1, AXIAL_MAX_ROWS))
     heights = display.spread(*display.cord_range(view, 2), columns * rows)[::-1]
     rows = -(-len(heights) // columns)
     with cv.styled():
-        page = cv.new_canvas(cv.WIDTH_IN, max(tile_h, rows * (AXIAL_TILE_IN + TILE_GAP_IN)) + 0.02)
+        page = cv.new_canvas(cv.WIDTH_IN, max(tile_h, rows * (tile + TILE_GAP_IN)) + 0.02)
         for order, index in enumerate(picks):
             axes = page.axes(order * (tile_w + TILE_GAP_IN), 0, tile_w, tile_h)
             _sagittal_tile(
@@ -70,9 +71,9 @@ def native_mosaic(native: NativeImage) -> Figure:
             )
         for order, k in enumerate(heights):
             row, column = divmod(order, columns)
-            x, y = left + column * (AXIAL_TILE_IN + TILE_GAP_IN), row * (AXIAL_TILE_IN + TILE_GAP_IN)
-            axes = page.axes(x, y, AXIAL_TILE_IN, AXIAL_TILE_IN)
-            _axial_tile(axes, view, k, number=order + 1, window=window)
+            x, y = left + column * (tile + TILE_GAP_IN), row * (tile + TILE_GAP_IN)
+            axes = page.axes(x, y, tile, tile)
+            _axial_tile(axes, view, k, number=order + 1)
     return page.figure
 
 
@@ -122,12 +123,11 @@ def _sagittal_tile(
     cv.compass(axes, left="A", right="" if heights else "P", top="S", bottom="I")
 
 
-def _axial_tile(
-    axes: Axes, view: display.Canonical, k: int, *, number: int, window: tuple[float, float]
-) -> None:
+def _axial_tile(axes: Axes, view: display.Canonical, k: int, *, number: int) -> None:
     centre = display.slice_centre(view, k)
     half = AXIAL_HALF_MM / view.spacing[:2]
-    cv.show(axes, view.image[:, :, k], window)
+    near = [slice(max(int(c - h), 0), max(int(c + h) + 1, 1)) for c, h in zip(centre, half, strict=True)]
+    cv.show(axes, view.image[:, :, k], display.grey_window(view.image[near[0], near[1], k]))
     if view.cord is not None:
         cv.outline(axes, view.cord[:, :, k], color=cv.CORD, width=0.9)
     if view.line.size:
@@ -161,7 +161,7 @@ def lesion_panel(
         for column, view in enumerate(views):
             left = column * (LESION_TILE_IN + TILE_GAP_IN)
             page.text(left, 0.03, _tile_title(view, extent.number), fontsize=7.5)
-            window = sequence_window(view, spacing_mm)
+            window = _window(view, slice(first, last), spacing_mm)
             axes = page.axes(left, 0.2, LESION_TILE_IN, LESION_TILE_IN)
             _lesion_axial(axes, view, labels, centre, window=window, cord=cord)
             inset = (LESION_TILE_IN - side[0]) / 2
@@ -170,6 +170,12 @@ def lesion_panel(
                 axes, view, labels, centre, crop=(first, last), window=window, spacing_mm=spacing_mm
             )
     return page.figure
+
+
+def _window(view: SequenceView, rows: slice, spacing_mm: float) -> tuple[float, float]:
+    """Grey window of the slices shown, from covered voxels of cord and CSF."""
+    inside = display.disc(view.prepared.shape[:2], display.WINDOW_RADIUS_MM / spacing_mm)
+    return display.grey_window(view.prepared[inside][:, rows][view.coverage[inside][:, rows]])
 
 
 def _tile_title(view: SequenceView, number: int) -> str:
@@ -208,7 +214,7 @@ def _lesion_axial(
     if not view.coverage[:, :, k].any():
         _not_examined(axes)
         return
-    cv.show(axes, view.prepared[:, :, k], window)
+    cv.show(axes, _covered(view)[:, :, k], window)
     if cord is not None:
         cv.outline(axes, cord[:, :, k], color=cv.CORD, width=0.8, glow=False)
     _outline_lesions(axes, labels[:, :, k], labels[centre])
@@ -229,10 +235,15 @@ def _lesion_sagittal(
     if not view.coverage[centre[0], :, rows].any():
         _not_examined(axes)
         return
-    cv.show(axes, view.prepared[centre[0], :, rows], window)
+    cv.show(axes, _covered(view)[centre[0], :, rows], window)
     _outline_lesions(axes, labels[centre[0], :, rows], labels[centre])
     cv.compass(axes, left="A", right="P", top="S", bottom="I")
     cv.scale_bar(axes, 5.0, spacing_mm)
+
+
+def _covered(view: SequenceView) -> display.Array:
+    """The image with NaN, drawn as not examined, where the sequence has no data."""
+    return np.where(view.coverage, view.prepared, np.nan)
 
 
 def _outline_lesions(axes: Axes, plane: Labels, number: int) -> None:
@@ -276,7 +287,7 @@ def along_cord(
     lanes = [*COLUMNS]
     if any(columns.get(lesion.number, "") not in COLUMNS for lesion in lesions):
         lanes.append(ELSEWHERE)
-    top, lane, bar, label = 0.26 if levels else 0.05, 0.3, 0.15, 1.35
+    top, lane, bar, label = 0.26 if levels else 0.05, 0.3, 0.15, 0.95
     height = len(lanes) * lane + len(views) * bar
     width = cv.WIDTH_IN - label - 0.2
     with cv.styled():

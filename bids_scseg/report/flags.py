@@ -95,6 +95,6 @@ def _not_examined(length_mm: float | None) -> Flag | None:
         title="Cord not examined",
         text=(
             f"{length_mm:.0f} mm of the cord are covered by no sequence. Nothing is known about lesions "
-            f"there."
+            "there."
         ),
     )

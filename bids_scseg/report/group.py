@@ -23,7 +23,7 @@ SESSION_FIELDS = (
     Field(key="not_examined_mm", text="Not examined, mm", show=tables.number(0)),
     Field(key="sequences", text="Sequences", show=lambda value: tables.text(value).replace("+", ", "),
     numeric=False),
-    Field(key="model", text="Model", show=tables.text, numeric=False),
+    Field(key="model", text="Model", show=tables.kept, numeric=False),
 )  # fmt: skip
 COMPARED = (
     ("model", "models"),
@@ -40,7 +40,7 @@ CONTENTS = (
     ("failed", "Without a result"),
 )
 BINS = 12
-PLOT = (28.0, 312.0, 12.0, 120.0)  # left, right, top, bottom of the plotting area in the template's units
+PLOT = (28.0, 304.0, 12.0, 120.0)  # left, right, top, bottom of the plotting area in the template's units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,8 @@ def write_group_page(
         Page to write.
     sessions
         One row per processed session: mappings, or a pandas frame. Read are ``label`` (or
-        ``participant_id`` and ``session_id``), ``report`` (path relative to the page), ``flags`` (separated by
-        semicolons), and the names of the session table (``lesion_count``, ``lesion_volume_mm3``,
+        ``participant_id`` and ``session_id``), ``report`` (path relative to the page), ``flags`` (separated
+        by semicolons), and the names of the session table (``lesion_count``, ``lesion_volume_mm3``,
         ``lesion_load``, ``examined_length_mm``, ``not_examined_mm``, ``sequences``, ``model``,
         ``model_sha256``, ``threshold``, ``version``). No rows give a page that says so.
     lesions
@@ -281,15 +281,22 @@ def histogram(values: Sequence[float], *, name: str, unit: str, whole: bool = Fa
 
 def _edges(values: Sequence[float], *, whole: bool) -> list[float]:
     if whole:
-        step = max(1, -(-(int(max(values)) + 1) // (2 * BINS)))
-        return [float(edge) - 0.5 for edge in range(0, int(max(values)) + 1 + step, step)]
-    high = max(max(values), 1e-6)
-    return [float(edge) for edge in np.linspace(0, high * 1.0001, BINS + 1)]
+        width = max(1, -(-(int(max(values)) + 1) // (2 * BINS)))
+        return [float(edge) - 0.5 for edge in range(0, int(max(values)) + 1 + width, width)]
+    step = nice_step(max(max(values), 1e-6) / BINS)
+    bins = int(max(values) / step) + 1
+    return [float(edge) for edge in np.arange(bins + 1) * step]
+
+
+def nice_step(least: float) -> float:
+    """The smallest 1, 2 or 5 times a power of ten that is not below ``least`` (which is positive)."""
+    power = 10.0 ** np.floor(np.log10(least))
+    return float(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9)))
 
 
 def _ticks(edges: Sequence[float], scale: float, *, whole: bool) -> tuple[Tick, ...]:
-    at = np.linspace(0, edges[-1] - (0.5 if whole else 0), 5)
-    shown = sorted({float(round(value)) for value in at}) if whole else [float(value) for value in at]
+    middles = [low + 0.5 for low in edges[:-1]] if whole else list(edges)
+    shown = middles[:: max(1, -(-len(middles) // 6))]
     return tuple(
         Tick(x=round(PLOT[0] + (value - edges[0]) * scale, 2), text=f"{value:.3g}") for value in shown
     )

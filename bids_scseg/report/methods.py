@@ -201,10 +201,10 @@ def _software(facts: MethodsFacts) -> str:
 
 def _cord(facts: MethodsFacts) -> str:
     return (
-        f"The cord was delineated in each image independently{_cord_sources(facts)}. Masks were reduced to their "
-        "largest component; the centerline is their centre of mass in each slice, smoothed in millimetres. Where "
-        "a sequence covers cord that its mask does not reach, its centerline follows the other sequences of the "
-        "session with its own offset."
+        f"The cord was delineated in each image independently{_cord_sources(facts)}. Masks were reduced to "
+        "their largest component; the centerline is their centre of mass in each slice, smoothed in "
+        "millimetres. Where a sequence covers cord that its mask does not reach, its centerline follows "
+        "the other sequences of the session with its own offset."
     )
 
 
@@ -227,13 +227,13 @@ def _slabs(facts: MethodsFacts) -> str:
         return ""
     which = _listed([f"{name} ({count})" for name, count in facts.slabs]) or "sequences acquired in several"
     text = (
-        f"Overlapping slabs of {which} were combined, the uppermost staying in place and each serving half of an "
-        "overlap."
+        f"Overlapping slabs of {which} were combined, the uppermost staying in place and each serving half "
+        "of an overlap."
     )
     if facts.registered:
         text += (
-            f" Lower slabs of {_listed(facts.registered)} were registered rigidly to the one above with ANTs "
-            "(mutual information) [@ants]."
+            f" Lower slabs of {_listed(facts.registered)} were registered rigidly to the one above with "
+            "ANTs (mutual information) [@ants]."
         )
     others = [name for name, _ in facts.slabs if name not in facts.registered]
     return text + (f" For {_listed(others)} the alignment of the image headers stands." if others else "")
@@ -243,12 +243,12 @@ def _grid(facts: MethodsFacts) -> str:
     wide = " × ".join(f"{size * facts.spacing_mm:g}" for size in facts.window_vox)
     axes = "the anchor sequence" if facts.whole_run else facts.anchor
     return (
-        f"All sequences were brought onto one grid of {facts.spacing_mm:g} mm along the axes of {axes}, in windows "
-        f"of {wide} mm round each sequence's own centerline, over the union of the cord masks with "
-        f"{facts.margin_mm:g} mm at each end. Slab fusion, alignment, resampling and cropping are one coordinate "
-        "map, so that every image was interpolated once (linearly), without non-linear registration. Intensities "
-        "were standardised to zero mean and unit variance over covered voxels; voxels that a sequence does not "
-        "cover were set to zero and recorded as not examined."
+        f"All sequences were brought onto one grid of {facts.spacing_mm:g} mm along the axes of {axes}, in "
+        f"windows of {wide} mm round each sequence's own centerline, over the union of the cord masks with "
+        f"{facts.margin_mm:g} mm at each end. Slab fusion, alignment, resampling and cropping are one "
+        "coordinate map, so that every image was interpolated once (linearly), without non-linear "
+        "registration. Intensities were standardised to zero mean and unit variance over covered voxels; "
+        "voxels that a sequence does not cover were set to zero and recorded as not examined."
     )
 
 
@@ -259,9 +259,10 @@ def _network(facts: MethodsFacts) -> str:
     anchor = "the anchor" if facts.whole_run else facts.anchor
     skips = "averaged over the available sequences" if facts.skips == "mean" else f"those of {anchor} alone"
     return (
-        "Lesion probabilities come from a U-shaped convolutional network with one encoder per sequence, whose "
-        f"features are combined at the bottleneck [@walsh,nnunet] (model {facts.model}{weights}).{_imputed(facts)} "
-        f"Skip connections were {skips}. It was applied in overlapping patches along the cord{flips}{device}."
+        "Lesion probabilities come from a U-shaped convolutional network with one encoder per sequence, "
+        "whose features are combined at the bottleneck [@walsh,nnunet] (model "
+        f"{facts.model}{weights}).{_imputed(facts)} Skip connections were {skips}. It was applied in "
+        f"overlapping patches along the cord{flips}{device}."
     )
 
 
@@ -279,9 +280,9 @@ def _lesions(facts: MethodsFacts) -> str:
     small = f"; lesions under {facts.min_volume_mm3:g} mm³ were dropped" if facts.min_volume_mm3 > 0 else ""
     return (
         f"Voxels with a probability of at least {facts.threshold:g} were taken as lesion, and "
-        f"{facts.connectivity}-connected voxels as one lesion{small}. Lesions were numbered and measured once, in "
-        "the common space, which preserves volume, and restored to the native images by averaging over each "
-        "voxel's footprint. Lengths are arc lengths of the centerline; positions count from "
+        f"{facts.connectivity}-connected voxels as one lesion{small}. Lesions were numbered and measured "
+        "once, in the common space, which preserves volume, and restored to the native images by averaging "
+        "over each voxel's footprint. Lengths are arc lengths of the centerline; positions count from "
         f"{_origin(facts)}."
     )
 

@@ -40,12 +40,12 @@ __all__ = [
 MOST_CLOSEUPS = 40  # the largest lesions; the table has all of them
 DISPLAY = (
     "Radiological display: in axial slices the patient's right (R) is on the viewer's left and anterior "
-    "(A) on top; "
-    "in sagittal slices anterior is on the left and superior (S) on top."
+    "(A) on top; in sagittal slices anterior is on the left and superior (S) on top."
 )
 ALONG = (
-    "The cord is straightened and lies from left (superior, S) to right (inferior, I), anterior (A) on top; "
-    "the dashed line is the middle of the window. Hatched: the sequence has no data there."
+    "The cord is straightened and lies from left (superior, S) to right (inferior, I), anterior (A) on "
+    "top; the dashed line is the middle of the window. Hatched: the sequence has no data there. "
+    "Brightness is evened out along the cord, for display only."
 )
 
 
@@ -195,7 +195,7 @@ def _lesion_drafts(report: SessionReport) -> Iterable[Draft]:
             f"(probability from {report.threshold:g}). Seen from the front the patient's right (R) is on "
             f"top. {ALONG}",
             alt=(
-                f"Lesion probability along the straightened cord, from the side and from the front, with "
+                "Lesion probability along the straightened cord, from the side and from the front, with "
                 f"{count}."
             ),
             draw=lambda: strips.probability(
@@ -281,7 +281,7 @@ def _alignment_drafts(report: SessionReport) -> Iterable[Draft]:
             section="alignment", key="alignment", title="Before and after alignment.",
             caption="Mid-sagittal strips of all sequences. Before: each sampled round the centerline of "
             f"{report.anchor or 'the anchor'}; after: each round its own. After alignment the cord should "
-            f"lie on the "
+            "lie on the "
             f"dashed line in every strip. {ALONG}",
             alt="Mid-sagittal strips of " + ", ".join(v.name for v in views) + " before and after alignment.",
             draw=lambda: strips.alignment(views, spacing_mm=spacing, levels=levels),
@@ -289,9 +289,8 @@ def _alignment_drafts(report: SessionReport) -> Iterable[Draft]:
     yield Draft(
         section="alignment", key="offsets", title="Distance from the anchor's centerline.",
         caption=f"Own centerline minus that of {report.anchor or 'the anchor'}, towards the "
-        "patient's right (R) and "
-        "towards anterior (A). Solid: seen in the sequence itself; dotted: extrapolated or borrowed. "
-        "Superior is on "
+        "patient's right (R) and towards anterior (A). Solid: seen in the sequence itself; dotted: "
+        "extrapolated or borrowed. Superior is on "
         "the left.",
         alt="Distance between each sequence's centerline and the anchor's along the cord.",
         draw=lambda: figures.offsets(views, anchor=report.anchor, spacing_mm=spacing, levels=levels),
@@ -362,9 +361,9 @@ def _facts(report: SessionReport, shown: Sequence[Shown]) -> dict[str, object]:
         "sequences_sentence": _sequences_sentence(report),
         "sequence_rows": [*map(_used_row, report.sequences), *map(_absent_row, report.absent)],
         "native_figures": by_section["native"],
-        "native_note": f"{DISPLAY} Numbers beside the first sagittal slice say where the axial slices lie; "
-        "mm count "
-        "from the top of the image. Voxels are interpolated for display only.",
+        "native_note": f"{DISPLAY} Each axial slice has its own grey window. Numbers beside the first "
+        "sagittal slice say where the axial slices lie; mm count from the top of the image. Voxels are "
+        "interpolated for display only.",
         "alignment_figures": by_section["alignment"],
         "paragraphs": paragraphs(report.methods),
         "links": [(text, pages.relative(href)) for text, href in report.links],
@@ -443,7 +442,7 @@ def summary_sentence(report: SessionReport) -> str:
         parts = [f"The model marked no lesion{where}, using {used}."]
     else:
         size = f" with a total volume of {volume:,.0f} mm³" if volume is not None else ""
-        share = f" ({load:.2%} of the examined cord)" if load is not None else ""
+        share = f" ({load * 100:.2f} % of the examined cord)" if load is not None else ""
         marked = "one lesion" if count == 1 else f"{count} lesions"
         parts = [f"The model marked {marked}{size}{share}{where}, using {used}."]
     missing = tables.as_number(measures.get("not_examined_mm"))
@@ -475,8 +474,7 @@ def _origin(origin: str) -> str:
         return f"Positions count along the centerline, downwards from the {origin}."
     return (
         "Positions count along the centerline, downwards from the top of the field of view: this is no "
-        "anatomical "
-        "origin, so they must not be compared between subjects or sessions."
+        "anatomical origin, so they must not be compared between subjects or sessions."
     )
 
 
@@ -493,8 +491,7 @@ def _lesion_caption(row: Row) -> str:
 def _closeup_note(report: SessionReport) -> str:
     note = (
         f"{DISPLAY} Slices through the lesion's centre, 24 mm wide, in prepared space; dashed outlines are "
-        f"other "
-        "lesions. Contrast: mean signal of the lesion minus that of the cord round it, in standard "
+        "other lesions. Contrast: mean signal of the lesion minus that of the cord round it, in standard "
         "deviations."
     )
     hidden = len(display.lesion_numbers(report.labels)) - MOST_CLOSEUPS
@@ -526,10 +523,9 @@ def _used_row(view: SequenceView) -> dict[str, object]:
         "state": "used",
         "tone": "",
         "files": [native.file for native in view.natives],
-        "plane": _listed(sorted({PLANES[grid.plane()] for grid in grids})) or tables.ABSENT,
-        "voxel": "; ".join(dict.fromkeys(_voxel(grid.spacing) for grid in grids)) or tables.ABSENT,
+        "voxels": list(dict.fromkeys((PLANES[grid.plane()], _voxel(grid.spacing)) for grid in grids)),
         "examined": tables.number(0, unit="mm")(view.examined_mm),
-        "extrapolated": f"{share:.0%}" if share else "none",
+        "extrapolated": f"{share * 100:.0f} % extrapolated" if share else "",
         "notes": _sentences([*notes, *view.notes]),
     }
 
@@ -538,7 +534,7 @@ PLANES = {"sag": "sagittal", "ax": "axial", "cor": "coronal", "iso": "isotropic"
 
 
 def _voxel(spacing: Iterable[float]) -> str:
-    return " × ".join(f"{round(float(size), 2):g}" for size in sorted(spacing))
+    return " × ".join(f"{round(float(size), 2):g}" for size in sorted(spacing)) + " mm"
 
 
 def _absent_row(absent: AbsentSequence) -> dict[str, object]:
@@ -548,10 +544,6 @@ def _absent_row(absent: AbsentSequence) -> dict[str, object]:
         "state": "imputed" if absent.handling else "missing",
         "tone": "absent",
         "files": [],
-        "plane": tables.ABSENT,
-        "voxel": tables.ABSENT,
-        "examined": tables.ABSENT,
-        "extrapolated": tables.ABSENT,
         "notes": _sentences([absent.reason, absent.handling]),
     }
 

@@ -77,7 +77,7 @@ def best_layout(blocks: Sequence[int], *, length_mm: float, depth_mm: float) -> 
         chrome = rows * TITLE_IN + len(blocks) * (GROUP_IN + AXIS_IN + LEVEL_IN)
         down = (MAX_HEIGHT - chrome) / rows / depth_mm
         options.append(Layout(columns, max(min(across, down, MAX_SCALE), 0.012)))
-    return max(options, key=lambda option: (round(option.scale, 4), -option.columns))
+    return max(options, key=lambda option: (round(option.scale, 4), option.columns))
 
 
 def strip_figure(strips: Sequence[Strip], *, spacing_mm: float, levels: Levels = ()) -> Figure:
@@ -143,12 +143,18 @@ def _draw_strip(axes: Axes, strip: Strip, *, levels: Levels) -> None:
     for _, mask in strip.outlines:
         cv.outline(axes, (mask & strip.examined).T, color=cv.LESION)
     _number_lesions(axes, strip)
+    _directions(axes, strip)
+    draw_levels(axes, levels, slices)
+
+
+def _directions(axes: Axes, strip: Strip) -> None:
+    """Letters up and down, inside where there is an image, and S and I outside at the ends."""
     if strip.examined.any():
-        start = float(np.flatnonzero(strip.examined)[-1]) + 0.5
+        edge = float(np.flatnonzero(strip.examined)[-1]) + 0.5
         for letter, y, side in ((strip.top, 0.97, "top"), (strip.bottom, 0.03, "bottom")):
             axes.annotate(
                 letter,
-                (start, y),
+                (edge, y),
                 xycoords=("data", "axes fraction"),
                 xytext=(2, 0),
                 textcoords="offset points",
@@ -158,10 +164,10 @@ def _draw_strip(axes: Axes, strip: Strip, *, levels: Levels) -> None:
                 va=side,
                 path_effects=cv.halo(),
             )
-    for letter, side_at, shift, ha in (("S", 0.0, -2, "right"), ("I", 1.0, 2, "left")):
+    for letter, end, shift, ha in (("S", 0.0, -2, "right"), ("I", 1.0, 2, "left")):
         axes.annotate(
             letter,
-            (side_at, 0.5),
+            (end, 0.5),
             xytext=(shift, 0),
             xycoords="axes fraction",
             textcoords="offset points",
@@ -170,7 +176,6 @@ def _draw_strip(axes: Axes, strip: Strip, *, levels: Levels) -> None:
             ha=ha,
             va="center",
         )
-    draw_levels(axes, levels, slices)
 
 
 def _number_lesions(axes: Axes, strip: Strip) -> None:
@@ -241,12 +246,6 @@ def draw_levels(axes: Axes, levels: Levels, slices: int) -> None:
         )
 
 
-def sequence_window(view: SequenceView, spacing_mm: float) -> tuple[float, float]:
-    """Grey window of a prepared sequence, from covered voxels within 9 mm of the centre (cord and CSF)."""
-    inside = display.disc(view.prepared.shape[:2], 9.0 / spacing_mm)
-    return display.grey_window(view.prepared[inside][view.coverage[inside]])
-
-
 def _sequence_strip(
     view: SequenceView,
     volume: Volume,
@@ -259,8 +258,8 @@ def _sequence_strip(
     name = f"{view.name} · {view.description}" if view.description else view.name
     return Strip(
         title=name,
-        image=display.strip(volume, spacing_mm, side=side),
-        window=sequence_window(view, spacing_mm),
+        image=display.strip(display.evened(volume, view.coverage, spacing_mm), spacing_mm, side=side),
+        window=(0.0, 1.0),
         examined=display.examined_slices(view.coverage, spacing_mm),
         outlines=outlines,
         top="A" if side == "sagittal" else "R",

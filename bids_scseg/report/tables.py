@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 from bids_scseg.report.records import Row
 
@@ -55,7 +56,7 @@ def missing(value: object) -> bool:
     """True for None, NaN and pandas' NA."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, float) and math.isnan(value)
+    return isinstance(value, SupportsFloat) and not isinstance(value, int) and math.isnan(value)
 
 
 def number(
@@ -89,6 +90,11 @@ def text(value: object) -> str:
     return ABSENT if missing(value) or value == "" else str(value)
 
 
+def kept(value: object) -> str:
+    """Text that does not break over lines."""
+    return text(value).replace(" ", "\u00a0")
+
+
 percent = number(1, unit="%", factor=100)
 
 LESION_FIELDS = (
@@ -96,7 +102,7 @@ LESION_FIELDS = (
           hint="Number of the lesion in the label images and "
           "figures"),
     Field(key="level", text="Level", show=text, hint="Vertebral level of the centre", numeric=False),
-    Field(key="column", text="Column", show=text, hint="Column of the cord that holds the centre",
+    Field(key="column", text="Column", show=kept, hint="Column of the cord that holds the centre",
           numeric=False),
     Field(key="arc_length_mm", text="Position, mm", show=number(1),
           hint="Along the centerline, below the "
@@ -111,8 +117,8 @@ LESION_FIELDS = (
           hint="Spared tissue behind the lesion in the midsagittal plane"),
     Field(key="ventral_bridge_mm", text="Ventral bridge, mm", show=number(1),
           hint="Spared tissue in front of the lesion in the midsagittal plane"),
-    Field(key="mean_probability", text="Mean prob.", show=number(2), hint="Mean lesion probability"),
-    Field(key="max_probability", text="Max prob.", show=number(2), hint="Largest lesion probability"),
+    Field(key="mean_probability", text="Mean probability", show=number(2), hint="Mean lesion probability"),
+    Field(key="max_probability", text="Max. probability", show=number(2), hint="Largest lesion probability"),
 )  # fmt: skip
 
 MEASURE_FIELDS = (

@@ -1,0 +1,74 @@
+"""The methods text says what was done, and cites what it names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from bids_scseg.recipe.model import Recipe, SequenceRule
+from bids_scseg.report.methods import MethodsFacts, boilerplate, compose, recipe_facts
+
+FACTS = MethodsFacts(
+    version="0.1.0", sequences=(("T2Sag", "sagittal T2-weighted"),), anchor="T2Sag", model="m", threshold=0.4
+)
+
+
+def test_references_are_numbered_by_first_citation_and_all_cited():
+    methods = compose(replace(FACTS, cord_sources={"T2Sag": "sct"}, versions={"nipype": "1", "torch": "2"}))
+    cited = [int(number) for mark in re.findall(r"\[([\d, ]+)\]", methods.text) for number in mark.split(",")]
+    firsts = list(dict.fromkeys(cited))
+    assert firsts == list(range(1, len(methods.references) + 1))
+    assert "@" not in methods.text and "http" not in boilerplate(FACTS)
+
+
+def test_only_what_was_done_is_told():
+    plain = compose(FACTS).text
+    assert "slabs" not in plain and "imputed" not in plain and "ANTs" not in plain and "Toolbox" not in plain
+    assert "0.4" in plain and "not validated on patients" in plain and "no anatomical origin" in plain
+    full = compose(
+        replace(
+            FACTS,
+            absent=("STIR", "T2Ax"),
+            slabs=(("T2Sag", 2), ("STIR", 3)),
+            registered=("T2Sag",),
+            cord_sources={"T2Sag": "sct", "STIR": "labels"},
+            impute="voxel",
+            skips="mean",
+            flips=True,
+            min_volume_mm3=3.0,
+            origin="C2-C3 disc",
+            validated=True,
+            model_sha256="0123456789abcdef",
+        )
+    ).text
+    for words in (
+        "Missing sequences (STIR and T2Ax) were imputed",
+        "at each place",
+        "T2Sag (2) and STIR (3)",
+        "ANTs",
+        "For STIR the alignment of the image headers stands",
+        "Spinal Cord Toolbox",
+        "derivatives labels",
+        "averaged over the available sequences",
+        "mirroring",
+        "under 3 mm³",
+        "from the C2-C3 disc",
+        "0123456789ab)",
+    ):
+        assert words in full, words
+    assert "not validated" not in full
+
+
+def test_boilerplate_lists_its_references():
+    text = boilerplate(FACTS)
+    assert text.startswith("## Methods\n\n") and "## References\n\n1. " in text
+
+
+def test_text_of_a_whole_run_names_no_session():
+    rule = SequenceRule(name="T2Sag", suffixes=("T2w",), planes=("sag",), register_slabs=True)
+    recipe = Recipe(
+        name="r", version="1", frame="centerline", target="lesion", sequences=(rule,), anchors=("T2Sag",)
+    )
+    text = boilerplate(recipe_facts(recipe, version="0.1.0", cord_source="builtin", model="m"))
+    assert "Any subset is used of T2Sag" in text and "The session provided" not in text
+    assert "Missing sequences were imputed" in text and "the anchor sequence" in text
