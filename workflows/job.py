@@ -54,6 +54,8 @@ class SessionJob:
         Where inference runs, in words.
     started
         Date and time of the run, for logs and reports.
+    versions
+        (name, version) of this program and the libraries behind the numbers.
     """
 
     plan: Plan
@@ -67,6 +69,7 @@ class SessionJob:
     threshold: float
     device: str
     started: str
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ from bids_scseg.workflows.nodes import make_node
 from bids_scseg.workflows.segment import OUTPUTS, init_lesion_wf
 
 WORKFLOW_NAME = "session"
-STEPS_BESIDE_CORD = 5  # prepare, segment, measure, write, report
 
 
 def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
@@ -89,7 +88,7 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
             connectivity=rules.connectivity,
             landmark_files=list(job.plan.labels),
             model=bundle.name,
-            model_sha256=bundle.checksum,
+            model_sha256=bundle.weights_sha256,
             warnings=list(job.plan.warnings),
         ),
     )
@@ -105,13 +104,10 @@ def _output_inputs(job: SessionJob) -> dict[str, object]:
             "cord_method": job.cord_method,
             "device": job.device,
             "started": job.started,
+            "seed": str(job.options.random_seed),
+            "versions": dict(job.versions),
         },
     }
-
-
-def step_count(plan: Plan) -> int:
-    """Number of steps of a session, for its progress bar."""
-    return sum(len(sequence.files) for sequence in plan.sequences) + STEPS_BESIDE_CORD
 
 
 def read_warnings(base_dir: Path, plan: Plan) -> tuple[str, ...]:

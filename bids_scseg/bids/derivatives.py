@@ -84,7 +84,9 @@ class SessionResults:
         return tuple(self.files[slab.file] for slab in self.geometry.slabs_of(self.geometry.anchor))
 
 
-def write_results(out: str | Path, results: SessionResults, *, output_spaces: OutputSpaces) -> tuple[str, ...]:
+def write_results(
+    out: str | Path, results: SessionResults, *, output_spaces: OutputSpaces
+) -> tuple[str, ...]:
     """Write all derivatives of a session, each atomically, and remove those of an earlier run that are no more.
 
     Parameters

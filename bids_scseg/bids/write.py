@@ -29,7 +29,7 @@ JSON_DIGITS = 12  # geometry goes through JSON: 1e-6 mm at 1000 mm needs nine
 MISSING = "n/a"  # BIDS
 MAX_UINT16 = 65535
 # Validators must not judge these. `figures/` with a slash would not work, and `figures` does.
-IGNORED = ("*.html", "figures", "group", "CITATION.md", "*_geometry.json", "*_summary.json")
+IGNORED = ("*.html", "figures", "group", "work", "CITATION.md", "*_geometry.json", "*_summary.json")
 
 TableValue = str | float | bool | None
 

@@ -29,7 +29,7 @@ def version_text() -> str:
     lines = [f"bids_scseg {__version__} (Python {platform.python_version()})"]
     for name in sorted(packaged_models()):
         bundle = load_bundle(name)
-        lines.append(f"model {name}: sha256 {bundle.checksum}")
+        lines.append(f"model {name}: sha256 {bundle.weights_sha256}")
     sct = find_sct()
     lines.append(f"sct_deepseg: {sct or 'not installed'} (calls are those of SCT {SCT_RELEASE})")
     lines += [f"{name} {version}" for name, version in library_versions().items()]

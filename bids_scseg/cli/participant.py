@@ -1,0 +1,279 @@
+"""The participant level: plan, run every session, say how it went."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_scseg import NUMERICAL_VERSION, __version__
+from bids_scseg.bids.dataset import write_dataset_files
+from bids_scseg.bids.filters import Filters, read_filters
+from bids_scseg.bids.plan import make_plan
+from bids_scseg.bids.query import find_studies
+from bids_scseg.bids.table import plan_table, plans_to_json
+from bids_scseg.bids.write import write_text
+from bids_scseg.cli.console import Console, summary
+from bids_scseg.cli.version import library_versions
+from bids_scseg.errors import MissingInputError, MissingToolError, OutputError, UsageError
+from bids_scseg.inference.bundle import ModelBundle, load_bundle
+from bids_scseg.inference.client import InferenceServer
+from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
+from bids_scseg.options import CORD_METHODS, RunOptions
+from bids_scseg.recipe.study import Plan, Study
+from bids_scseg.workflows.job import SessionJob, SessionOutcome
+from bids_scseg.workflows.runner import run_sessions
+from bids_scseg.workflows.status import write_outcome, write_status
+
+CORD_FINDER = "cord-finder"
+TYPICAL_STEPS = 12  # of a session with seven images; only the bar's length depends on it
+SESSION_GB = 2.0  # memory of one session beside the inference process, measured on 0.7 mm sagittal slabs
+INFERENCE_GB = 2.0  # memory of the inference process with the packaged models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The two networks of a run and how cords are found."""
+
+    lesion: ModelBundle
+    cord: ModelBundle | None
+    cord_method: str
+
+    @property
+    def needs_anchor(self) -> str | None:
+        """The sequence without which the lesion model cannot work; None if any subset will do."""
+        return self.lesion.recipe.anchors[0] if self.lesion.network.skips == "anchor" else None
+
+
+def run_participant(options: RunOptions) -> int:
+    """Run the participant level; the exit code."""
+    raw = _raw(options)
+    models = load_models(options)
+    studies = find_studies(
+        raw,
+        participants=options.participants,
+        sessions=options.sessions,
+        exclude=options.exclude,
+        validate_names=not options.skip_bids_validation,
+    )
+    if not studies:
+        raise MissingInputError("has no subjects", file=raw, expected="folders named sub-<label>")
+    plans = _plans(options, models, studies)
+    if options.dry_run:
+        return _dry_run(options, list(plans))
+    if options.boilerplate_only:
+        sys.stdout.write(methods_text(options, models))
+        return 0
+    return _run(options, models, plans, total=len(studies))
+
+
+def methods_text(options: RunOptions, models: Models) -> str:
+    """Methods text of a whole run, Markdown."""
+    from bids_scseg.report.methods import boilerplate, recipe_facts
+
+    return boilerplate(
+        recipe_facts(
+            models.lesion.recipe,
+            version=__version__,
+            cord_source=models.cord_method,
+            model=models.lesion.name,
+            threshold=models.lesion.threshold if options.threshold is None else options.threshold,
+            model_sha256=models.lesion.weights_sha256,
+            versions=library_versions(),
+        )
+    )
+
+
+def load_models(options: RunOptions) -> Models:
+    """Read the bundles and decide how cords are found.
+
+    Raises
+    ------
+    MissingToolError
+        If SCT is asked for and not installed.
+    UsageError
+        If ``--cord`` names neither a method nor a derivatives folder.
+    """
+    method = options.cord
+    if method == "auto":
+        method = "sct" if find_sct() else "builtin"
+    elif method in dict(options.derivatives):
+        method = "builtin"
+    elif method not in CORD_METHODS:
+        raise UsageError(
+            f"--cord {method} is neither a method nor a derivatives folder",
+            expected=", ".join([*CORD_METHODS, *dict(options.derivatives)]),
+            remedy=f"add -d {method}=PATH",
+        )
+    if method == "sct" and not find_sct():
+        raise MissingToolError(
+            "sct_deepseg is not on the PATH",
+            expected=f"Spinal Cord Toolbox {SCT_RELEASE}",
+            remedy="install it, or use --cord builtin",
+        )
+    finder = load_bundle(CORD_FINDER) if method == "builtin" else None
+    return Models(lesion=load_bundle(options.model), cord=finder, cord_method=method)
+
+
+def _plans(options: RunOptions, models: Models, studies: Sequence[Study]) -> Iterator[Plan]:
+    filters: Filters | None = read_filters(options.filter_file, models.lesion.recipe) if options.filter_file else None
+    folders = dict(options.derivatives)
+    chosen = [folders[options.cord]] if options.cord in folders else list(folders.values())
+    for study in studies:
+        yield make_plan(
+            study,
+            models.lesion.recipe,
+            filters=filters,
+            sequences=options.sequences or None,
+            derivatives=[*chosen, *(folder for folder in folders.values() if folder not in chosen)],
+            needs_anchor=models.needs_anchor,
+        )
+
+
+def _dry_run(options: RunOptions, plans: list[Plan]) -> int:
+    data = json.dumps(plans_to_json(plans), indent=2) + "\n"
+    if options.json_plan is not None and str(options.json_plan) == "-":
+        sys.stdout.write(data)
+        return 0
+    sys.stdout.write(plan_table(plans) + "\n")
+    if options.json_plan is not None:
+        options.json_plan.write_text(data, encoding="utf-8")
+    return 0
+
+
+def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: int) -> int:
+    out = prepare_output(options)
+    with InferenceServer(options.device, threads=options.threads) as server:
+        facts = run_facts(options, models, device=server.description)
+        write_dataset_files(out, raw=_raw(options), recipe=models.lesion.recipe, version=__version__)
+        write_text(out, f"logs/run-{facts['run_id']}.toml", options.to_toml())
+        write_text(out, "logs/methods.md", methods_text(options, models))
+        console = Console(total, steps=TYPICAL_STEPS)
+        with closing(console):
+            if server.warning:
+                console.line(server.warning)
+            jobs = (_job(plan, options, models, address=server.address, facts=facts) for plan in plans)
+            outcomes = _run_jobs(jobs, options, console, facts=facts, total=total)
+    sys.stderr.write(summary(outcomes, total=total, output_dir=out) + "\n")
+    return 0 if len(outcomes) == total and all(outcome.ok for outcome in outcomes) else 1
+
+
+def _run_jobs(
+    jobs: Iterator[SessionJob], options: RunOptions, console: Console, *, facts: dict[str, object], total: int
+) -> list[SessionOutcome]:
+    outcomes: list[SessionOutcome] = []
+    finished = run_sessions(
+        jobs,
+        workers=worker_count(options, total),
+        stop_on_first_crash=options.stop_on_first_crash,
+        progress=console.step,
+    )
+    for outcome in finished:
+        outcomes.append(outcome)
+        write_outcome(options.output_dir, outcome, run=facts)
+        write_status(options.output_dir)
+        if not outcome.ok:
+            write_failure_page(options.output_dir, outcome, facts)
+        console.end(outcome)
+    return outcomes
+
+
+def write_failure_page(out: Path, outcome: SessionOutcome, facts: dict[str, object]) -> None:
+    """The report of a session that has no results: what happened, and what to do."""
+    from bids_scseg.report.session import write_failure_report
+
+    details = {"step": outcome.step, "file": outcome.file, "state": outcome.state, "device": outcome.device}
+    write_failure_report(
+        outcome.label,
+        out / f"{outcome.label}.html",
+        cause=outcome.cause,
+        remedy=outcome.remedy,
+        facts={key: value for key, value in details.items() if value},
+        date=str(facts["started"]),
+    )
+
+
+def _raw(options: RunOptions) -> Path:
+    if options.bids_dir is None:
+        raise UsageError("the participant level needs the raw dataset", remedy="name its folder instead of '-'")
+    return options.bids_dir
+
+
+def _job(plan: Plan, options: RunOptions, models: Models, *, address: str, facts: dict[str, object]) -> SessionJob:
+    threshold = models.lesion.threshold if options.threshold is None else options.threshold
+    return SessionJob(
+        plan=plan,
+        options=options,
+        socket=address,
+        model_path=str(models.lesion.path),
+        model_sha256=models.lesion.weights_sha256,
+        cord_method=models.cord_method,
+        cord_path=str(models.cord.path) if models.cord else "",
+        cord_sha256=models.cord.weights_sha256 if models.cord else "",
+        threshold=threshold,
+        device=str(facts["device"]),
+        started=str(facts["started"]),
+        versions=(("bids_scseg", __version__), *library_versions().items()),
+    )
+
+
+def prepare_output(options: RunOptions) -> Path:
+    """Make the output and work folders.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written, or the output would lie on the raw dataset itself.
+    """
+    out = options.output_dir
+    if options.bids_dir is not None and out.resolve() == options.bids_dir.resolve():
+        raise OutputError("is the raw dataset itself", file=out, remedy="name another folder, such as derivatives/bids_scseg")
+    for folder in (out, options.work):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot be made ({error.strerror})", file=folder, remedy="choose a writable folder") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError("cannot be written", file=folder, remedy="choose a writable folder")
+    return out
+
+
+def run_facts(options: RunOptions, models: Models, *, device: str) -> dict[str, object]:
+    """What every log of this run states."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "started": now.strftime("%Y-%m-%d %H:%M UTC"),
+        "run_id": now.strftime("%Y%m%dT%H%M%S"),
+        "version": __version__,
+        "numerical_version": NUMERICAL_VERSION,
+        "python": platform.python_version(),
+        "libraries": library_versions(),
+        "model": models.lesion.name,
+        "model_sha256": models.lesion.weights_sha256,
+        "cord_method": models.cord_method,
+        "cord_sha256": models.cord.weights_sha256 if models.cord else None,
+        "device": device,
+        "seed": options.random_seed,
+    }
+
+
+def worker_count(options: RunOptions, total: int) -> int:
+    """Sessions at once: as asked for, as memory allows, and no more than there are."""
+    memory = options.mem_gb or free_memory_gb()
+    fitting = int((memory - INFERENCE_GB) // SESSION_GB)
+    return max(1, min(options.workers, fitting, total))
+
+
+def free_memory_gb() -> float:
+    """Memory that can be had now, GB (Linux; infinite where the system does not tell)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable")), float("inf"))

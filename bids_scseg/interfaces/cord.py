@@ -1,0 +1,155 @@
+"""Cord masks, one image at a time: from the user, from SCT, or from the built-in network.
+
+Each node leaves a record beside its files. An image in which no cord is found, or that cannot be read,
+is a record with a problem, not a failure: the session's other images go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypedDict
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nipype.interfaces.base import File, TraitedSpec, traits
+
+from bids_scseg.bids.header import read_image
+from bids_scseg.errors import CordNotFoundError, ImageError
+from bids_scseg.inference.client import request_cord
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
+from bids_scseg.preprocess.align import clean_cord
+from bids_scseg.space.grid import Grid
+
+RECORD_FILE = "cord.json"
+SAME_GRID_MM = 0.1  # ours: a mask whose corners lie farther than this from the image's was drawn on another grid
+
+
+class CordRecord(TypedDict):
+    """What is known about the cord in one image; file names are relative to the record's folder."""
+
+    image: str
+    source: str
+    mask: str | None
+    weights: str | None
+    sha256: str | None
+    problem: str | None
+
+
+class CordOutputSpec(TraitedSpec):
+    """A record, see :class:`CordRecord`."""
+
+    record_file = File(exists=True, desc="cord.json")
+
+
+class UseCordMaskInputSpec(VersionedInputSpec):
+    """An image and a mask that somebody else made."""
+
+    in_file = File(exists=True, mandatory=True, desc="image")
+    mask_file = File(exists=True, mandatory=True, desc="cord mask or probability on the image's grid")
+    source = traits.Str(mandatory=True, desc="who made the mask, in words")
+
+
+class UseCordMask(ScsegInterface):
+    """Take a cord mask from a file."""
+
+    input_spec = UseCordMaskInputSpec
+    output_spec = CordOutputSpec
+
+    def _call(self, cwd: Path) -> dict[str, Any]:
+        image, mask = Path(self.inputs.in_file), Path(self.inputs.mask_file)
+        return {"record_file": record_cord(image, mask, cwd, source=self.inputs.source)}
+
+
+class FindCordInputSpec(VersionedInputSpec):
+    """An image and the finder's bundle."""
+
+    in_file = File(exists=True, mandatory=True, desc="image")
+    bundle = traits.Str(mandatory=True, nohash=True, desc="folder of the cord finder")
+    bundle_sha256 = traits.Str(mandatory=True, desc="checksum of its weights")
+    socket = traits.Str(mandatory=True, nohash=True, desc="address of the inference process")
+
+
+class FindCord(ScsegInterface):
+    """Segment the cord with the built-in network."""
+
+    input_spec = FindCordInputSpec
+    output_spec = CordOutputSpec
+
+    def _call(self, cwd: Path) -> dict[str, Any]:
+        image, found = Path(self.inputs.in_file), cwd / "probability.nii.gz"
+        try:
+            request_cord(self.inputs.socket, bundle=Path(self.inputs.bundle), image=image, output=found)
+        except ImageError as error:
+            return {"record_file": write_record(cwd, image, source="built-in network", problem=str(error))}
+        return {"record_file": record_cord(image, found, cwd, source="built-in network")}
+
+
+def record_cord(image_file: Path, mask_file: Path, folder: Path, *, source: str) -> Path:
+    """Clean a cord mask and record it.
+
+    Parameters
+    ----------
+    image_file, mask_file
+        Image, and mask or probability on its grid.
+    folder
+        Where ``cord.json``, ``mask.nii.gz`` and ``weights.nii.gz`` go.
+    source
+        Who made the mask, in words.
+
+    Returns
+    -------
+    Path of the record. A mask that cannot be used makes a record with a problem.
+    """
+    try:
+        grid = read_image(image_file)[1]
+        weights = _on_grid(mask_file, grid)
+        mask = clean_cord(weights, grid, file=image_file)
+    except (ImageError, CordNotFoundError) as error:
+        return write_record(folder, image_file, source=source, problem=str(error))
+    _save(mask.astype(np.uint8), grid, folder / "mask.nii.gz")
+    _save(np.clip(weights, 0, 1).astype(np.float32), grid, folder / "weights.nii.gz")
+    return write_record(folder, image_file, source=source, problem=None)
+
+
+def _on_grid(mask_file: Path, grid: Grid) -> npt.NDArray[np.float32]:
+    image = nib.load(mask_file)
+    data = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
+    own = Grid(shape=data.shape, affine=image.affine)
+    if own.shape != grid.shape or np.abs(own.corners() - grid.corners()).max() > SAME_GRID_MM:
+        raise ImageError(
+            f"cord mask of shape {own.shape} is not on the image's grid",
+            file=mask_file,
+            expected=f"shape {grid.shape} and the image's affine",
+            remedy="resample the mask to the image",
+        )
+    return data
+
+
+def _save(data: npt.NDArray[Any], grid: Grid, path: Path) -> None:
+    nib.save(nib.Nifti1Image(data, grid.affine), path)
+
+
+def write_record(folder: Path, image_file: Path, *, source: str, problem: str | None) -> Path:
+    """Write ``cord.json``; the mask's checksum is in it, so whatever reads the record notices a change."""
+    mask = folder / "mask.nii.gz"
+    there = problem is None
+    record = CordRecord(
+        image=str(image_file),
+        source=source,
+        mask=mask.name if there else None,
+        weights="weights.nii.gz" if there else None,
+        sha256=hashlib.sha256(np.asarray(nib.load(mask).dataobj).tobytes()).hexdigest() if there else None,
+        problem=problem,
+    )
+    path = folder / RECORD_FILE
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return path
+
+
+def read_record(path: Path) -> CordRecord:
+    """Read what :func:`write_record` wrote."""
+    record: CordRecord = json.loads(path.read_text(encoding="utf-8"))
+    return record

@@ -1,0 +1,121 @@
+"""From lesion probabilities to numbered lesions and their tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
+
+from bids_scseg import __version__
+from bids_scseg.bids.header import read_image
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
+from bids_scseg.interfaces.prepare import load_case
+from bids_scseg.measure.instances import label_lesions
+from bids_scseg.measure.landmarks import Landmarks, fit_landmarks, label_points
+from bids_scseg.measure.lesions import lesion_table
+from bids_scseg.measure.session import Provenance, session_row
+from bids_scseg.space.geometry import Geometry
+
+
+class MeasureLesionsInputSpec(VersionedInputSpec):
+    """Everything from the threshold on: a new threshold re-runs this and what follows, never inference."""
+
+    case_files = InputMultiPath(File(exists=True), mandatory=True, desc="the prepared case")
+    probability_file = File(exists=True, mandatory=True, desc="lesion probability in prepared space")
+    report_file = File(exists=True, mandatory=True, desc="fit report")
+    landmark_files = InputMultiPath(File(exists=True), desc="disc or vertebra labels")
+    threshold = traits.Float(mandatory=True, desc="probability from which a voxel is lesion")
+    min_volume_mm3 = traits.Float(0.0, usedefault=True, desc="smaller lesions are dropped")
+    connectivity = traits.Enum(26, 18, 6, usedefault=True, desc="neighbourhood of one lesion")
+    model = traits.Str(mandatory=True, desc="name of the model")
+    model_sha256 = traits.Str(mandatory=True, desc="checksum of its weights")
+    warnings = traits.List(traits.Str, desc="warnings of the plan")
+
+
+class MeasureLesionsOutputSpec(TraitedSpec):
+    """Lesion numbers and their tables."""
+
+    labels_file = File(exists=True, desc="lesion numbers in prepared space, int32 .npy")
+    table_file = File(exists=True, desc="lesion table, JSON records")
+    row_file = File(exists=True, desc="session row, JSON")
+    landmarks_file = File(exists=True, desc="landmarks, JSON")
+
+
+class MeasureLesions(ScsegInterface):
+    """Number the lesions once, in prepared space, and measure them."""
+
+    input_spec = MeasureLesionsInputSpec
+    output_spec = MeasureLesionsOutputSpec
+
+    def _call(self, cwd: Path) -> dict[str, Any]:
+        case = load_case(self.inputs.case_files)
+        probability = np.load(self.inputs.probability_file, allow_pickle=False)
+        geometry: Geometry = case.geometry
+        cord = np.zeros(geometry.grid.shape, np.float32) if case.cord is None else case.cord
+        labels = label_lesions(
+            probability,
+            threshold=self.inputs.threshold,
+            connectivity=self.inputs.connectivity,
+            min_volume_mm3=self.inputs.min_volume_mm3,
+            voxel_volume=geometry.grid.voxel_volume,
+            cord=cord,
+        )
+        marks = read_landmarks(self.given("landmark_files") or [], geometry)
+        shared = {
+            "coverage": case.coverage, "cord": cord, "geometry": geometry, "anchor": geometry.anchor,
+            "sequences": case.sequences, "landmarks": marks,
+        }  # fmt: skip
+        table = lesion_table(labels, probability, image=case.image, **shared)
+        flags = [*(self.given("warnings") or []), *read_json(self.inputs.report_file)["warnings"]]
+        row = session_row(table, labels, probability, provenance=self._provenance(), flags=flags, **shared)
+        np.save(cwd / "labels.npy", labels, allow_pickle=False)
+        return {
+            "labels_file": str(cwd / "labels.npy"),
+            "table_file": write_json(cwd / "lesions.json", json.loads(table.to_json(orient="records"))),
+            "row_file": write_json(cwd / "session.json", row),
+            "landmarks_file": write_json(cwd / "landmarks.json", landmarks_json(marks)),
+        }
+
+    def _provenance(self) -> Provenance:
+        return Provenance(
+            threshold=self.inputs.threshold,
+            model=self.inputs.model,
+            model_sha256=self.inputs.model_sha256,
+            version=__version__,
+        )
+
+
+def read_landmarks(files: list[str], geometry: Geometry) -> Landmarks:
+    """Landmarks from disc and vertebra label images, told apart by their names."""
+    points: dict[Any, dict[int, Any]] = {"discs": {}, "vertebrae": {}}
+    for file in files:
+        kind = "discs" if "disc" in Path(file).name else "vertebrae"
+        data, grid = read_image(file)
+        points[kind] |= {key: value for key, value in label_points(data, grid).items() if key not in points[kind]}
+    return fit_landmarks(points, geometry=geometry, key=geometry.anchor)
+
+
+def landmarks_json(marks: Landmarks) -> dict[str, object]:
+    """Landmarks as plain data."""
+    levels = [[level.name, level.top_s_mm, level.bottom_s_mm, level.approximate] for level in marks.levels]
+    return {"origin_s_mm": marks.origin_s_mm, "kind": marks.kind, "levels": levels}
+
+
+def read_json(path: str | Path) -> Any:
+    """A JSON file of a previous node."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, data: object) -> str:
+    """Write a JSON file for the next node; numbers that are not finite become null."""
+    path.write_text(json.dumps(data, default=_plain), encoding="utf-8")
+    return str(path)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not plain data")

@@ -1,0 +1,117 @@
+"""From native images and cord records to the prepared case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nipype.interfaces.base import File, InputMultiPath, OutputMultiPath, TraitedSpec, traits
+
+from bids_scseg.bids.header import read_image
+from bids_scseg.errors import ImageError
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
+from bids_scseg.interfaces.cord import read_record
+from bids_scseg.preprocess.prepare import PreparedCase, prepare_session
+from bids_scseg.recipe.load import recipe_from_json
+from bids_scseg.space.grid import Grid
+
+CASE_FILES = ("case.json", "image.npy", "coverage.npy", "cord.npy", "cord_share.npy")
+
+Native = tuple[npt.NDArray[np.float32], Grid, str]
+
+
+class PrepareSessionInputSpec(VersionedInputSpec):
+    """Cord records (they name their images) and the sequence that each image serves."""
+
+    record_files = InputMultiPath(File(exists=True), mandatory=True, desc="one cord record per image")
+    in_files = InputMultiPath(File(exists=True), mandatory=True, desc="the images, for their content's sake")
+    keys = traits.List(traits.Str, mandatory=True, desc="sequence of each image")
+    names = traits.List(traits.Str, mandatory=True, desc="each image's path relative to the dataset")
+    recipe = traits.Str(mandatory=True, desc="recipe as JSON")
+    label = traits.Str(mandatory=True, desc="sub-X[_ses-Y]")
+    seed = traits.Int(0, usedefault=True, desc="of the registration")
+
+
+class PrepareSessionOutputSpec(TraitedSpec):
+    """The case, its geometry, and how well the fit went."""
+
+    case_files = OutputMultiPath(File(exists=True), desc="the prepared case")
+    geometry_file = File(exists=True, desc="geometry as JSON")
+    report_file = File(exists=True, desc="fit report as JSON")
+
+
+class PrepareSession(ScsegInterface):
+    """Fit the session's geometry and apply it once."""
+
+    input_spec = PrepareSessionInputSpec
+    output_spec = PrepareSessionOutputSpec
+
+    def _call(self, cwd: Path) -> dict[str, Any]:
+        images, cords, problems = load_session(
+            [Path(path) for path in self.inputs.record_files], self.inputs.keys, names=self.inputs.names
+        )
+        recipe = recipe_from_json(json.loads(self.inputs.recipe))
+        case, report = prepare_session(images, cords, recipe, seed=self.inputs.seed)
+        case.save(cwd / "case")
+        data = report.to_json()
+        data["warnings"] = [*problems, *report.warnings]
+        return {
+            "case_files": [str(cwd / "case" / name) for name in CASE_FILES if (cwd / "case" / name).exists()],
+            "geometry_file": _write(cwd / "geometry.json", case.geometry.to_json() if case.geometry else {}),
+            "report_file": _write(cwd / "fit_report.json", data),
+        }
+
+
+def _write(path: Path, data: object) -> str:
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return str(path)
+
+
+def load_session(
+    records: Sequence[Path], keys: Sequence[str], *, names: Sequence[str]
+) -> tuple[dict[str, list[Native]], dict[str, list[npt.NDArray[np.float32] | None]], list[str]]:
+    """Read a session's images and cord masks.
+
+    Parameters
+    ----------
+    records
+        Cord records, one per image.
+    keys, names
+        Sequence and name of each image.
+
+    Returns
+    -------
+    images, cords, problems
+        By sequence name, as :func:`bids_scseg.preprocess.prepare.prepare_session` takes them; images that cannot
+        be read are left out and named among the problems.
+    """
+    images: dict[str, list[Native]] = {}
+    cords: dict[str, list[npt.NDArray[np.float32] | None]] = {}
+    problems = []
+    for path, key, name in zip(records, keys, names, strict=True):
+        record = read_record(path)
+        try:
+            data, grid = read_image(record["image"])
+        except ImageError as error:
+            problems.append(f"{key}: {error}")
+            continue
+        images.setdefault(key, []).append((data, grid, name))
+        cords.setdefault(key, []).append(load_weights(path))
+    return images, cords, problems
+
+
+def load_weights(record_file: Path) -> npt.NDArray[np.float32] | None:
+    """Cord probability of a record, (i, j, k) float32 on the image's grid; None where no cord was found."""
+    import nibabel as nib
+
+    name = read_record(record_file)["weights"]
+    return None if name is None else np.asarray(nib.load(record_file.parent / name).dataobj, dtype=np.float32)
+
+
+def load_case(case_files: Sequence[str]) -> PreparedCase:
+    """The prepared case whose files these are."""
+    return PreparedCase.load(Path(case_files[0]).parent)

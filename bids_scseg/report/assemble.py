@@ -1,0 +1,257 @@
+"""From the results of a session to the records that its page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bids_scseg.bids.table import imputation
+from bids_scseg.inference.bundle import ModelBundle
+from bids_scseg.preprocess.prepare import PreparedCase
+from bids_scseg.recipe.study import Plan
+from bids_scseg.report.flags import derive_flags
+from bids_scseg.report.methods import MethodsFacts, compose
+from bids_scseg.report.records import AbsentSequence, Flag, NativeImage, Row, SequenceView, SessionReport
+from bids_scseg.space.geometry import Geometry, Slab
+from bids_scseg.space.grid import Grid, transform_points
+
+ALREADY_DERIVED = ("borrowed from other sequences", "may be cut there")  # warnings that derive_flags shows better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReportInput:
+    """Everything that a session's page is assembled from.
+
+    Attributes
+    ----------
+    plan, case, bundle
+        The session, its prepared case and the model.
+    labels, probability
+        Lesion numbers and lesion probability in prepared space.
+    lesions, measures
+        Rows of the lesion table, and the session's row.
+    fit
+        Fit report as plain data.
+    levels
+        (name, position s in mm) of vertebral levels.
+    origin
+        Where arc length counts from, in words; empty if not anatomical.
+    natives
+        Image (relative path) → volume, lattice, cord mask or None, and who made the mask.
+    run
+        Facts of the run: device, date, threshold, cord method, seed.
+    versions
+        Name to version of this program and the libraries behind the numbers.
+    links
+        (text, path relative to the page).
+    """
+
+    plan: Plan
+    case: PreparedCase
+    bundle: ModelBundle
+    labels: npt.NDArray[np.int32]
+    probability: npt.NDArray[np.float32]
+    lesions: Sequence[Row]
+    measures: Row
+    fit: Mapping[str, object]
+    levels: Sequence[tuple[str, float]]
+    origin: str
+    natives: Mapping[str, tuple[npt.NDArray[np.float32], Grid, npt.NDArray[np.bool_] | None, str]]
+    run: Mapping[str, str]
+    versions: Mapping[str, str]
+    links: Sequence[tuple[str, str]] = ()
+
+
+def assemble_report(given: ReportInput) -> SessionReport:
+    """Assemble the records of one session's page; arrays are passed on, not copied."""
+    case, plan = given.case, given.plan
+    geometry = _geometry(case)
+    views = tuple(_view(given, geometry, name) for name in case.sequences if name in geometry.keys)
+    methods = compose(_methods_facts(given, geometry))
+    return SessionReport(
+        label=plan.label,
+        dataset=plan.dataset.rstrip("/").rsplit("/", 1)[-1],
+        date=given.run.get("started", ""),
+        sequences=views,
+        absent=_absent(given, geometry),
+        left_out=plan.left_out,
+        anchor=geometry.anchor,
+        spacing_mm=float(geometry.grid.spacing[2]),
+        labels=given.labels,
+        probability=given.probability,
+        cord=None if case.cord is None else case.cord >= 0.5,
+        levels=_level_slices(given.levels, geometry),
+        origin=given.origin,
+        lesions=tuple(given.lesions),
+        measures=given.measures,
+        flags=(*derive_flags(views, given.measures), *_warnings(given)),
+        model=given.bundle.name,
+        card=given.bundle.summary,
+        threshold=float(given.run["threshold"]),
+        device=given.run.get("device", ""),
+        versions=given.versions,
+        checksums={given.bundle.name: given.bundle.weights_sha256},
+        seeds={"random seed": given.run.get("seed", "0")},
+        settings={"cord masks": given.run.get("cord_method", "")},
+        methods=methods.text,
+        references=methods.references,
+        links=tuple(given.links),
+    )
+
+
+def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
+    recipe, rules = given.bundle.recipe, given.bundle.recipe.inference
+    slabs = tuple((key, len(geometry.slabs_of(key))) for key in geometry.keys)
+    moved = [item for item in _list(given.fit, "sequences") if any(slab.get("accepted") for slab in _list(item, "slabs"))]
+    return MethodsFacts(
+        version=given.versions.get("bids_scseg", ""),
+        sequences=tuple((key, recipe.rule(key).description) for key in geometry.keys),
+        absent=tuple(name for name in recipe.sequence_names if name not in geometry.keys),
+        anchor=geometry.anchor,
+        cord_sources={key: _source_word(given, geometry, key) for key in geometry.keys},
+        slabs=tuple((key, count) for key, count in slabs if count > 1),
+        registered=tuple(str(item["name"]) for item in moved),
+        spacing_mm=float(geometry.grid.spacing[2]),
+        window_vox=geometry.grid.shape[:2],
+        margin_mm=recipe.grid.margin_mm,
+        model=given.bundle.name,
+        model_sha256=given.bundle.weights_sha256,
+        impute=given.bundle.network.impute,
+        skips=given.bundle.network.skips,
+        threshold=float(given.run["threshold"]),
+        min_volume_mm3=rules.min_volume_mm3,
+        connectivity=rules.connectivity,
+        flips=rules.flips,
+        device=given.run.get("device", ""),
+        origin=given.origin,
+        versions=given.versions,
+    )
+
+
+def _source_word(given: ReportInput, geometry: Geometry, key: str) -> str:
+    """``sct``, ``builtin`` or the words for a given mask, for the methods text."""
+    words = " ".join(given.natives[slab.file][3] for slab in geometry.slabs_of(key) if slab.file in given.natives)
+    if "sct" in words:
+        return "sct"
+    return "builtin" if "built-in" in words else words or "unknown"
+
+
+def _geometry(case: PreparedCase) -> Geometry:
+    if case.geometry is None:
+        raise ValueError("a case without geometry has no report")
+    return case.geometry
+
+
+def _view(given: ReportInput, geometry: Geometry, name: str) -> SequenceView:
+    channel = given.case.sequences.index(name)
+    line, anchor = geometry.centerlines.get(name), geometry.centerlines.get(geometry.anchor)
+    s = geometry.s_mm
+    fit = next((item for item in _list(given.fit, "sequences") if item.get("name") == name), {})
+    slabs = geometry.slabs_of(name)
+    return SequenceView(
+        name=name,
+        description=given.bundle.recipe.rule(name).description,
+        natives=tuple(_native(given, geometry, slab) for slab in slabs if slab.file in given.natives),
+        prepared=given.case.image[channel],
+        coverage=given.case.coverage[channel],
+        unaligned=_unaligned(given, geometry, name),
+        offset_mm=None if line is None or anchor is None else line.at(s) - anchor.at(s),
+        measured=None if line is None else line.is_measured(s),
+        examined_mm=_number(given.measures.get(f"{name}_examined_mm")),
+        extrapolated_share=_number(fit.get("extrapolated_share"), otherwise=0.0),
+        cord_source="; ".join(dict.fromkeys(given.natives[slab.file][3] for slab in slabs if slab.file in given.natives)),
+        notes=_slab_notes(fit),
+    )
+
+
+def _native(given: ReportInput, geometry: Geometry, slab: Slab) -> NativeImage:
+    image, grid, cord, _ = given.natives[slab.file]
+    shape = geometry.grid.shape
+    index = np.zeros((shape[2], 3))
+    index[:, 0], index[:, 1], index[:, 2] = (shape[0] - 1) / 2, (shape[1] - 1) / 2, np.arange(shape[2])
+    points = transform_points(slab.xfm, geometry.to_world(index, key=slab.key))
+    inside = grid.contains(grid.to_index(points))
+    line = geometry.centerlines.get(slab.key)
+    measured = np.ones(len(points), bool) if line is None else line.is_measured(geometry.s_mm)
+    return NativeImage(
+        file=slab.file, image=image, grid=grid, cord=cord, centerline_ras=points[inside], measured=measured[inside]
+    )
+
+
+def _unaligned(given: ReportInput, geometry: Geometry, name: str) -> npt.NDArray[np.float32] | None:
+    """The sequence in the anchor's window, as if no centerline of its own were known."""
+    anchor = geometry.centerlines.get(geometry.anchor)
+    slabs = geometry.slabs_of(name)
+    if anchor is None or name == geometry.anchor or any(slab.file not in given.natives for slab in slabs):
+        return None
+    shifted = replace(geometry, centerlines={**geometry.centerlines, name: anchor})
+    volume, _ = shifted.apply([given.natives[slab.file][0] for slab in slabs], key=name)
+    return volume
+
+
+def _absent(given: ReportInput, geometry: Geometry) -> tuple[AbsentSequence, ...]:
+    reasons = {str(item[0]): str(item[1]) for item in _pairs(given.fit, "dropped")}
+    out = []
+    for rule in given.bundle.recipe.sequences:
+        if rule.name not in geometry.keys:
+            out.append(
+                AbsentSequence(
+                    name=rule.name,
+                    description=rule.description,
+                    reason=reasons.get(rule.name, "no file of the session matches"),
+                    handling=imputation(given.plan),
+                )
+            )
+    return tuple(out)
+
+
+def _warnings(given: ReportInput) -> tuple[Flag, ...]:
+    """Warnings of plan and fit that the derived flags do not already hold."""
+    fit = [str(text) for text in _list_of_text(given.fit, "warnings")]
+    flags = [
+        Flag(severity="caution", title="Preparation", text=text)
+        for text in fit
+        if not any(part in text for part in ALREADY_DERIVED)
+    ]
+    return (*flags, *(Flag(severity="note", title="Choice of files", text=text) for text in given.plan.warnings))
+
+
+def _slab_notes(fit: Mapping[str, object]) -> tuple[str, ...]:
+    notes = []
+    for slab in _list(fit, "slabs")[1:]:
+        if slab.get("accepted"):
+            notes.append(
+                f"slab moved by {_number(slab.get('shift_mm')):.1f} mm and {_number(slab.get('rotation_deg')):.1f}° "
+                "by registration"
+            )
+        else:
+            notes.append(f"slab where its header says ({slab.get('reason')})")
+    return tuple(notes)
+
+
+def _level_slices(levels: Sequence[tuple[str, float]], geometry: Geometry) -> tuple[tuple[str, float], ...]:
+    start, step, count = geometry.s_mm[0], geometry.grid.spacing[2], geometry.grid.shape[2]
+    placed = [(name, float((s - start) / step)) for name, s in levels]
+    return tuple((name, k) for name, k in placed if 0 <= k < count)
+
+
+def _number(value: object, *, otherwise: float = float("nan")) -> float:
+    return float(value) if isinstance(value, int | float) else otherwise
+
+
+def _list(data: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    found = data.get(key)
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list | tuple) else []
+
+
+def _list_of_text(data: Mapping[str, object], key: str) -> list[str]:
+    found = data.get(key)
+    return [item for item in found if isinstance(item, str)] if isinstance(found, list | tuple) else []
+
+
+def _pairs(data: Mapping[str, object], key: str) -> list[Sequence[object]]:
+    found = data.get(key)
+    return [item for item in found if isinstance(item, list | tuple) and len(item) == 2] if isinstance(found, list | tuple) else []
