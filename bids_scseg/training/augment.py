@@ -1,7 +1,7 @@
 """Cord-specific augmentation of prepared patches (SPEC §4).
 
-Spatial changes are shared by all sequences of a case, intensity changes are drawn for each. A draw is a record of
-plain numbers; applying it is deterministic.
+Spatial changes are shared by all sequences of a case, intensity changes are drawn for each. A draw is a
+record of plain numbers; applying it is deterministic.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def draw_spatial(rng: Rng, config: AugmentConfig) -> SpatialDraw:
     if rng.random() >= config.spatial:
         return SpatialDraw(flips=flips)
     scale = 1 + float(rng.uniform(-1, 1)) * config.scale
-    return SpatialDraw(flips=flips, scale=scale, angle=float(np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg)))
+    return SpatialDraw(
+        flips=flips, scale=scale, angle=float(np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg))
+    )
 
 
 def draw_intensity(rng: Rng, config: AugmentConfig) -> IntensityDraw:
@@ -96,7 +98,11 @@ def _affine(volume: Floats, draw: SpatialDraw, *, mode: str) -> Floats:
     # the matrix maps output to input positions, so a scale above 1 shrinks: dividing makes it enlarge
     factor = (1 / draw.scale,) * 3
     transform = Affine(
-        rotate_params=(0.0, 0.0, draw.angle), scale_params=factor, mode=mode, padding_mode="zeros", image_only=True
+        rotate_params=(0.0, 0.0, draw.angle),
+        scale_params=factor,
+        mode=mode,
+        padding_mode="zeros",
+        image_only=True,
     )
     moved: Floats = np.asarray(transform(torch.from_numpy(volume)), np.float32)
     return moved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,12 @@ TENSORS, STATE = "checkpoint.safetensors", "checkpoint.json"
 
 
 def save_checkpoint(
-    folder: Path, network: nn.Module, *, average: nn.Module | None, optimizer: torch.optim.Optimizer, step: int
+    folder: Path,
+    network: nn.Module,
+    *,
+    average: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    step: int,
 ) -> None:
     """Write weights, their moving average and the optimizer's state after ``step`` iterations."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,8 +31,12 @@ def save_checkpoint(
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in values.items() if _is_tensor(value)}
     temporary = folder / (TENSORS + ".new")
-    save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, temporary, {"step": str(step)})
-    os.replace(temporary, folder / TENSORS)
+    save_file(
+        {key: value.detach().contiguous().clone() for key, value in tensors.items()},
+        temporary,
+        {"step": str(step)},
+    )
+    temporary.replace(folder / TENSORS)
     _write_json(folder / STATE, {"step": step})
 
 
@@ -64,7 +72,8 @@ def load_weights(folder: Path, network: nn.Module) -> None:
         file = folder / name
         if file.is_file():
             tensors = load_file(file)
-            weights = _section(tensors, "average") or _section(tensors, "weights") or tensors
+            averaged = _section(_section(tensors, "average"), "module")
+            weights = averaged or _section(tensors, "weights") or tensors
             _load(network, {key: value.float() for key, value in weights.items()}, file=file)
             return
     raise DataError("no weights to start from", file=folder, expected=f"{TENSORS} or weights.safetensors")
@@ -105,4 +114,4 @@ def _is_tensor(value: object) -> bool:
 def _write_json(path: Path, data: dict[str, Any]) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

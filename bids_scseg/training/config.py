@@ -211,7 +211,9 @@ def load_config(path: Path | str) -> TrainingConfig:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"not valid TOML ({error})", file=file, expected="a training configuration") from error
+        raise DataError(
+            f"not valid TOML ({error})", file=file, expected="a training configuration"
+        ) from error
     config: TrainingConfig = _record(TrainingConfig, data, where=str(file))
     return config
 
@@ -270,7 +272,12 @@ def _value(kind: Any, value: Any, *, where: str) -> Any:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value, kind=kind, where=where)
+    _expect(
+        isinstance(value, kind) and (kind is bool or not isinstance(value, bool)),
+        value,
+        kind=kind,
+        where=where,
+    )
     return value
 
 

@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.preprocess.frames import Estimates, SlabEstimate, fit_box
+from bids_scseg.recipe.model import GridSpec
+from bids_scseg.space.geometry import Slab
+from bids_scseg.space.grid import Grid
 from bids_scseg.synth.randomize import random_contrast
 from bids_scseg.synth.tissues import CORD_TISSUES, Tissue
 from bids_scseg.training.sample import IGNORE, Sample
@@ -57,7 +61,8 @@ class TissueMaps:
         """Example number ``index``."""
         rng = np.random.default_rng([self.seed, index])
         tissue = np.load(self.files[int(rng.integers(len(self.files)))], mmap_mode="r", allow_pickle=False)
-        warp = draw_warp(rng, self.warp, centre=_draw_centre(rng, np.isin(tissue[::2, ::2, ::2], CORD_TISSUES), self.patch_vox, step=2))
+        coarse = np.isin(tissue[::2, ::2, ::2], CORD_TISSUES)
+        warp = draw_warp(rng, self.warp, centre=_draw_centre(rng, coarse, self.patch_vox, step=2))
         patch = take_labels(tissue, warp_coordinates(warp, self.patch_vox))
         cord, unsure = np.isin(patch, CORD_TISSUES), patch == Tissue.BRAINSTEM
         return _finish(rng, random_contrast(patch, rng), cord=cord.astype(np.float32), unsure=unsure)
@@ -157,11 +162,13 @@ def load_real_cords(dataset: Path) -> list[RealCord]:
     masks = sorted(labels.rglob("*_label-SC_seg.nii.gz"))
     if not masks:
         raise MissingInputError("no cord masks", file=labels, expected="files named *_label-SC_seg.nii.gz")
-    return [_load_pair(_image_of(mask, labels=labels, dataset=dataset), mask) for mask in masks]
+    return [_load_pair(match_image(mask, dataset=dataset), mask) for mask in masks]
 
 
-def _image_of(mask: Path, *, labels: Path, dataset: Path) -> Path:
-    return dataset / mask.relative_to(labels).with_name(mask.name.replace("_label-SC_seg", ""))
+def match_image(mask: Path, *, dataset: Path) -> Path:
+    """The image to which a mask in ``derivatives/labels`` belongs by its name."""
+    place = mask.relative_to(dataset / "derivatives" / "labels")
+    return dataset / place.with_name(mask.name.replace("_label-SC_seg", ""))
 
 
 def _load_pair(image: Path, mask: Path) -> RealCord:
@@ -171,66 +178,35 @@ def _load_pair(image: Path, mask: Path) -> RealCord:
         raise MissingInputError("a mask without its image", file=mask, expected=str(image))
     scan, label = nib.load(image), nib.load(mask)
     if scan.shape != label.shape or not np.allclose(scan.affine, label.affine, atol=1e-3):
-        raise DataError("the mask lies on another lattice than its image", file=mask, expected=str(scan.shape))
-    values = np.nan_to_num(np.asarray(scan.dataobj, np.float32))
+        raise DataError(
+            "the mask lies on another lattice than its image", file=mask, expected=str(scan.shape)
+        )
     name = image.name.removesuffix(".nii.gz")
+    grid = Grid(shape=scan.shape, affine=np.asarray(scan.affine, float))
     cord = (np.asarray(label.dataobj) > 0.5).astype(np.float32)
     return RealCord(
         name=name,
         subject=name.split("_")[0],
-        image=to_box(values, scan.affine),
-        cord=to_box(cord, scan.affine),
+        image=to_box(np.nan_to_num(np.asarray(scan.dataobj, np.float32)), grid),
+        cord=to_box(cord, grid),
     )
 
 
-def to_box(volume: Floats, affine: npt.ArrayLike, *, spacing_mm: float = 1.0) -> Floats:
-    """Resample linearly to an isotropic lattice along the image's own axes, in canonical order (R, A, S).
-
-    The box spans the image from edge to edge; its voxel (0, 0, 0) starts at the image's corner. Beyond the
-    outer voxel centres the outer value continues.
-    """
-    canonical, spacing = canonical_order(volume, affine)
-    shape = box_shape(_shape3(canonical), spacing, spacing_mm=spacing_mm)
-    at = [box_index(n, step, native, spacing_mm=spacing_mm) for n, step, native in zip(shape, spacing, canonical.shape, strict=True)]
-    return _separable(canonical, at)
-
-
-def canonical_order(volume: Floats, affine: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.float64]]:
-    """The array with its axes flipped and permuted towards R, A, S, and its spacing in mm in that order."""
-    import nibabel as nib
-
-    matrix = np.asarray(affine, float)
-    turned = nib.orientations.apply_orientation(volume, nib.orientations.io_orientation(matrix))
-    order = np.argsort(nib.orientations.io_orientation(matrix)[:, 0])
-    return np.ascontiguousarray(turned), np.linalg.norm(matrix[:3, :3], axis=0)[order]
-
-
-def box_shape(shape: Shape, spacing: npt.ArrayLike, *, spacing_mm: float) -> Shape:
-    """Size of the isotropic lattice that spans an image of ``shape``."""
-    sizes = [max(1, round(n * float(step) / spacing_mm)) for n, step in zip(shape, np.asarray(spacing), strict=True)]
-    return (sizes[0], sizes[1], sizes[2])
-
-
-def box_index(n: int, step: float, native: int, *, spacing_mm: float) -> npt.NDArray[np.float64]:
-    """Native index of each of ``n`` box voxels along one axis, kept within the outer voxel centres."""
-    return np.clip(((np.arange(n) + 0.5) * spacing_mm) / float(step) - 0.5, 0, native - 1)
-
-
-def _separable(volume: Floats, at: Sequence[npt.NDArray[np.float64]]) -> Floats:
-    out = volume
-    for axis, where in enumerate(at):
-        low = np.minimum(where.astype(int), max(out.shape[axis] - 2, 0))
-        weight = (where - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        high = np.minimum(low + 1, out.shape[axis] - 1)
-        out = out.take(low, axis) * (1 - weight) + out.take(high, axis) * weight
-    return np.asarray(out, np.float32)
+def to_box(volume: Floats, grid: Grid) -> Floats:
+    """The volume on the 1 mm box that the finder works on: its own axes in canonical order (R, A, S)."""
+    slab = Slab(key="image", index=0, file="", grid=grid)
+    spec = GridSpec(spacing_mm=1.0, window_vox=None, margin_mm=0.0)
+    geometry = fit_box(Estimates(anchor="image", slabs=(SlabEstimate(slab=slab),)), spec)
+    return np.asarray(geometry.apply([volume], key="image")[0], np.float32)
 
 
 def _shape3(volume: npt.NDArray[np.generic]) -> Shape:
     return (volume.shape[0], volume.shape[1], volume.shape[2])
 
 
-def _draw_centre(rng: Rng, cord: npt.NDArray[np.bool_], patch: Shape, *, step: int = 1) -> npt.NDArray[np.float64]:
+def _draw_centre(
+    rng: Rng, cord: npt.NDArray[np.bool_], patch: Shape, *, step: int = 1
+) -> npt.NDArray[np.float64]:
     """Source index of a patch centre: near a random piece of cord, or anywhere."""
     places = np.flatnonzero(cord)
     if not places.size or rng.random() >= CORD_CENTRED:
@@ -275,7 +251,9 @@ def _acquired(image: Floats, acquisition: Acquisition, rng: Rng) -> Floats:
     if acquisition.axis < 0 or rng.random() < 0.5:
         return sliced
     # scanner noise that slices share with their interpolated neighbours
-    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.06) * float(sliced.std() + 1e-6))
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(
+        rng.uniform(0, 0.06) * float(sliced.std() + 1e-6)
+    )
     return np.asarray(sliced + acquire(noise, acquisition), np.float32)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class TrainingCase:
     visible, faint : mapping of int to tuple of str
         Sequences in which each lesion is visible or faint, where that is known (synthetic cases). A lesion
         that no kept sequence shows at all does not count in training.
+    folder
+        Where it was read from; None for cases that live in memory.
     """
 
     name: str
@@ -53,11 +56,27 @@ class TrainingCase:
     label: npt.NDArray[np.uint8]
     visible: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     faint: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel to a worker process as a path: memory-mapped arrays would be copied whole."""
+        if self.folder is None:
+            return _rebuild, tuple(getattr(self, item.name) for item in fields(self))
+        return _reopen, (self.folder, self.sequences)
 
     @property
     def lesions(self) -> tuple[int, ...]:
         """Instance numbers in the label."""
         return tuple(int(n) for n in np.unique(self.label) if n not in (0, IGNORE))
+
+
+def _rebuild(*values: Any) -> TrainingCase:
+    names = (item.name for item in fields(TrainingCase))
+    return TrainingCase(**dict(zip(names, values, strict=True)))
+
+
+def _reopen(folder: Path, sequences: tuple[str, ...]) -> TrainingCase:
+    return load_case(folder, sequences=sequences)
 
 
 def find_cases(root: Path) -> list[Path]:
@@ -102,6 +121,7 @@ def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
         label=label,
         visible=_detectability(folder / LESIONS_FILE, "visible"),
         faint=_detectability(folder / LESIONS_FILE, "faint"),
+        folder=folder,
     )
 
 
@@ -115,28 +135,38 @@ def split_subjects(
 ) -> tuple[list[TrainingCase], list[TrainingCase]]:
     """Training and validation cases; no subject is in both.
 
+    A subject's place depends on its label and the seed alone, so that cases which are added later never
+    move a subject from one side to the other.
+
     Parameters
     ----------
     cases
         All cases.
     fraction
-        Share of the subjects that is held out, rounded, but at least one of two or more.
+        Expected share of the subjects that is held out; at least one of two or more.
     seed
-        Of the shuffle.
+        Of the draw.
     out
         JSON file to write the split to.
     """
-    subjects = sorted({case.subject for case in cases})
-    count = round(fraction * len(subjects))
-    if fraction > 0 and len(subjects) > 1:
-        count = max(1, count)
-    held = set(np.random.default_rng(seed).permutation(subjects)[:count].tolist())
+    rank = {case.subject: _lot(case.subject, seed) for case in cases}
+    held = {subject for subject, lot in rank.items() if lot < fraction}
+    if fraction > 0 and len(rank) > 1 and not held:
+        held = {min(rank, key=lambda subject: rank[subject])}
+    if len(rank) > 1 and held == set(rank):
+        held.discard(max(rank, key=lambda subject: rank[subject]))
     training = [case for case in cases if case.subject not in held]
     validation = [case for case in cases if case.subject in held]
     if out is not None:
         split = {"training": sorted({c.subject for c in training}), "validation": sorted(held), "seed": seed}
         out.write_text(json.dumps(split, indent=2) + "\n", encoding="utf-8")
     return training, validation
+
+
+def _lot(subject: str, seed: int) -> float:
+    """A number in [0, 1) that depends on subject and seed alone."""
+    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -173,7 +203,9 @@ class PreparedCases:
             "subjects": len({case.subject for case in self.cases}),
             "without lesions": sum(not case.lesions for case in self.cases),
             "lesions": sum(len(case.lesions) for case in self.cases),
-            "lesion voxels": int(sum(np.isin(case.label, (0, IGNORE), invert=True).sum() for case in self.cases)),
+            "lesion voxels": int(
+                sum(np.isin(case.label, (0, IGNORE), invert=True).sum() for case in self.cases)
+            ),
             "lengths": sorted(case.label.shape[2] for case in self.cases),
             "available": {
                 name: int(sum(case.available[n] for case in self.cases))
@@ -183,7 +215,7 @@ class PreparedCases:
 
 
 def draw_sequences(rng: Rng, available: npt.NDArray[np.bool_], dropout: float) -> npt.NDArray[np.bool_]:
-    """(S,) bool: all available sequences or, with probability ``dropout``, a random non-empty subset of them."""
+    """(S,) bool: all available sequences or, with probability ``dropout``, a non-empty subset of them."""
     if rng.random() >= dropout:
         return available.copy()
     names = np.flatnonzero(available)
@@ -282,7 +314,9 @@ def _check_shapes(
     channels: int,
 ) -> None:
     if image.ndim != 4 or image.shape[0] != channels:
-        raise DataError(f"image of shape {image.shape}", file=folder / "image.npy", expected=f"({channels}, i, j, k)")
+        raise DataError(
+            f"image of shape {image.shape}", file=folder / "image.npy", expected=f"({channels}, i, j, k)"
+        )
     if coverage.shape != image.shape or coverage.dtype != np.bool_:
         raise DataError(
             f"coverage of shape {coverage.shape}, {coverage.dtype}",

@@ -75,7 +75,7 @@ def fit(
     schedule
         Iteration to learning-rate factor; default: polynomial decay after linear warm-up.
     look
-        Called with (network, iteration) every ``config.validation.every`` iterations; what it returns is logged.
+        Called with (network, iteration) every ``config.validation.every`` iterations; its result is logged.
 
     Raises
     ------
@@ -111,7 +111,9 @@ def polynomial(config: OptimizerConfig, iterations: int) -> Schedule:
 class SegmentationTask(lightning.LightningModule):
     """One optimizer step: forward, loss, learning rate, moving average."""
 
-    def __init__(self, network: nn.Module, loss: nn.Module, *, config: TrainingConfig, schedule: Schedule) -> None:
+    def __init__(
+        self, network: nn.Module, loss: nn.Module, *, config: TrainingConfig, schedule: Schedule
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
@@ -196,7 +198,7 @@ class Journal(Callback):
             save_checkpoint(self.out, task.network, average=task.average, optimizer=task.optimizer, step=step)
         every = self.config.validation.every
         if self.look is not None and every and step % every == 0:
-            self._look(task, step)
+            self._look(self.look, task, step)
 
     def _log(self, task: SegmentationTask, step: int) -> None:
         now = time.monotonic()
@@ -209,14 +211,11 @@ class Journal(Callback):
         append_row(self.out / "log.csv", row)
         self.losses, self.since = [], now
 
-    def _look(self, task: SegmentationTask, step: int) -> None:
+    def _look(self, look: Look, task: SegmentationTask, step: int) -> None:
         network = task.network if task.average is None else task.average.module
-        assert_look = self.look
-        if assert_look is None:
-            return
         network.eval()
         with torch.no_grad():
-            append_row(self.out / "validation.csv", {"iteration": step, **assert_look(network, step)})
+            append_row(self.out / "validation.csv", {"iteration": step, **look(network, step)})
         network.train()
         self.since = time.monotonic()
 
@@ -246,9 +245,11 @@ def _task(
     )
 
 
-def _run(task: SegmentationTask, data: Source, *, config: TrainingConfig, out: Path, look: Look | None) -> None:
+def _run(
+    task: SegmentationTask, data: Source, *, config: TrainingConfig, out: Path, look: Look | None
+) -> None:
     trainer = lightning.Trainer(
-        accelerator="cpu" if not torch.cuda.is_available() else "gpu",
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
         precision=config.precision,
         max_steps=config.iterations - task.start,
@@ -272,6 +273,7 @@ def _loader(data: Source, *, config: TrainingConfig, start: int) -> DataLoader[S
         num_workers=sampling.workers,
         collate_fn=collate,
         prefetch_factor=6 if sampling.workers else None,
+        persistent_workers=sampling.workers > 0,
         # forking after torch has computed can hang
         multiprocessing_context="spawn" if sampling.workers else None,
     )

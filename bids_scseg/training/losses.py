@@ -11,8 +11,6 @@ from bids_scseg.training.config import LossConfig
 from bids_scseg.training.sample import IGNORE
 
 
-
-
 class SegmentationLoss(nn.Module):
     """Cross-entropy plus a foreground overlap term, both without ignored voxels.
 

@@ -20,6 +20,7 @@ from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import Plan
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry, Slab
+from bids_scseg.space.grid import Grid
 from bids_scseg.training.dataset import LESIONS_FILE
 from bids_scseg.training.sample import IGNORE
 
@@ -75,7 +76,13 @@ def prepare_dataset(
         rng = np.random.default_rng([seed, *plan.label.encode()])
         written.append(
             prepare_case(
-                plan, recipe, labels=labels, out=out / plan.label, rng=rng, jitter_mm=jitter_mm, register=register
+                plan,
+                recipe,
+                labels=labels,
+                out=out / plan.label,
+                rng=rng,
+                jitter_mm=jitter_mm,
+                register=register,
             )
         )
     return written
@@ -149,7 +156,7 @@ def _read(plan: Plan) -> tuple[NativeImages, CordMasks]:
     for sequence in plan.sequences:
         images[sequence.name] = [(*read_image(file.path), file.relative) for file in sequence.files]
         found = [masks.get(file.relative) for file in sequence.files]
-        cords[sequence.name] = [None if path is None else read_image(path)[0] > 0.5 for path in found]
+        cords[sequence.name] = [None if path is None else _read_label(Path(path))[0] > 0 for path in found]
     return images, cords
 
 
@@ -157,14 +164,29 @@ def _truth_file(plan: Plan, labels: Path) -> Path:
     folder = labels / f"sub-{plan.subject}" / (f"ses-{plan.session}" if plan.session else "") / "anat"
     found = sorted(folder.glob("*_desc-truth_dseg.nii.gz"))
     if len(found) != 1:
-        raise MissingInputError(f"{len(found)} lesion maps", file=folder, expected="one *_desc-truth_dseg.nii.gz")
+        raise MissingInputError(
+            f"{len(found)} lesion maps", file=folder, expected="one *_desc-truth_dseg.nii.gz"
+        )
     return found[0]
 
 
+def _read_label(path: Path) -> tuple[npt.NDArray[np.int32], Grid]:
+    """A label map; unlike an image it may be empty."""
+    import nibabel as nib
+
+    image = nib.load(path)
+    if len(image.shape) != 3:
+        raise DataError(f"label of shape {image.shape}", file=path, expected="three dimensions")
+    shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
+    return np.rint(np.asarray(image.dataobj)).astype(np.int32), Grid(
+        shape=shape, affine=np.asarray(image.affine)
+    )
+
+
 def _prepared_label(geometry: Geometry, truth: Path) -> npt.NDArray[np.uint8]:
-    values, grid = read_image(truth)
+    values, grid = _read_label(truth)
     if values.max(initial=0) >= IGNORE:
         raise DataError(f"{int(values.max())} lesions", file=truth, expected=f"fewer than {IGNORE}")
-    # the map lies in the reference world, where the anchor's centerline straightens it like the anchor's image
+    # the map lies in the reference world: the anchor's centerline straightens it as it does the anchor
     slab = Slab(key=geometry.anchor, index=0, file=str(truth), grid=grid)
-    return labels_to_prepared(geometry, values.astype(np.int32), slab).astype(np.uint8)
+    return labels_to_prepared(geometry, values, slab).astype(np.uint8)

@@ -153,11 +153,13 @@ def draw_acquisition(rng: Rng, *, axial: float = 0.4, sagittal: float = 0.15) ->
 
 
 def acquire(volume: Floats, acquisition: Acquisition) -> Floats:
-    """The volume as thick slices, linearly interpolated back to its lattice (constant beyond the outer slices)."""
+    """The volume as thick slices, interpolated linearly to its lattice; constant beyond the outer ones."""
     if acquisition.axis < 0:
         return volume
     axis, n = acquisition.axis, volume.shape[acquisition.axis]
-    blurred = ndimage.uniform_filter1d(volume, max(1, round(acquisition.thickness)), axis=axis, mode="nearest")
+    blurred = ndimage.uniform_filter1d(
+        volume, max(1, round(acquisition.thickness)), axis=axis, mode="nearest"
+    )
     where = np.arange(min(acquisition.start, n - 1), n, acquisition.step)
     slices = blurred.take(np.minimum(np.rint(where).astype(int), n - 1), axis)
     at = np.interp(np.arange(n), where, np.arange(len(where)))
@@ -167,7 +169,9 @@ def acquire(volume: Floats, acquisition: Acquisition) -> Floats:
     return np.asarray(slices.take(low, axis) * (1 - weight) + slices.take(high, axis) * weight, np.float32)
 
 
-def draw_view(rng: Rng, shape: Shape, *, least: Shape, focus: npt.ArrayLike, whole: float = 0.45) -> tuple[slice, ...]:
+def draw_view(
+    rng: Rng, shape: Shape, *, least: Shape, focus: npt.ArrayLike, whole: float = 0.45
+) -> tuple[slice, ...]:
     """The part of a patch that the image covers; what lies outside is padding.
 
     Parameters
@@ -204,7 +208,7 @@ def normalise(volume: Floats, coverage: npt.NDArray[np.bool_]) -> Floats:
 
 
 def perturb(volume: Floats, rng: Rng) -> Floats:
-    """Random appearance of a real image: gamma, inversion, bias field, blur, noise; range 0 to 1 before noise."""
+    """Random appearance of a real image: gamma, inversion, bias field, blur, noise."""
     low, high = np.percentile(volume, (0.5, 99.8))
     image = np.clip((volume - low) / max(float(high - low), 1e-6), 0, 1.3).astype(np.float32)
     if rng.random() < 0.5:

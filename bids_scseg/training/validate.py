@@ -1,0 +1,247 @@
+"""Held-out cases: lesion-wise scores, and the threshold that is chosen on them and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from bids_scseg.measure.instances import label_lesions
+from bids_scseg.measure.overlap import overlap_table
+from bids_scseg.measure.profiles import PROFILES
+from bids_scseg.recipe.model import GridSpec, InferenceSpec
+from bids_scseg.training.config import ValidationConfig
+from bids_scseg.training.dataset import TrainingCase, crop
+from bids_scseg.training.sample import IGNORE, Sample
+
+PROFILE = PROFILES["walsh2024"]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseScore:
+    """Lesion-wise counts and voxel overlap of one case at one threshold.
+
+    Attributes
+    ----------
+    visible, visible_found
+        True lesions visible in at least one available sequence (all of them where that is not known), and
+        how many of them are found.
+    lesions, found
+        The same for all true lesions.
+    predicted, right
+        Predicted lesions, and those that are none of the false ones.
+    dice
+        NaN where truth and prediction are both empty.
+    """
+
+    visible: int
+    visible_found: int
+    lesions: int
+    found: int
+    predicted: int
+    right: int
+    dice: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Sums over cases; ratios are NaN where nothing is counted."""
+
+    threshold: float
+    min_volume_mm3: float
+    cases: tuple[CaseScore, ...]
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the visible lesions that are found."""
+        return _ratio(sum(c.visible_found for c in self.cases), sum(c.visible for c in self.cases))
+
+    @property
+    def sensitivity_all(self) -> float:
+        """Share of all lesions that are found."""
+        return _ratio(sum(c.found for c in self.cases), sum(c.lesions for c in self.cases))
+
+    @property
+    def precision(self) -> float:
+        """Share of the predicted lesions that are right."""
+        return _ratio(sum(c.right for c in self.cases), sum(c.predicted for c in self.cases))
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of sensitivity (visible lesions) and precision; 0 where either is undefined."""
+        low = min(np.nan_to_num(self.sensitivity), np.nan_to_num(self.precision))
+        return (
+            0.0 if low <= 0 else 2 * self.sensitivity * self.precision / (self.sensitivity + self.precision)
+        )
+
+    @property
+    def dice(self) -> float:
+        """Mean over the cases where it is defined."""
+        known = [c.dice for c in self.cases if not np.isnan(c.dice)]
+        return float(np.mean(known)) if known else float("nan")
+
+    def to_json(self) -> dict[str, float]:
+        """Plain numbers."""
+        return {
+            "threshold": self.threshold,
+            "min_volume_mm3": self.min_volume_mm3,
+            "sensitivity": round(self.sensitivity, 4),
+            "sensitivity_all": round(self.sensitivity_all, 4),
+            "precision": round(self.precision, 4),
+            "f1": round(self.f1, 4),
+            "dice": round(self.dice, 4),
+            "visible": sum(c.visible for c in self.cases),
+            "predicted": sum(c.predicted for c in self.cases),
+        }
+
+
+def predict(
+    network: nn.Module, case: TrainingCase, spec: InferenceSpec, *, kept: npt.NDArray[np.bool_]
+) -> Floats:
+    """Foreground probability (i, j, k) of a case from the sequences ``kept``."""
+    whole = _whole(case, spec, kept=kept)
+    available = torch.from_numpy(whole.available)[None]
+    inputs = torch.from_numpy(np.concatenate([whole.image, whole.coverage.astype(np.float32)]))[None]
+    channels = len(case.sequences)
+
+    def run(window: Tensor) -> Tensor:
+        flags = available.expand(len(window), -1)
+        logits: Tensor = network(window[:, :channels], flags, window[:, channels:] > 0.5)[0]
+        return logits.float().softmax(1)[:, 1:].sum(1, keepdim=True)
+
+    bf16 = torch.autocast("cpu", torch.bfloat16)
+    with torch.inference_mode(), bf16:
+        prob = sliding_window_inference(inputs, spec.patch_vox, 1, run, overlap=spec.overlap, mode="gaussian")
+    out = np.asarray(prob[0, 0].float(), np.float32)
+    return np.where(whole.coverage.any(axis=0), out, np.float32(0))
+
+
+def _whole(case: TrainingCase, spec: InferenceSpec, *, kept: npt.NDArray[np.bool_]) -> Sample:
+    size = case.label.shape
+    return crop(case, (size[0] // 2, size[1] // 2, size[2] // 2), (size[0], size[1], size[2]), kept=kept)
+
+
+def score_case(
+    case: TrainingCase,
+    prob: Floats,
+    *,
+    threshold: float,
+    min_volume_mm3: float,
+    spec: InferenceSpec,
+    grid: GridSpec,
+    kept: npt.NDArray[np.bool_],
+) -> CaseScore:
+    """Compare one probability map with the case's lesion instances, by the rules of ``walsh2024``.
+
+    Lesions that lie outside the coverage of every kept sequence count nowhere.
+    """
+    truth = _countable(case, kept=kept)
+    predicted = label_lesions(
+        np.where(case.label == IGNORE, np.float32(0), prob),
+        threshold=threshold,
+        connectivity=spec.connectivity,
+        min_volume_mm3=min_volume_mm3,
+        voxel_volume=grid.spacing_mm**3,
+    )
+    numbers = np.flatnonzero(np.bincount(truth.ravel(), minlength=2)[1:]) + 1
+    dense = np.zeros(int(truth.max(initial=0)) + 1, np.int32)
+    dense[numbers] = np.arange(1, len(numbers) + 1)
+    found, right = PROFILE.match(overlap_table(dense[truth], predicted))
+    shown = np.array([_is_visible(case, int(n), kept) for n in numbers], bool)
+    return CaseScore(
+        visible=int(shown.sum()),
+        visible_found=int(found[shown].sum()),
+        lesions=len(numbers),
+        found=int(found.sum()),
+        predicted=len(right),
+        right=int(right.sum()),
+        dice=_dice(truth > 0, predicted > 0),
+    )
+
+
+def _countable(case: TrainingCase, *, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    covered = np.asarray(case.coverage[kept]).any(axis=0)
+    label = np.asarray(case.label)
+    return np.where(covered & (label != IGNORE), label, 0).astype(np.int32)
+
+
+def _is_visible(case: TrainingCase, lesion: int, kept: npt.NDArray[np.bool_]) -> bool:
+    if lesion not in case.visible:
+        return True
+    names = {case.sequences[n] for n in np.flatnonzero(kept)}
+    return bool(names & set(case.visible[lesion]))
+
+
+def choose_threshold(
+    cases: Sequence[TrainingCase],
+    probabilities: Sequence[Floats],
+    *,
+    config: ValidationConfig,
+    spec: InferenceSpec,
+    grid: GridSpec,
+) -> tuple[Scores, list[Scores]]:
+    """The candidate with the best lesion-wise F1 (then Dice) on held-out cases, and all candidates."""
+    table = [
+        score_all(cases, probabilities, threshold=threshold, min_volume_mm3=volume, spec=spec, grid=grid)
+        for threshold in config.thresholds
+        for volume in config.min_volumes_mm3
+    ]
+    return max(table, key=lambda scores: (round(scores.f1, 3), np.nan_to_num(scores.dice))), table
+
+
+def score_all(
+    cases: Sequence[TrainingCase],
+    probabilities: Sequence[Floats],
+    *,
+    threshold: float,
+    min_volume_mm3: float,
+    spec: InferenceSpec,
+    grid: GridSpec,
+) -> Scores:
+    """Scores of several cases, each with all its available sequences."""
+    scores = [
+        score_case(
+            case,
+            prob,
+            threshold=threshold,
+            min_volume_mm3=min_volume_mm3,
+            spec=spec,
+            grid=grid,
+            kept=case.available,
+        )
+        for case, prob in zip(cases, probabilities, strict=True)
+    ]
+    return Scores(threshold=threshold, min_volume_mm3=min_volume_mm3, cases=tuple(scores))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Looks at held-out cases during training."""
+
+    cases: Sequence[TrainingCase]
+    spec: InferenceSpec
+    grid: GridSpec
+    config: ValidationConfig
+
+    def __call__(self, network: nn.Module, iteration: int) -> Mapping[str, float]:
+        """Best scores over the thresholds, on the first ``config.cases`` cases."""
+        some = list(self.cases)[: self.config.cases or None]
+        probabilities = [predict(network, case, self.spec, kept=case.available) for case in some]
+        quick = replace(self.config, min_volumes_mm3=self.config.min_volumes_mm3[:1])
+        best, _ = choose_threshold(some, probabilities, config=quick, spec=self.spec, grid=self.grid)
+        return best.to_json()
+
+
+def _dice(truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> float:
+    total = int(truth.sum()) + int(predicted.sum())
+    return 2 * int((truth & predicted).sum()) / total if total else float("nan")
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
