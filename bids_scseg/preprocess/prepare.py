@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import CordNotFoundError, DataError, GeometryError, MissingInputError
-from bids_scseg.preprocess.align import clean_cord, partial_weights, touches_edge
+from bids_scseg.preprocess.align import clean_cord, frame_affine, partial_weights, touches_edge
 from bids_scseg.preprocess.frames import (
     FRAMES,
     Estimates,
@@ -622,11 +622,21 @@ def _empty_rim(
         for slab, mask in zip(geometry.slabs_of(key), stack, strict=True):
             if mask is not None and np.any(mask):
                 index = geometry.to_prepared(slab.to_world(np.argwhere(mask)), key=key)[:, :2]
-                # Interpolation carries a mask one native voxel further; a slanted cord, a little more.
-                blur = 1.5 * float(np.linalg.norm(slab.grid.spacing)) / float(geometry.grid.spacing.min()) + 1
-                reach = np.maximum(reach, np.abs(index - middle).max(axis=0) + blur)
+                reach = np.maximum(reach, np.abs(index - middle).max(axis=0) + _blur(geometry, slab))
     rim = np.clip(np.floor(middle - reach), 0, None).astype(int)
     return int(rim[0]), int(rim[1])
+
+
+def _blur(geometry: Geometry, slab: Slab) -> FloatArray:
+    """(2,) prepared voxels, by axis, that linear interpolation carries a mask beyond its voxel centres: one
+    native voxel along every native axis, with the lean of the centerline where that voxel is tall.
+    """
+    native = np.abs(frame_affine(slab.grid, geometry.grid.axes, xfm=slab.xfm)[:3, :3]).sum(axis=1)
+    line = geometry.centerlines.get(slab.key)
+    lean = np.zeros(2)
+    if line is not None and line.s_mm.size > 1:
+        lean = np.abs(np.diff(line.xy_mm, axis=0) / np.diff(line.s_mm)[:, None]).max(axis=0)
+    return np.asarray((native[:2] + lean * native[2]) / geometry.grid.spacing[:2] + 1)
 
 
 def prepare_session(

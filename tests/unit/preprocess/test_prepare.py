@@ -220,6 +220,17 @@ def test_cord_share_has_the_right_area() -> None:
     assert case.cord.max() <= 1
 
 
+def test_the_rim_left_out_of_the_cord_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    recipe = replace(RECIPE, grid=replace(RECIPE.grid, window_vox=(48, 48)))
+    images, cords = session((1.5, 0.0))
+    geometry, _ = prepare.fit(images, cords, recipe, register=False)
+    share = prepare.prepared_cord(geometry, images, cords)
+    monkeypatch.setattr(prepare, "_empty_rim", lambda *_: (0, 0))
+    assert np.allclose(prepare.prepared_cord(geometry, images, cords), share, atol=1e-6)
+
+
 def test_prepared_lesion_keeps_its_volume() -> None:
     # A sphere of 4 mm radius at the seam of the two slabs: 4/3 pi 64 = 268 mm3, cut by nothing.
     phantom = phantoms.Phantom(lesions=((0.0, 0.0, 0.0, 4.0), (0.0, 0.0, 24.0, 3.0)))
