@@ -17,7 +17,9 @@ from bids_scseg.workflows.status import read_outcomes
 LABEL = re.compile(r"sub-(?P<subject>[A-Za-z0-9+]+)(_ses-(?P<session>[A-Za-z0-9+]+))?")
 PHENOTYPE = "phenotype/spinal_cord_lesions"
 MEASUREMENT = {
-    "MeasurementToolMetadata": {"Description": "Spinal cord lesions by automatic segmentation; one row per participant"}
+    "MeasurementToolMetadata": {
+        "Description": "Spinal cord lesions by automatic segmentation; one row per participant"
+    }
 }
 
 
@@ -35,7 +37,9 @@ def find_outputs(out: Path) -> list[SessionOutputs]:
         if match is None:
             continue
         subject, session = match["subject"], match["session"]
-        anat = safe_join(out, "/".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", "anat"])))
+        anat = safe_join(
+            out, "/".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", "anat"]))
+        )
         summary = anat / f"{outcome['label']}_summary.json"
         tables = sorted(anat.glob(f"{outcome['label']}_*seg-lesions_dseg.tsv"))
         found.append(
@@ -75,7 +79,8 @@ def write_group(out: Path, *, facts: Mapping[str, str]) -> CohortTables:
     for participant, rows in cohort.sessions.groupby("participant_id"):
         if rows["session_id"].notna().all():
             columns = ["session_id", *(c for c in rows.columns if c not in ("participant_id", "session_id"))]
-            own = {name: cohort.dictionaries["sessions"][name] for name in columns if name in cohort.dictionaries["sessions"]}
+            known = cohort.dictionaries["sessions"]
+            own = {name: known[name] for name in columns if name in known}
             _table(out, f"{participant}/{participant}_sessions", rows[columns], own)
     write_group_page(
         out / "group.html",
@@ -88,7 +93,10 @@ def write_group(out: Path, *, facts: Mapping[str, str]) -> CohortTables:
 
 
 def _table(out: Path, stem: str, frame: pd.DataFrame, dictionary: Mapping[str, object]) -> None:
-    rows = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in frame.to_dict("records")]
+    rows = [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
     write_json(out, f"{stem}.json", dictionary)
     write_tsv(out, f"{stem}.tsv", rows, columns=list(frame.columns))
 

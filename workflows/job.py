@@ -110,8 +110,10 @@ def killed(job: SessionJob) -> SessionOutcome:
     )
 
 
-def failed(label: str, error: ScsegError, *, step: str, seconds: float = 0.0, device: str = "") -> SessionOutcome:
-    """The outcome that an error of ours makes; a session without a usable image or cord is refused, not failed."""
+def failed(
+    label: str, error: ScsegError, *, step: str, seconds: float = 0.0, device: str = ""
+) -> SessionOutcome:
+    """The outcome that an error of ours makes; without a usable image or cord a session is refused."""
     refused = isinstance(error, CordNotFoundError | MissingInputError)
     return SessionOutcome(
         label=label,

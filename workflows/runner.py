@@ -49,7 +49,7 @@ _events: Any = None
 
 
 def _connect(events: Any) -> None:
-    global _events  # noqa: PLW0603 - a worker process has one queue, given to it at its start
+    global _events  # a worker process has one queue, given to it at its start
     _events = events
 
 
@@ -152,5 +152,3 @@ def _drain(events: Any, progress: Progress) -> None:
         except Empty:
             return
         progress(label, step)
-
-

@@ -49,7 +49,9 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
         bundle_sha256=job.cord_sha256,
         socket=job.socket,
     )
-    lesions = _lesion_wf(job, images=images, keys=[key for key, _ in files], names=[f.relative for _, f in files])
+    lesions = _lesion_wf(
+        job, images=images, keys=[key for key, _ in files], names=[f.relative for _, f in files]
+    )
     outputs = Node(IdentityInterface(fields=["record_files", *OUTPUTS]), name="results")
     write = make_node(WriteResults(**_output_inputs(job)), name="write", always=True)
     report = make_node(ReportSession(**_output_inputs(job)), name="report", always=True)

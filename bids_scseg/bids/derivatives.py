@@ -87,7 +87,7 @@ class SessionResults:
 def write_results(
     out: str | Path, results: SessionResults, *, output_spaces: OutputSpaces
 ) -> tuple[str, ...]:
-    """Write all derivatives of a session, each atomically, and remove those of an earlier run that are no more.
+    """Write all derivatives of a session, each atomically; those of an earlier run that are no more go.
 
     Parameters
     ----------
@@ -100,8 +100,8 @@ def write_results(
 
     Returns
     -------
-    Paths relative to `out`, sidecars included, the summary last: it lists the others, so a session whose summary
-    is there is complete.
+    Paths relative to `out`, sidecars included, the summary last: it lists the others, so a session whose
+    summary is there is complete.
 
     Raises
     ------
@@ -193,10 +193,10 @@ def _write_segmentation(
         out, names.probseg, probability, grid,
         image_metadata(sources, description=PROBABILITY, reference=reference),
     )  # fmt: skip
-    threshold = {"Threshold": results.summary.get("threshold")}
+    mask = mask_metadata([own_uri(names.dseg)], kind="Lesion", description=MASK, reference=reference)
     yield from _image(
         out, names.mask, labels > 0, grid,
-        {**mask_metadata([own_uri(names.dseg)], kind="Lesion", description=MASK, reference=reference), **threshold},
+        {**mask, "Threshold": results.summary.get("threshold")},
     )  # fmt: skip
     columns = data_dictionary(lesion_columns(results.sequences)) if slab is None else {}
     yield from _image(

@@ -79,7 +79,11 @@ class Console:
 def describe(outcome: SessionOutcome) -> str:
     """One line about how a session ended."""
     if outcome.ok:
-        flags = f", {len(outcome.warnings)} warning{'s' * (len(outcome.warnings) != 1)}" if outcome.warnings else ""
+        flags = (
+            f", {len(outcome.warnings)} warning{'s' * (len(outcome.warnings) != 1)}"
+            if outcome.warnings
+            else ""
+        )
         return f"{outcome.label}: done in {outcome.seconds:.0f} s{flags}"
     where = f" in {outcome.step}" if outcome.step and outcome.step != "start" else ""
     parts = [f"{outcome.label}: {outcome.state}{where}: {outcome.cause}"]

@@ -14,7 +14,9 @@ def run_group(options: RunOptions) -> int:
     """Run the group level; the exit code. The raw dataset is not needed."""
     out = options.output_dir
     if not out.is_dir():
-        raise MissingInputError("no such folder", file=out, expected="the output folder of the participant level")
+        raise MissingInputError(
+            "no such folder", file=out, expected="the output folder of the participant level"
+        )
     facts = {"version": __version__}
     if options.bids_dir is not None:
         facts["dataset"] = options.bids_dir.resolve().name

@@ -74,7 +74,7 @@ def _derivative(text: str) -> tuple[str, Path]:
 
 
 def build_parser() -> Parser:
-    """The parser of ``bids_scseg``. Options not given are absent from the result, so a config file can fill them."""
+    """The parser of ``bids_scseg``; options not given are absent, so a config file can fill them."""
     parser = Parser(
         prog="bids_scseg",
         description="Spinal cord MS lesion segmentation from every MR sequence that a session has.",
@@ -82,7 +82,9 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("bids_dir", help="folder of the raw BIDS dataset ('-' at the group level: not needed)")
+    parser.add_argument(
+        "bids_dir", help="folder of the raw BIDS dataset ('-' at the group level: not needed)"
+    )
     parser.add_argument("output_dir", type=Path, help="folder for the derivatives")
     parser.add_argument("analysis_level", choices=LEVELS, metavar="{participant,group}", help="what to run")
     _add_selection(parser)
@@ -105,8 +107,8 @@ def _add_selection(parser: Parser) -> None:
         help="only these participants, with or without sub-",
     )  # fmt: skip
     group.add_argument(
-        *_both("session-label"), *_both("session-id"), dest="sessions", nargs="+", type=session, metavar="LABEL",
-        help="only these sessions, with or without ses-",
+        *_both("session-label"), *_both("session-id"), dest="sessions", nargs="+", type=session,
+        metavar="LABEL",        help="only these sessions, with or without ses-",
     )  # fmt: skip
     group.add_argument(
         *_both("exclude-participant-label"), dest="exclude", nargs="+", type=subject, metavar="LABEL",
@@ -116,7 +118,9 @@ def _add_selection(parser: Parser) -> None:
         *_both("bids-filter-file"), dest="filter_file", type=Path, metavar="FILE",
         help="JSON: for a sequence, the entities that its files must have",
     )  # fmt: skip
-    group.add_argument("--sequences", nargs="+", metavar="NAME", help="use only these sequences of the recipe")
+    group.add_argument(
+        "--sequences", nargs="+", metavar="NAME", help="use only these sequences of the recipe"
+    )
     group.add_argument(
         "-d", "--derivatives", nargs="+", type=_derivative, metavar="NAME=PATH",
         help="folders with your own cord masks and disc or vertebra labels",
@@ -135,13 +139,17 @@ def _add_method(parser: Parser) -> None:
         help="cord masks: Spinal Cord Toolbox, built-in network, or a derivatives folder (default auto: "
         "your masks where given, else SCT where installed, else built-in)",
     )  # fmt: skip
-    group.add_argument("--threshold", type=_probability, metavar="P", help="lesion probability (default: the model's)")
+    group.add_argument(
+        "--threshold", type=_probability, metavar="P", help="lesion probability (default: the model's)"
+    )
     group.add_argument(
         *_both("output-spaces"), dest="output_spaces", choices=("anchor", "all"),
         help="results on the anchor's grid, or on every sequence's too (default anchor)",
     )  # fmt: skip
     group.add_argument(*_both("random-seed"), dest="random_seed", type=_whole, metavar="N", help="default 0")
-    group.add_argument("--deterministic", action="store_true", help="repeatable to the bit; slower registration")
+    group.add_argument(
+        "--deterministic", action="store_true", help="repeatable to the bit; slower registration"
+    )
 
 
 def _add_resources(parser: Parser) -> None:
@@ -163,7 +171,7 @@ def _add_modes(parser: Parser) -> None:
     group.add_argument(*_both("dry-run"), dest="dry_run", action="store_true",
                        help="print which file serves which sequence, and stop")  # fmt: skip
     group.add_argument(*_both("json-plan"), dest="json_plan", type=Path, metavar="FILE",
-                       help="with --dry-run: write the plan as JSON too ('-': to standard output, without the table)")  # fmt: skip
+                       help="with --dry-run: the plan as JSON ('-': on standard output)")  # fmt: skip
     group.add_argument(*_both("reports-only"), dest="reports_only", action="store_true",
                        help="redo the reports from existing results")  # fmt: skip
     group.add_argument(*_both("boilerplate-only"), dest="boilerplate_only", action="store_true",

@@ -122,7 +122,9 @@ def load_models(options: RunOptions) -> Models:
 
 
 def _plans(options: RunOptions, models: Models, studies: Sequence[Study]) -> Iterator[Plan]:
-    filters: Filters | None = read_filters(options.filter_file, models.lesion.recipe) if options.filter_file else None
+    filters: Filters | None = (
+        read_filters(options.filter_file, models.lesion.recipe) if options.filter_file else None
+    )
     folders = dict(options.derivatives)
     chosen = [folders[options.cord]] if options.cord in folders else list(folders.values())
     for study in studies:
@@ -201,11 +203,15 @@ def write_failure_page(out: Path, outcome: SessionOutcome, facts: dict[str, obje
 
 def _raw(options: RunOptions) -> Path:
     if options.bids_dir is None:
-        raise UsageError("the participant level needs the raw dataset", remedy="name its folder instead of '-'")
+        raise UsageError(
+            "the participant level needs the raw dataset", remedy="name its folder instead of '-'"
+        )
     return options.bids_dir
 
 
-def _job(plan: Plan, options: RunOptions, models: Models, *, address: str, facts: dict[str, object]) -> SessionJob:
+def _job(
+    plan: Plan, options: RunOptions, models: Models, *, address: str, facts: dict[str, object]
+) -> SessionJob:
     threshold = models.lesion.threshold if options.threshold is None else options.threshold
     return SessionJob(
         plan=plan,
@@ -233,12 +239,18 @@ def prepare_output(options: RunOptions) -> Path:
     """
     out = options.output_dir
     if options.bids_dir is not None and out.resolve() == options.bids_dir.resolve():
-        raise OutputError("is the raw dataset itself", file=out, remedy="name another folder, such as derivatives/bids_scseg")
+        raise OutputError(
+            "is the raw dataset itself",
+            file=out,
+            remedy="name another folder, such as derivatives/bids_scseg",
+        )
     for folder in (out, options.work):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot be made ({error.strerror})", file=folder, remedy="choose a writable folder") from error
+            raise OutputError(
+                f"cannot be made ({error.strerror})", file=folder, remedy="choose a writable folder"
+            ) from error
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError("cannot be written", file=folder, remedy="choose a writable folder")
     return out
@@ -276,4 +288,6 @@ def free_memory_gb() -> float:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return float("inf")
-    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable")), float("inf"))
+    return next(
+        (int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable")), float("inf")
+    )

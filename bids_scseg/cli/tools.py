@@ -24,7 +24,9 @@ def build_tools_parser() -> Parser:
     train = commands.add_parser("train", help="train a model from a configuration and prepared cases")
     train.add_argument("config", type=Path, help="training configuration (TOML)")
     train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of training data")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the model")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the model"
+    )
     train.set_defaults(run=run_train)
     return parser
 
@@ -42,11 +44,11 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train a model."""
-    from bids_scseg.training.config import read_config
-    from bids_scseg.training.fit import train
+    from bids_scseg.training.config import load_config
+    from bids_scseg.training.train import train
 
-    bundle = train(read_config(arguments.config), arguments.data, arguments.out)
-    sys.stderr.write(f"model bundle: {bundle}\n")
+    training = train(load_config(arguments.config), arguments.data, out=arguments.out)
+    sys.stderr.write(f"model bundle: {training.bundle.path}\n")
 
 
 def main(argv: list[str] | None = None) -> int:

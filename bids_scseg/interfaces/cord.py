@@ -24,7 +24,9 @@ from bids_scseg.preprocess.align import clean_cord
 from bids_scseg.space.grid import Grid
 
 RECORD_FILE = "cord.json"
-SAME_GRID_MM = 0.1  # ours: a mask whose corners lie farther than this from the image's was drawn on another grid
+SAME_GRID_MM = (
+    0.1  # ours: a mask whose corners lie farther than this from the image's was drawn on another grid
+)
 
 
 class CordRecord(TypedDict):
@@ -115,9 +117,9 @@ def record_cord(image_file: Path, mask_file: Path, folder: Path, *, source: str)
 
 
 def _on_grid(mask_file: Path, grid: Grid) -> npt.NDArray[np.float32]:
-    image = nib.load(mask_file)
+    image = nib.Nifti1Image.from_filename(mask_file)
     data = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
-    own = Grid(shape=data.shape, affine=image.affine)
+    own = Grid(shape=(data.shape[0], data.shape[1], data.shape[2]), affine=image.affine)
     if own.shape != grid.shape or np.abs(own.corners() - grid.corners()).max() > SAME_GRID_MM:
         raise ImageError(
             f"cord mask of shape {own.shape} is not on the image's grid",
@@ -129,7 +131,12 @@ def _on_grid(mask_file: Path, grid: Grid) -> npt.NDArray[np.float32]:
 
 
 def _save(data: npt.NDArray[Any], grid: Grid, path: Path) -> None:
-    nib.save(nib.Nifti1Image(data, grid.affine), path)
+    nib.Nifti1Image(data, grid.affine).to_filename(path)
+
+
+def load_volume(path: Path) -> npt.NDArray[np.float32]:
+    """A mask or map that an earlier node wrote, (i, j, k) float32."""
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float32)
 
 
 def write_record(folder: Path, image_file: Path, *, source: str, problem: str | None) -> Path:
@@ -141,7 +148,7 @@ def write_record(folder: Path, image_file: Path, *, source: str, problem: str | 
         source=source,
         mask=mask.name if there else None,
         weights="weights.nii.gz" if there else None,
-        sha256=hashlib.sha256(np.asarray(nib.load(mask).dataobj).tobytes()).hexdigest() if there else None,
+        sha256=hashlib.sha256(load_volume(mask).tobytes()).hexdigest() if there else None,
         problem=problem,
     )
     path = folder / RECORD_FILE

@@ -51,9 +51,8 @@ class MeasureLesions(ScsegInterface):
     output_spec = MeasureLesionsOutputSpec
 
     def _call(self, cwd: Path) -> dict[str, Any]:
-        case = load_case(self.inputs.case_files)
+        case, geometry = load_case(self.inputs.case_files)
         probability = np.load(self.inputs.probability_file, allow_pickle=False)
-        geometry: Geometry = case.geometry
         cord = np.zeros(geometry.grid.shape, np.float32) if case.cord is None else case.cord
         labels = label_lesions(
             probability,
@@ -64,7 +63,7 @@ class MeasureLesions(ScsegInterface):
             cord=cord,
         )
         marks = read_landmarks(self.given("landmark_files") or [], geometry)
-        shared = {
+        shared: dict[str, Any] = {
             "coverage": case.coverage, "cord": cord, "geometry": geometry, "anchor": geometry.anchor,
             "sequences": case.sequences, "landmarks": marks,
         }  # fmt: skip
@@ -94,7 +93,9 @@ def read_landmarks(files: list[str], geometry: Geometry) -> Landmarks:
     for file in files:
         kind = "discs" if "disc" in Path(file).name else "vertebrae"
         data, grid = read_image(file)
-        points[kind] |= {key: value for key, value in label_points(data, grid).items() if key not in points[kind]}
+        points[kind] |= {
+            key: value for key, value in label_points(data, grid).items() if key not in points[kind]
+        }
     return fit_landmarks(points, geometry=geometry, key=geometry.anchor)
 
 

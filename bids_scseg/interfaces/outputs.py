@@ -12,9 +12,10 @@ from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 from bids_scseg.bids.derivatives import SessionResults, write_results
 from bids_scseg.bids.header import read_image
 from bids_scseg.bids.names import session_names
+from bids_scseg.errors import ImageError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
-from bids_scseg.interfaces.cord import read_record
+from bids_scseg.interfaces.cord import load_volume, read_record
 from bids_scseg.interfaces.measure import read_json
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.recipe.study import Plan
@@ -56,8 +57,7 @@ class WriteResults(ScsegInterface):
 
     def _call(self, cwd: Path) -> dict[str, Any]:
         natives = read_natives(self.inputs.plan, self.inputs.record_files)
-        case = load_case(self.inputs.case_files)
-        geometry = case.geometry
+        case, geometry = load_case(self.inputs.case_files)
         fit = read_json(self.inputs.report_file)
         results = SessionResults(
             plan=self.inputs.plan,
@@ -66,12 +66,16 @@ class WriteResults(ScsegInterface):
             probability=np.load(self.inputs.probability_file, allow_pickle=False),
             lesions=read_json(self.inputs.table_file),
             summary={**read_json(self.inputs.row_file), "fit": fit, "run": self.inputs.run},
-            cords={name: (cord, grid, who) for name, (_, grid, cord, who) in natives.items() if cord is not None},
+            cords={
+                name: (cord, grid, who) for name, (_, grid, cord, who) in natives.items() if cord is not None
+            },
             anchor_images=[natives[slab.file][0] for slab in geometry.slabs_of(geometry.anchor)],
             sequences=case.sequences,
         )
         options = self.inputs.options
-        return {"written": list(write_results(options.output_dir, results, output_spaces=options.output_spaces))}
+        return {
+            "written": list(write_results(options.output_dir, results, output_spaces=options.output_spaces))
+        }
 
 
 class ReportSessionInputSpec(ResultInputSpec):
@@ -98,7 +102,7 @@ class ReportSession(ScsegInterface):
         report = assemble_report(
             ReportInput(
                 plan=plan,
-                case=load_case(self.inputs.case_files),
+                case=load_case(self.inputs.case_files)[0],
                 bundle=load_bundle(run["model_path"]),
                 labels=np.load(self.inputs.labels_file, allow_pickle=False),
                 probability=np.load(self.inputs.probability_file, allow_pickle=False),
@@ -110,7 +114,11 @@ class ReportSession(ScsegInterface):
                 natives=read_natives(plan, self.inputs.record_files),
                 run={key: str(value) for key, value in run.items() if key != "versions"},
                 versions=run["versions"],
-                links=[(Path(path).name, path) for path in self.inputs.written if path.endswith((".nii.gz", ".tsv"))],
+                links=[
+                    (Path(path).name, path)
+                    for path in self.inputs.written
+                    if path.endswith((".nii.gz", ".tsv"))
+                ],
             )
         )
         anchor = next(sequence.files for sequence in plan.sequences if sequence.name == report.anchor)
@@ -124,12 +132,8 @@ def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:
 
     Returns
     -------
-    Relative path → (volume, lattice, cord mask or None, who made it); images that cannot be read are left out.
+    Relative path → (volume, lattice, cord mask or None, who made it); unreadable images are left out.
     """
-    import nibabel as nib
-
-    from bids_scseg.errors import ImageError
-
     names = {file.path: file.relative for sequence in plan.sequences for file in sequence.files}
     found: dict[str, NativeCord] = {}
     for path in map(Path, records):
@@ -139,6 +143,6 @@ def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:
         except ImageError:
             continue  # the cord node has recorded it, and the fit report names it
         mask = record["mask"]
-        cord = None if mask is None else np.asarray(nib.load(path.parent / mask).dataobj) > 0
+        cord = None if mask is None else load_volume(path.parent / mask) > 0
         found[names[record["image"]]] = (data, grid, cord, record["source"])
     return found

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, OutputMultiPath, TraitedSpec, traits
 
 from bids_scseg.bids.header import read_image
-from bids_scseg.errors import ImageError
+from bids_scseg.errors import DataError, ImageError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
-from bids_scseg.interfaces.cord import read_record
+from bids_scseg.interfaces.cord import load_volume, read_record
 from bids_scseg.preprocess.prepare import PreparedCase, prepare_session
 from bids_scseg.recipe.load import recipe_from_json
+from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
 
 CASE_FILES = ("case.json", "image.npy", "coverage.npy", "cord.npy", "cord_share.npy")
@@ -86,8 +87,8 @@ def load_session(
     Returns
     -------
     images, cords, problems
-        By sequence name, as :func:`bids_scseg.preprocess.prepare.prepare_session` takes them; images that cannot
-        be read are left out and named among the problems.
+        By sequence name, as :func:`~bids_scseg.preprocess.prepare.prepare_session` takes them; images that
+        cannot be read are left out and named among the problems.
     """
     images: dict[str, list[Native]] = {}
     cords: dict[str, list[npt.NDArray[np.float32] | None]] = {}
@@ -106,12 +107,20 @@ def load_session(
 
 def load_weights(record_file: Path) -> npt.NDArray[np.float32] | None:
     """Cord probability of a record, (i, j, k) float32 on the image's grid; None where no cord was found."""
-    import nibabel as nib
-
     name = read_record(record_file)["weights"]
-    return None if name is None else np.asarray(nib.load(record_file.parent / name).dataobj, dtype=np.float32)
+    return None if name is None else load_volume(record_file.parent / name)
 
 
-def load_case(case_files: Sequence[str]) -> PreparedCase:
-    """The prepared case whose files these are."""
-    return PreparedCase.load(Path(case_files[0]).parent)
+def load_case(case_files: Sequence[str]) -> tuple[PreparedCase, Geometry]:
+    """The prepared case whose files these are, and its geometry.
+
+    Raises
+    ------
+    DataError
+        If the case has no geometry.
+    """
+    folder = Path(case_files[0]).parent
+    case = PreparedCase.load(folder)
+    if case.geometry is None:
+        raise DataError("the prepared case has no geometry", file=folder, expected="one in case.json")
+    return case, case.geometry

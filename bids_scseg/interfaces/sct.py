@@ -96,7 +96,9 @@ def run_tool(command: list[str], cwd: Path, *, timeout_s: int, file: str) -> tup
         ) from error
     except subprocess.TimeoutExpired as error:
         raise SessionError(
-            f"{command[0]} did not end within {timeout_s} s", file=file, remedy="use --cord builtin or your own mask"
+            f"{command[0]} did not end within {timeout_s} s",
+            file=file,
+            remedy="use --cord builtin or your own mask",
         ) from error
     if done.returncode != 0:
         raise _failure(command[0], done, file)

@@ -18,7 +18,10 @@ from bids_scseg.report.records import AbsentSequence, Flag, NativeImage, Row, Se
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import Grid, transform_points
 
-ALREADY_DERIVED = ("borrowed from other sequences", "may be cut there")  # warnings that derive_flags shows better
+ALREADY_DERIVED = (
+    "borrowed from other sequences",
+    "may be cut there",
+)  # warnings that derive_flags shows better
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,7 +108,11 @@ def assemble_report(given: ReportInput) -> SessionReport:
 def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
     recipe, rules = given.bundle.recipe, given.bundle.recipe.inference
     slabs = tuple((key, len(geometry.slabs_of(key))) for key in geometry.keys)
-    moved = [item for item in _list(given.fit, "sequences") if any(slab.get("accepted") for slab in _list(item, "slabs"))]
+    moved = [
+        item
+        for item in _list(given.fit, "sequences")
+        if any(slab.get("accepted") for slab in _list(item, "slabs"))
+    ]
     return MethodsFacts(
         version=given.versions.get("bids_scseg", ""),
         sequences=tuple((key, recipe.rule(key).description) for key in geometry.keys),
@@ -133,7 +140,9 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
 
 def _source_word(given: ReportInput, geometry: Geometry, key: str) -> str:
     """``sct``, ``builtin`` or the words for a given mask, for the methods text."""
-    words = " ".join(given.natives[slab.file][3] for slab in geometry.slabs_of(key) if slab.file in given.natives)
+    words = " ".join(
+        given.natives[slab.file][3] for slab in geometry.slabs_of(key) if slab.file in given.natives
+    )
     if "sct" in words:
         return "sct"
     return "builtin" if "built-in" in words else words or "unknown"
@@ -162,7 +171,9 @@ def _view(given: ReportInput, geometry: Geometry, name: str) -> SequenceView:
         measured=None if line is None else line.is_measured(s),
         examined_mm=_number(given.measures.get(f"{name}_examined_mm")),
         extrapolated_share=_number(fit.get("extrapolated_share"), otherwise=0.0),
-        cord_source="; ".join(dict.fromkeys(given.natives[slab.file][3] for slab in slabs if slab.file in given.natives)),
+        cord_source="; ".join(
+            dict.fromkeys(given.natives[slab.file][3] for slab in slabs if slab.file in given.natives)
+        ),
         notes=_slab_notes(fit),
     )
 
@@ -177,7 +188,12 @@ def _native(given: ReportInput, geometry: Geometry, slab: Slab) -> NativeImage:
     line = geometry.centerlines.get(slab.key)
     measured = np.ones(len(points), bool) if line is None else line.is_measured(geometry.s_mm)
     return NativeImage(
-        file=slab.file, image=image, grid=grid, cord=cord, centerline_ras=points[inside], measured=measured[inside]
+        file=slab.file,
+        image=image,
+        grid=grid,
+        cord=cord,
+        centerline_ras=points[inside],
+        measured=measured[inside],
     )
 
 
@@ -216,7 +232,10 @@ def _warnings(given: ReportInput) -> tuple[Flag, ...]:
         for text in fit
         if not any(part in text for part in ALREADY_DERIVED)
     ]
-    return (*flags, *(Flag(severity="note", title="Choice of files", text=text) for text in given.plan.warnings))
+    return (
+        *flags,
+        *(Flag(severity="note", title="Choice of files", text=text) for text in given.plan.warnings),
+    )
 
 
 def _slab_notes(fit: Mapping[str, object]) -> tuple[str, ...]:
@@ -224,8 +243,8 @@ def _slab_notes(fit: Mapping[str, object]) -> tuple[str, ...]:
     for slab in _list(fit, "slabs")[1:]:
         if slab.get("accepted"):
             notes.append(
-                f"slab moved by {_number(slab.get('shift_mm')):.1f} mm and {_number(slab.get('rotation_deg')):.1f}° "
-                "by registration"
+                f"slab moved by {_number(slab.get('shift_mm')):.1f} mm and "
+                f"{_number(slab.get('rotation_deg')):.1f}° by registration"
             )
         else:
             notes.append(f"slab where its header says ({slab.get('reason')})")
@@ -254,4 +273,8 @@ def _list_of_text(data: Mapping[str, object], key: str) -> list[str]:
 
 def _pairs(data: Mapping[str, object], key: str) -> list[Sequence[object]]:
     found = data.get(key)
-    return [item for item in found if isinstance(item, list | tuple) and len(item) == 2] if isinstance(found, list | tuple) else []
+    return (
+        [item for item in found if isinstance(item, list | tuple) and len(item) == 2]
+        if isinstance(found, list | tuple)
+        else []
+    )

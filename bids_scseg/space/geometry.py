@@ -152,7 +152,7 @@ class Geometry:
     def s_mm(self) -> FloatArray:
         """(k,) float64: position of each prepared slice along the S-I axis, mm, grid frame."""
         start = float((self.grid.axes.T @ self.grid.affine[:3, 3])[2])
-        return start + np.arange(self.grid.shape[2]) * self.grid.spacing[2]
+        return np.asarray(start + np.arange(self.grid.shape[2]) * self.grid.spacing[2])
 
     # -- points ------------------------------------------------------------------------------------
 
@@ -213,7 +213,9 @@ class Geometry:
         """Fuse the slabs of one sequence on a lattice of the reference world (None: prepared space)."""
         slabs = self.slabs_of(key)
         if len(slabs) != len(images):
-            raise GeometryError(f"{len(images)} images for {len(slabs)} slabs of {key}", expected="one per slab")
+            raise GeometryError(
+                f"{len(images)} images for {len(slabs)} slabs of {key}", expected="one per slab"
+            )
         shape = self.grid.shape if grid is None else grid.shape
         volume, coverage = np.zeros(shape, np.float32), np.zeros(shape, bool)
         for start, ijk in index_chunks(shape):
@@ -268,10 +270,12 @@ class Geometry:
     def restore_onto(
         self, volume: npt.NDArray[np.generic], *, key: str, grid: Grid
     ) -> npt.NDArray[np.float32]:
-        """Like :meth:`restore`, onto any lattice in the reference world, following a sequence's centerline."""
+        """Like :meth:`restore`, onto any lattice in the reference world, along a sequence's centerline."""
         return self._restore(volume, grid, to_index=lambda ijk: self.to_prepared(grid.to_world(ijk), key=key))
 
-    def _restore(self, volume: npt.NDArray[np.generic], grid: Grid, *, to_index: Any) -> npt.NDArray[np.float32]:
+    def _restore(
+        self, volume: npt.NDArray[np.generic], grid: Grid, *, to_index: Any
+    ) -> npt.NDArray[np.float32]:
         if volume.shape != self.grid.shape:
             raise GeometryError(f"map of shape {volume.shape}", expected=f"{self.grid.shape}")
         step = float(self.grid.spacing.min())

@@ -91,7 +91,7 @@ class Grid:
         return self.to_world(ijk)
 
     def contains(self, ijk: npt.ArrayLike, *, tolerance: float = 0.5) -> npt.NDArray[np.bool_]:
-        """(...) bool: whether indices lie within the voxels' extent (half a voxel beyond the outer centres)."""
+        """(...) bool: whether indices lie within the voxels, half a voxel beyond the outer centres."""
         index = np.asarray(ijk)
         upper = np.asarray(self.shape) - 1 + tolerance
         return np.asarray(((index >= -tolerance) & (index <= upper)).all(axis=-1))
@@ -106,7 +106,7 @@ class Grid:
         """
         import nibabel as nib
 
-        ornt = nib.orientations.io_orientation(self.affine)
+        ornt = nib.orientations.io_orientation(self.affine)  # type: ignore[no-untyped-call]
         order = np.argsort(ornt[:, 0])
         return tuple((int(axis), int(ornt[axis, 1])) for axis in order)
 
@@ -121,7 +121,7 @@ class Grid:
         others = np.delete(spacing, axis)
         if spacing[axis] < 1.3 * others.max():
             return "iso"
-        world = [index for index, (along, _) in enumerate(self.canonical_axes()) if along == axis][0]
+        world = next(index for index, (along, _) in enumerate(self.canonical_axes()) if along == axis)
         return ("sag", "cor", "ax")[world]
 
     def to_json(self) -> dict[str, object]:

@@ -36,7 +36,13 @@ def test_memory_needs_a_unit():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--device", "gpu"], ["--threshold", "2"], ["--participant-label", "../x"], ["--nprocs", "-1"], ["--nonsense"]],
+    [
+        ["--device", "gpu"],
+        ["--threshold", "2"],
+        ["--participant-label", "../x"],
+        ["--nprocs", "-1"],
+        ["--nonsense"],
+    ],
 )
 def test_wrong_values_are_usage_errors(arguments):
     with pytest.raises(UsageError):
@@ -57,7 +63,9 @@ def test_derivatives_keep_names():
     assert options.derivatives == (("masks", Path("/data/m")), ("labels", Path("/data/labels")))
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 64), (["a", "b", "c"], 17), ([*BASE, "--mem", "1"], 64)])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [([], 64), (["a", "b", "c"], 17), ([*BASE, "--mem", "1"], 64)]
+)
 def test_exit_codes_and_one_line_messages(arguments, code, capsys):
     assert main(arguments) == code
     assert capsys.readouterr().err.count("\n") == 1
@@ -72,7 +80,8 @@ def test_help_imports_nothing_heavy_and_answers_at_once():
         "import sys; from bids_scseg.cli.app import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'nipype', 'bids', 'numpy', 'pandas', 'monai', 'ants', 'nibabel'} & set(sys.modules)\n"
+        "heavy = {'torch', 'nipype', 'bids', 'numpy', 'pandas', 'monai', 'ants', 'nibabel'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
     start = time.monotonic()
