@@ -340,13 +340,13 @@ def _draw_muscles(rng: Rng) -> Floats:
     Muscles are the cells of seeds in the plane across the cord, mirrored left to right, drifting along it.
     """
     grid = MUSCLE_GRID
-    x = (np.arange(grid.size) - grid.size / 2) * grid.step_mm
+    x = ((np.arange(grid.size) - grid.size / 2) * grid.step_mm).astype(np.float32)
     seeds = rng.uniform([4, -75], [130, 60], (34, 2))
     drift = rng.normal(0, 4.0, (grid.stations, 34, 2)).cumsum(0)
     out = np.empty((grid.stations, grid.size, grid.size), np.float32)
     for station in range(grid.stations):
         right = seeds + drift[station] - drift[grid.stations // 2]
-        every = np.concatenate([right, right * [-1, 1]])
+        every = np.concatenate([right, right * [-1, 1]]).astype(np.float32)
         squares = (x[:, None, None] - every[:, 0]) ** 2 + 1.6 * (x[None, :, None] - every[:, 1]) ** 2
         nearest = np.sqrt(np.partition(squares, 1, axis=2)[..., :2])
         out[station] = (nearest[..., 1] - nearest[..., 0]) / 2

@@ -177,7 +177,7 @@ def volume_mm3(anatomy: Anatomy, lesion: Lesion, step_mm: float = 0.4) -> float:
     return float(sum(_area(anatomy, lesion, float(arc), step_mm) for arc in arcs))
 
 
-def _area(anatomy: Anatomy, lesion: Lesion, arc_mm: float, step_mm: float = 0.25) -> float:
+def _area(anatomy: Anatomy, lesion: Lesion, arc_mm: float, step_mm: float = 0.4) -> float:
     """Cross-section of the lesion in mm2 at a position along the cord."""
     foot = float(np.interp(arc_mm, anatomy.profiles.arc, z_axis()))
     half = np.arange(-9, 9, step_mm, dtype=np.float32) + np.float32(step_mm / 2)
@@ -251,7 +251,7 @@ def _draw_lesion(rng: Rng, anatomy: Anatomy, *, z_mm: float | None) -> Lesion:
 def _scaled_to_area(anatomy: Anatomy, lesion: Lesion) -> Lesion:
     """The lesion with its radii scaled until what lies in the cord has the wanted cross-section."""
     low, high = 0.3, 4.0
-    for _ in range(9):
+    for _ in range(8):
         middle = float(np.sqrt(low * high))
         trial = _with_radii(lesion, middle)
         if _area(anatomy, trial, lesion.arc_mm) < lesion.area_mm2:

@@ -111,13 +111,6 @@ def seam_heights(slabs: int) -> list[tuple[float, float]]:
     return [(top - n * step - length, top - n * step) for n in range(slabs)]
 
 
-def covered_heights(scenario: Scenario) -> tuple[float, float]:
-    """Lowest and highest visible point of the cord, mm from the C2-C3 disc."""
-    if {"T2Sag", "STIR"} & set(scenario.sequences):
-        return -415.0, FORAMEN_MM
-    return -180.0, FORAMEN_MM
-
-
 def lattice(plane: Plane, *, centre: Doubles, turn: Doubles) -> tuple[tuple[int, int, int], Doubles]:
     """Shape and affine of a plane centred at a world point, turned about x, y, z by ``turn`` radians."""
     shape, affine = [0, 0, 0], np.eye(4)

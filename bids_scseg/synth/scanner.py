@@ -373,8 +373,8 @@ def _artefacts(image: Floats, exposure: Exposure, acquisition: Acquisition, rng:
     if acquisition.ghost > 0:
         axis = acquisition.phase_axis
         beat = 1 if axis == 0 else 0
-        pulse = rng.standard_normal(image.shape[beat], np.float32)
-        pulse = pulse.reshape([-1 if a == beat else 1 for a in range(3)])
+        along = [n if a == beat else 1 for a, n in enumerate(image.shape)]
+        pulse = rng.standard_normal(along, np.float32)
         moving = image * (exposure.fluid + (exposure.tissue == Tissue.VESSEL))
         for shift in rng.integers(4, image.shape[axis] // 2, 3):
             streak = np.roll(moving, int(shift), axis) - np.roll(moving, -int(shift), axis)
@@ -402,8 +402,9 @@ class _Region:
 def _regions(exposure: Exposure) -> list[_Region]:
     """For each lesion, where its contrast is measured.
 
-    The lesion: voxels at least half filled by it (the fullest 5 % where there is none); around: pure cord
-    without any lesion, within `SURROUND_MM` of the lesion's voxels along the cord.
+    The lesion: voxels at least half filled by it, of pure cord if there are any (fluid at the cord's edge
+    would count as lesion contrast), or its fullest voxels. Around: pure cord without any lesion, within
+    `SURROUND_MM` of the lesion's voxels along the cord.
     """
     cord = exposure.cord.reshape(-1)[exposure.near]
     free = cord > PURE_CORD
@@ -411,7 +412,9 @@ def _regions(exposure: Exposure) -> list[_Region]:
         free &= exposure.lesions.sum(0) < 0.03
     out = []
     for share in exposure.lesions:
-        inside = np.flatnonzero(share >= 0.5)
+        inside = np.flatnonzero((share >= 0.5) & (cord > PURE_CORD))
+        if inside.size < 3:
+            inside = np.flatnonzero(share >= 0.5)
         if not inside.size:
             inside = np.flatnonzero(share > max(0.15, 0.7 * float(share.max(initial=0.0))))
         span = exposure.arc[inside]

@@ -34,6 +34,8 @@ from bids_scseg.synth.tissues import Tissue
 
 #: Edge of the voxels of the truth lattice, mm: the prepared grid's.
 TRUTH_MM = 0.5
+#: Heights between which the truth lattice lies, mm from the C2-C3 disc: the whole cord.
+TRUTH_RANGE_MM = (-460.0, FORAMEN_MM + 5)
 #: Half width of the box round the cord that the truth lattice fills, mm.
 TRUTH_HALF_MM = 9.5
 #: Relative change of vessels after contrast agent, and of all tissues by magnetisation transfer.
@@ -116,7 +118,7 @@ def write_session(
         _write_scan(place, scan, image, anatomy=anatomy, lesion_count=len(lesions))
         if scan.sequence:
             _keep_best(realised, weights, scan.sequence, image)
-    _write_truth(place, anatomy, lesions, realised=realised, scenario=scenario)
+    _write_truth(place, anatomy, lesions, realised=realised)
 
 
 def _keep_best(
@@ -329,10 +331,9 @@ def _write_truth(
     lesions: tuple[Lesion, ...],
     *,
     realised: dict[str, Doubles],
-    scenario: Scenario,
 ) -> None:
     """Cord and lesions at 0.5 mm in the world at reference time, with the table of the lesions."""
-    low, high = (-425.0, 60.0) if {"T2Sag", "STIR"} & set(scenario.sequences) else (-260.0, 60.0)
+    low, high = TRUTH_RANGE_MM
     shape, affine = truth_lattice(anatomy, low=low, high=high)
     cord, numbers = truth_maps(anatomy, lesions, shape=shape, affine=affine)
     resolution = {
