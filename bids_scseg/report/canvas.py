@@ -108,7 +108,7 @@ def bare(axes: Axes) -> None:
 
 
 def show(axes: Axes, image: Array, window: tuple[float, float], *, cmap: str = "gray") -> None:
-    """Draw image[x, y] with y upwards and x to the LEFT, in index coordinates.
+    """Draw image[x, y] with y upwards and x to the LEFT, in index coordinates; NaN is shown as not examined.
 
     Radiological convention comes from that one flip: axial slices have the patient's right, and sagittal
     slices anterior, on the viewer's left; strips have the head there.

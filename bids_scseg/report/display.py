@@ -88,8 +88,8 @@ def grey_window(values: Array) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def evened(volume: Array, coverage: BoolArray, spacing_mm: float) -> FloatArray:
-    """Scale brightness along the cord so that (0, 1) is a fair grey window everywhere, for display only.
+def even_window(volume: Array, coverage: BoolArray, spacing_mm: float) -> tuple[FloatArray, FloatArray]:
+    """Grey window of every slice, smooth along the cord, for display only.
 
     Coils see the ends of their field faintly; one window for a whole cord would show them black.
 
@@ -104,21 +104,21 @@ def evened(volume: Array, coverage: BoolArray, spacing_mm: float) -> FloatArray:
 
     Returns
     -------
-    (ni, nj, K) float64
-        The image less a low percentile, over the distance to a high one; both are smoothed along the cord.
-        Zero throughout if nothing is covered.
+    low, high : (K,) float64
+        Values to be shown black and white; 0 and 1 throughout if nothing is covered.
     """
     inside = disc((volume.shape[0], volume.shape[1]), WINDOW_RADIUS_MM / spacing_mm)
-    covered = coverage[inside]
-    where = np.flatnonzero(covered.mean(axis=0) >= EXAMINED_SHARE)[::EVEN_STEP]
+    where = np.flatnonzero(coverage[inside].mean(axis=0) >= EXAMINED_SHARE)[::EVEN_STEP]
     if not where.size:
-        return np.zeros(volume.shape)
+        return np.zeros(volume.shape[2]), np.ones(volume.shape[2])
+    values = np.where(coverage[:, :, where][inside], volume[:, :, where][inside], np.nan)
     seen = np.zeros(volume.shape[2], dtype=bool)
     seen[where] = True
-    values = np.where(covered[:, seen], volume[inside][:, seen], np.nan)
-    low, high = np.nanpercentile(values, WINDOW_PERCENTILES, axis=0)
-    low, high = (_smooth_over(seen, limit, EVEN_SIGMA_MM / spacing_mm) for limit in (low, high))
-    return np.asarray((volume - low) / np.maximum(high - low, 1e-6))
+    low, high = (
+        _smooth_over(seen, limit, EVEN_SIGMA_MM / spacing_mm)
+        for limit in np.nanpercentile(values, WINDOW_PERCENTILES, axis=0)
+    )
+    return low, np.maximum(high, low + 1e-6)
 
 
 def _smooth_over(seen: BoolArray, values: Array, sigma: float) -> FloatArray:

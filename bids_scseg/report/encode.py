@@ -35,7 +35,7 @@ def render(figure: Figure, *, dpi: int = DPI) -> Pixels:
 
 def png(pixels: Pixels) -> bytes:
     """Pixels to the bytes of a PNG file."""
-    return _encoded(pixels, "PNG", compress_level=6)
+    return _encoded(pixels, "PNG", compress_level=3)
 
 
 def webp(pixels: Pixels, *, quality: int = QUALITIES[0]) -> bytes:

@@ -175,7 +175,7 @@ def lesion_panel(
 def _window(view: SequenceView, rows: slice, spacing_mm: float) -> tuple[float, float]:
     """Grey window of the slices shown, from covered voxels of cord and CSF."""
     inside = display.disc(view.prepared.shape[:2], display.WINDOW_RADIUS_MM / spacing_mm)
-    return display.grey_window(view.prepared[inside][:, rows][view.coverage[inside][:, rows]])
+    return display.grey_window(view.prepared[:, :, rows][inside][view.coverage[:, :, rows][inside]])
 
 
 def _tile_title(view: SequenceView, number: int) -> str:
@@ -214,7 +214,7 @@ def _lesion_axial(
     if not view.coverage[:, :, k].any():
         _not_examined(axes)
         return
-    cv.show(axes, _covered(view)[:, :, k], window)
+    cv.show(axes, np.where(view.coverage[:, :, k], view.prepared[:, :, k], np.nan), window)
     if cord is not None:
         cv.outline(axes, cord[:, :, k], color=cv.CORD, width=0.8, glow=False)
     _outline_lesions(axes, labels[:, :, k], labels[centre])
@@ -232,18 +232,14 @@ def _lesion_sagittal(
     spacing_mm: float,
 ) -> None:
     rows = slice(*crop)
-    if not view.coverage[centre[0], :, rows].any():
+    covered = view.coverage[centre[0], :, rows]
+    if not covered.any():
         _not_examined(axes)
         return
-    cv.show(axes, _covered(view)[centre[0], :, rows], window)
-    _outline_lesions(axes, labels[centre[0], :, rows], labels[centre])
+    cv.show(axes, np.where(covered, view.prepared[centre[0], :, rows], np.nan), window)
+    _outline_lesions(axes, np.where(covered, labels[centre[0], :, rows], 0), labels[centre])
     cv.compass(axes, left="A", right="P", top="S", bottom="I")
     cv.scale_bar(axes, 5.0, spacing_mm)
-
-
-def _covered(view: SequenceView) -> display.Array:
-    """The image with NaN, drawn as not examined, where the sequence has no data."""
-    return np.where(view.coverage, view.prepared, np.nan)
 
 
 def _outline_lesions(axes: Axes, plane: Labels, number: int) -> None:

@@ -183,10 +183,10 @@ def _number_lesions(axes: Axes, strip: Strip) -> None:
     depth, slices = strip.image.shape
     room = slices * 9 / (72 * axes.get_position().width * cv.WIDTH_IN)  # slices under 9 points of text
     last = {True: np.inf, False: np.inf}
-    for number, mask in sorted(strip.outlines, key=lambda item: -_middle(item[1])):
-        if not number or not (mask & strip.examined).any():
+    shown = [(_middle(mask & strip.examined), number) for number, mask in strip.outlines if number]
+    for at, number in sorted(shown, reverse=True):
+        if at < 0:
             continue
-        at = _middle(mask)
         above = last[True] - at >= room or last[True] >= last[False]
         last[above] = at
         y, va = (depth - 1.5, "top") if above else (0.5, "bottom")
@@ -204,6 +204,7 @@ def _number_lesions(axes: Axes, strip: Strip) -> None:
 
 
 def _middle(mask: BoolArray) -> float:
+    """Mean slice of a mask; -1 if it is empty."""
     columns = np.flatnonzero(mask.any(axis=0))
     return float(columns.mean()) if columns.size else -1.0
 
@@ -256,9 +257,10 @@ def _sequence_strip(
     outlines: tuple[tuple[int, BoolArray], ...] = (),
 ) -> Strip:
     name = f"{view.name} · {view.description}" if view.description else view.name
+    low, high = display.even_window(volume, view.coverage, spacing_mm)
     return Strip(
         title=name,
-        image=display.strip(display.evened(volume, view.coverage, spacing_mm), spacing_mm, side=side),
+        image=(display.strip(volume, spacing_mm, side=side) - low) / (high - low),
         window=(0.0, 1.0),
         examined=display.examined_slices(view.coverage, spacing_mm),
         outlines=outlines,
