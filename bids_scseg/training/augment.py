@@ -7,11 +7,13 @@ record of plain numbers; applying it is deterministic.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.transforms import AdjustContrast, Affine, GaussianSmooth
+from monai.transforms.intensity.array import AdjustContrast, GaussianSmooth
+from monai.transforms.spatial.array import Affine
 from torch.nn import functional
 
 from bids_scseg.training.config import AugmentConfig
@@ -111,7 +113,7 @@ def _affine(volume: Floats, draw: SpatialDraw, *, mode: str) -> Floats:
 def apply_intensity(volume: Floats, coverage: npt.NDArray[np.bool_], draw: IntensityDraw) -> Floats:
     """Change one sequence (i, j, k); what is not covered stays 0."""
     rng = np.random.default_rng(draw.seed)
-    image = torch.from_numpy(np.ascontiguousarray(volume))[None]
+    image: Any = torch.from_numpy(np.ascontiguousarray(volume))[None]
     if draw.gamma:
         image = AdjustContrast(gamma=draw.gamma, retain_stats=True)(image)
     if draw.invert:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,8 @@ from bids_scseg.training.volume import (
 )
 
 LEAST_VIEW: Shape = (30, 36, 12)  # mm; the smallest real fields of view are 42 x 76 and 16 mm along the cord
-CORD_CENTRED = 0.85  # share of patches that hold cord; the rest teaches what is not cord
+CORD_CENTRED = 0.85  # share of synthetic patches that hold cord; the rest teaches what is not cord
+REAL_CENTRED = 0.65  # the same for real images, whose surroundings no synthesis shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,9 @@ class TissueMaps:
         rng = np.random.default_rng([self.seed, index])
         tissue = np.load(self.files[int(rng.integers(len(self.files)))], mmap_mode="r", allow_pickle=False)
         coarse = np.isin(tissue[::2, ::2, ::2], CORD_TISSUES)
-        warp = draw_warp(rng, self.warp, centre=_draw_centre(rng, coarse, self.patch_vox, step=2))
+        warp = draw_warp(
+            rng, self.warp, centre=_draw_centre(rng, coarse, self.patch_vox, step=2, share=CORD_CENTRED)
+        )
         patch = take_labels(tissue, warp_coordinates(warp, self.patch_vox))
         cord, unsure = np.isin(patch, CORD_TISSUES), patch == Tissue.BRAINSTEM
         return _finish(rng, random_contrast(patch, rng), cord=cord.astype(np.float32), unsure=unsure)
@@ -109,7 +113,9 @@ class RealCords:
         subject = subjects[int(rng.integers(len(subjects)))]
         own = [case for case in self.cases if case.subject == subject]
         case = own[int(rng.integers(len(own)))]
-        warp = draw_warp(rng, self.warp, centre=_draw_centre(rng, case.cord > 0.5, self.patch_vox))
+        warp = draw_warp(
+            rng, self.warp, centre=_draw_centre(rng, case.cord > 0.5, self.patch_vox, share=REAL_CENTRED)
+        )
         coordinates = warp_coordinates(warp, self.patch_vox)
         cord = take_values(case.cord, coordinates)
         image = perturb(take_values(case.image, coordinates), rng)
@@ -176,13 +182,14 @@ def _load_pair(image: Path, mask: Path) -> RealCord:
 
     if not image.is_file():
         raise MissingInputError("a mask without its image", file=mask, expected=str(image))
-    scan, label = nib.load(image), nib.load(mask)
+    scan: Any = nib.load(image)
+    label: Any = nib.load(mask)
     if scan.shape != label.shape or not np.allclose(scan.affine, label.affine, atol=1e-3):
         raise DataError(
             "the mask lies on another lattice than its image", file=mask, expected=str(scan.shape)
         )
     name = image.name.removesuffix(".nii.gz")
-    grid = Grid(shape=scan.shape, affine=np.asarray(scan.affine, float))
+    grid = Grid(shape=scan.shape, affine=np.asarray(scan.affine, np.float64))
     cord = (np.asarray(label.dataobj) > 0.5).astype(np.float32)
     return RealCord(
         name=name,
@@ -205,11 +212,11 @@ def _shape3(volume: npt.NDArray[np.generic]) -> Shape:
 
 
 def _draw_centre(
-    rng: Rng, cord: npt.NDArray[np.bool_], patch: Shape, *, step: int = 1
+    rng: Rng, cord: npt.NDArray[np.bool_], patch: Shape, *, share: float, step: int = 1
 ) -> npt.NDArray[np.float64]:
     """Source index of a patch centre: near a random piece of cord, or anywhere."""
     places = np.flatnonzero(cord)
-    if not places.size or rng.random() >= CORD_CENTRED:
+    if not places.size or rng.random() >= share:
         return rng.uniform(0, np.array(cord.shape) * step)
     place = np.array(np.unravel_index(int(places[rng.integers(places.size)]), cord.shape)) * step
     # so far off centre that the cord still lies inside

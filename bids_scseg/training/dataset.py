@@ -302,7 +302,8 @@ def _array(folder: Path, name: str) -> npt.NDArray[Any]:
     if not path.is_file():
         remedy = "prepare the labels too" if name == "label" else "prepare the case again"
         raise MissingInputError(f"no {name}.npy", file=folder, expected=f"{name}.npy", remedy=remedy)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _check_shapes(

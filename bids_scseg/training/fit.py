@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def fit(
     if config.threads:
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
+    # what Lightning says about devices and tips on every start is noise here
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     task = _task(config, recipe=recipe, loss=loss, schedule=schedule)
     start = load_checkpoint(out, task.network, average=task.average, optimizer=task.optimizer)
     task.start = start
@@ -121,7 +124,7 @@ class SegmentationTask(lightning.LightningModule):
         self.schedule = schedule
         self.start = 0
         decay = config.optimizer.ema
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None  # type: ignore[no-untyped-call]
         self.optimizer = _optimizer(network, config.optimizer)
 
     @property
@@ -145,8 +148,8 @@ class SegmentationTask(lightning.LightningModule):
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optimizer.lr * self.schedule(self.step)
 
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Move the average."""
+    def move_average(self) -> None:
+        """Follow the weights after a step."""
         if self.average is not None:
             self.average.update_parameters(self.network)
 
@@ -190,6 +193,8 @@ class Journal(Callback):
     ) -> None:
         """Log every 25 iterations; checkpoint and look when due."""
         task: SegmentationTask = pl_module
+        # here and not in the module's own hook, which runs after this one: the checkpoint holds the average
+        task.move_average()
         self.losses.append(float(outputs["loss"]))
         step = task.step
         if step % 25 == 0:
@@ -236,7 +241,7 @@ def _task(
     network = build_network(recipe.network, anchors=recipe.anchors)
     if config.initial:
         load_weights(Path(config.initial), network)
-    network = network.to(memory_format=torch.channels_last_3d)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in the stubs
     return SegmentationTask(
         network,
         loss or build_loss(config.loss),

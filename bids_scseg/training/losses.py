@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceLoss, TverskyLoss
+from monai.losses.dice import DiceLoss
+from monai.losses.tversky import TverskyLoss
 from torch import Tensor, nn
 from torch.nn import functional
 

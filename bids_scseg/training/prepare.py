@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -174,7 +175,7 @@ def _read_label(path: Path) -> tuple[npt.NDArray[np.int32], Grid]:
     """A label map; unlike an image it may be empty."""
     import nibabel as nib
 
-    image = nib.load(path)
+    image: Any = nib.load(path)
     if len(image.shape) != 3:
         raise DataError(f"label of shape {image.shape}", file=path, expected="three dimensions")
     shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))

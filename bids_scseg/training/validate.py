@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.inferers import sliding_window_inference
+from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from bids_scseg.measure.instances import label_lesions
@@ -117,7 +118,9 @@ def predict(
 
     bf16 = torch.autocast("cpu", torch.bfloat16)
     with torch.inference_mode(), bf16:
-        prob = sliding_window_inference(inputs, spec.patch_vox, 1, run, overlap=spec.overlap, mode="gaussian")
+        prob: Any = sliding_window_inference(
+            inputs, spec.patch_vox, 1, run, overlap=spec.overlap, mode="gaussian"
+        )
     out = np.asarray(prob[0, 0].float(), np.float32)
     return np.where(whole.coverage.any(axis=0), out, np.float32(0))
 

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bids_scseg.training.augment import (
+    IntensityDraw,
+    SpatialDraw,
+    apply_intensity,
+    apply_spatial,
+    augment,
+    draw_intensity,
+    draw_spatial,
+)
+from bids_scseg.training.config import AugmentConfig
+from bids_scseg.training.sample import Sample
+
+SHAPE = (16, 16, 24)
+
+
+def sample(seed: int = 0) -> Sample:
+    rng = np.random.default_rng(seed)
+    coverage = np.ones((2, *SHAPE), bool)
+    coverage[1, :, :, :6] = False
+    label = np.zeros(SHAPE, np.uint8)
+    label[5:9, 5:9, 8:14] = 1
+    label[0, 0, 0] = 255
+    image = (rng.standard_normal((2, *SHAPE), np.float32) + np.float32(3) * (label == 1)) * coverage
+    return Sample(image=image, coverage=coverage, label=label, available=np.array([True, True]))
+
+
+def test_flips_move_everything_alike() -> None:
+    start = sample()
+    moved = apply_spatial(start, SpatialDraw(flips=(0, 2)))
+    assert np.array_equal(moved.image, start.image[:, ::-1, :, ::-1])
+    assert np.array_equal(moved.coverage, start.coverage[:, ::-1, :, ::-1])
+    assert np.array_equal(moved.label, start.label[::-1, :, ::-1])
+
+
+def test_a_quarter_turn_about_the_cord_axis() -> None:
+    start = sample()
+    label = np.zeros(SHAPE, np.uint8)
+    label[3, 8, 10] = 1
+    label[12, 8, 10] = 0
+    start = Sample(image=start.image, coverage=start.coverage, label=label, available=start.available)
+    turned = apply_spatial(start, SpatialDraw(angle=float(np.pi / 2))).label
+    where = np.argwhere(turned == 1)
+    assert len(where) == 1
+    # 4.5 voxels from the axis stays 4.5 voxels from the axis, at the same height, a quarter turn on
+    assert where[0][2] == 10
+    assert abs(where[0][1] - 7.5) == pytest.approx(4.5)
+    assert abs(where[0][0] - 7.5) == pytest.approx(0.5)
+
+
+def test_scale_enlarges() -> None:
+    start = sample()
+    bigger = apply_spatial(start, SpatialDraw(scale=1.5))
+    # 4 x 4 x 6 voxels = 96; 1.5 ** 3 of that, to the precision of nearest neighbours
+    assert (bigger.label == 1).sum() == pytest.approx(96 * 1.5**3, rel=0.25)
+    assert set(np.unique(bigger.label)) <= {0, 1, 255}
+
+
+@given(seed=st.integers(0, 1000))
+def test_labels_stay_labels_and_padding_stays_zero(seed: int) -> None:
+    out = augment(sample(), np.random.default_rng(seed), AugmentConfig(spatial=1.0, noise=1.0, bias=1.0))
+    assert set(np.unique(out.label)) <= {0, 1, 255}
+    assert not out.image[~out.coverage].any()
+    assert np.isfinite(out.image).all()
+    assert out.image.dtype == np.float32
+
+
+def test_replay_from_a_seed() -> None:
+    one, two = (augment(sample(), np.random.default_rng(3), AugmentConfig()) for _ in range(2))
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.label, two.label)
+
+
+def test_no_probability_no_change() -> None:
+    off = AugmentConfig(flip=0, spatial=0, gamma=0, blur=0, bias=0, low_resolution=0, noise=0)
+    start = sample()
+    assert draw_spatial(np.random.default_rng(0), off) == SpatialDraw()
+    assert np.array_equal(augment(start, np.random.default_rng(0), off).image, start.image)
+
+
+def test_intensity_is_drawn_for_each_sequence() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (draw_intensity(rng, AugmentConfig(noise=1.0)) for _ in range(2))
+    assert first.seed != second.seed
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        IntensityDraw(gamma=0.8),
+        IntensityDraw(blur_mm=1.0),
+        IntensityDraw(low_resolution=2.0),
+        IntensityDraw(bias=0.3, seed=1),
+        IntensityDraw(noise=0.2, seed=2),
+        IntensityDraw(invert=True),
+    ],
+)
+def test_each_change_changes_something_and_keeps_shape(draw: IntensityDraw) -> None:
+    start = sample()
+    out = apply_intensity(start.image[0], start.coverage[0], draw)
+    assert out.shape == SHAPE
+    assert not np.allclose(out, start.image[0])
+
+
+def test_blur_lowers_the_variance() -> None:
+    start = sample()
+    out = apply_intensity(start.image[0], start.coverage[0], IntensityDraw(blur_mm=1.0))
+    assert out.std() < 0.7 * start.image[0].std()

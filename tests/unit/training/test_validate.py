@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bids_scseg.recipe.model import GridSpec, InferenceSpec
+from bids_scseg.training.config import ValidationConfig
+from bids_scseg.training.dataset import TrainingCase
+from bids_scseg.training.validate import choose_threshold, predict, score_case
+
+SIZE = (16, 16, 32)
+SPEC = InferenceSpec(patch_vox=(16, 16, 16), overlap=0.5, connectivity=26)
+GRID = GridSpec(spacing_mm=0.5)
+
+
+def case() -> TrainingCase:
+    label = np.zeros(SIZE, np.uint8)
+    label[2:6, 2:6, 2:6] = 1  # 64 voxels, 8 mm3; seen by A
+    label[10:14, 10:14, 10:14] = 2  # seen by nobody
+    label[2:6, 2:6, 26:30] = 3  # beyond coverage
+    coverage = np.ones((1, *SIZE), bool)
+    coverage[0, :, :, 24:] = False
+    image = (label > 0).astype(np.float32)[None] * coverage
+    return TrainingCase(
+        name="c",
+        subject="c",
+        sequences=("A",),
+        available=np.array([True]),
+        image=image,
+        coverage=coverage,
+        label=label,
+        visible={1: ("A",), 2: (), 3: ("A",)},
+    )
+
+
+class Echo(torch.nn.Module):
+    """Calls bright voxels lesion."""
+
+    def forward(
+        self, images: torch.Tensor, available: torch.Tensor, coverage: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        assert available.dtype == torch.bool
+        bright = images[:, :1] * 20 - 10
+        return [torch.cat([-bright, bright], 1) / 2]
+
+
+def score(prob: np.ndarray, threshold: float = 0.5, smallest: float = 0.0):
+    return score_case(
+        case(),
+        prob.astype(np.float32),
+        threshold=threshold,
+        min_volume_mm3=smallest,
+        spec=SPEC,
+        grid=GRID,
+        kept=np.array([True]),
+    )
+
+
+def test_prediction_of_a_whole_case_is_the_networks() -> None:
+    prob = predict(Echo(), case(), SPEC, kept=np.array([True]))
+    covered = case().coverage[0]
+    assert np.allclose(prob[covered], (case().label > 0)[covered], atol=0.01)
+    assert not prob[~covered].any()
+
+
+def test_counts_by_hand() -> None:
+    prob = np.zeros(SIZE)
+    prob[2:6, 2:6, 2:4] = 0.9  # half of lesion 1
+    prob[0, 15, 20:23] = 0.6  # 3 voxels of nothing
+    found = score(prob)
+    assert (found.visible, found.visible_found) == (1, 1)
+    assert (found.lesions, found.found) == (2, 1)  # lesion 3 is not covered
+    assert (found.predicted, found.right) == (2, 1)
+    # 32 voxels in common, 128 true and 35 predicted ones
+    assert found.dice == pytest.approx(64 / (128 + 35))
+
+
+def test_threshold_and_smallest_volume() -> None:
+    prob = np.zeros(SIZE)
+    prob[2:6, 2:6, 2:4] = 0.9
+    prob[0, 15, 20:23] = 0.6  # 0.375 mm3
+    assert score(prob, threshold=0.7).predicted == 1
+    assert score(prob, smallest=0.5).predicted == 1
+
+
+def test_the_threshold_that_separates_is_chosen() -> None:
+    prob = np.zeros(SIZE, np.float32)
+    prob[2:6, 2:6, 2:6] = 0.75
+    prob[0, 15, 20:23] = 0.55
+    config = ValidationConfig(thresholds=(0.3, 0.6, 0.9), min_volumes_mm3=(0.0,))
+    best, table = choose_threshold([case()], [prob], config=config, spec=SPEC, grid=GRID)
+    assert best.threshold == 0.6
+    assert (best.sensitivity, best.precision, best.f1) == (1.0, 1.0, 1.0)
+    assert best.sensitivity_all == 0.5
+    assert len(table) == 3
+    assert np.isnan(table[2].precision)
+    assert table[2].f1 == 0.0
