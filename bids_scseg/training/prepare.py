@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bids_scseg.training.dataset import LESIONS_FILE
 from bids_scseg.training.sample import IGNORE
 
 Rng = np.random.Generator
+CordFinder = Callable[[npt.NDArray[np.generic], Grid], npt.NDArray[np.generic]]
 
 JITTER_MM = 0.4  # standard deviation of a finder's centerline errors that training imitates, ours
 JITTER_PERIOD_MM = 30.0  # along the cord, over which they vary, ours
@@ -98,9 +99,15 @@ def prepare_case(
     rng: Rng,
     jitter_mm: float = JITTER_MM,
     register: bool = False,
+    cord: CordFinder | None = None,
 ) -> Path:
-    """Prepare one session and its lesion map; see :func:`prepare_dataset`."""
+    """Prepare one session and its lesion map; see :func:`prepare_dataset`.
+
+    ``cord`` replaces the plan's cord masks: native image (i, j, k) and its grid to cord probability.
+    """
     images, cords = _read(plan)
+    if cord is not None:
+        cords = {key: [cord(data, grid) for data, grid, _ in stack] for key, stack in images.items()}
     geometry, _ = fit(images, cords, recipe, register=register)
     geometry = jitter_centerlines(geometry, rng, sd_mm=jitter_mm)
     truth = _truth_file(plan, labels)

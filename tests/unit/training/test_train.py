@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_scseg.errors import DataError
+from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.inference.predict import load_network, predict_case
+from bids_scseg.recipe.load import load_recipe
+from bids_scseg.training.config import OptimizerConfig, SamplingConfig, TrainingConfig, ValidationConfig
+from bids_scseg.training.train import WARNING, train
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*num_workers.*"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+NAMES = load_recipe("cord-lesion").sequence_names
+SIZE = (16, 16, 32)
+CONFIG = TrainingConfig(
+    name="tiny",
+    recipe="cord-lesion",
+    iterations=2,
+    precision="32-true",
+    network={"channels": [2, 2, 2, 2, 2], "skips": "mean"},
+    optimizer=OptimizerConfig(name="adamw", lr=0.01),
+    sampling=SamplingConfig(patch_vox=(16, 16, 16), batch=1, sequence_dropout=0.5),
+    validation=ValidationConfig(fraction=0.3, thresholds=(0.4, 0.6), min_volumes_mm3=(0.0,)),
+)
+
+
+def write_cases(root: Path, count: int, *, lesions: bool = True) -> None:
+    for number in range(count):
+        folder = root / f"sub-{number}"
+        folder.mkdir(parents=True)
+        label = np.zeros(SIZE, np.uint8)
+        if lesions:
+            label[6:9, 6:9, 10:20] = 1
+        available = np.array([True, number % 2 == 0, *([False] * 4)])
+        coverage = np.broadcast_to(available[:, None, None, None], (6, *SIZE)).copy()
+        image = (np.random.default_rng(number).standard_normal((6, *SIZE)) + 2 * label) * coverage
+        for name, array in (("image", image.astype(np.float16)), ("coverage", coverage), ("label", label)):
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        record = {
+            "case": folder.name,
+            "subject": str(number),
+            "sequences": list(NAMES),
+            "available": available.tolist(),
+        }
+        (folder / "case.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_from_prepared_cases_to_a_bundle_that_predicts(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 6)
+    result = train(CONFIG, tmp_path / "data", out=tmp_path / "run", facts={"data": "made up"})
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert list(result.validation) == split["validation"]
+    bundle = load_bundle(tmp_path / "run" / "bundle")
+    assert bundle.threshold in CONFIG.validation.thresholds
+    assert result.scores is not None
+    assert result.scores.threshold == bundle.threshold
+    assert bundle.recipe.inference.min_volume_mm3 == result.scores.min_volume_mm3
+    card = (bundle.path / "card.md").read_text()
+    assert WARNING in "".join(card.splitlines()[:4])
+    assert "made up" in card
+    prob = predict_case(
+        load_network(bundle),
+        bundle,
+        image=np.zeros((6, *SIZE), np.float32),
+        coverage=np.ones((6, *SIZE), bool),
+        available=(True, *(False,) * 5),
+    )
+    assert prob.shape == SIZE
+    assert "candidates" in json.loads((tmp_path / "run" / "thresholds.json").read_text())
+
+
+def test_without_validation_the_recipes_threshold_stays(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 2)
+    config = replace(CONFIG, iterations=1, validation=ValidationConfig(fraction=0.0))
+    result = train(config, tmp_path / "data", out=tmp_path / "run")
+    assert result.scores is None
+    assert result.bundle.threshold == load_recipe("cord-lesion").inference.threshold
+
+
+def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 2, lesions=False)
+    with pytest.raises(DataError, match="no training case has a lesion"):
+        train(CONFIG, tmp_path / "data", out=tmp_path / "run")
