@@ -4,7 +4,7 @@ Usage:
     python benchmarks/cord_folds.py train DATASET MAPS START OUT [--config configs/cord-finder-finetune.toml]
     python benchmarks/cord_folds.py table DATASET OUT
 
-``train`` fine-tunes one model per fold from the shared synthetic-only weights in START, and one on all subjects;
+``train`` fine-tunes one model per fold from the synthetic-only weights in START, and one on all subjects;
 ``table`` prints, for each image that has a cord mask, the figures of the model that never saw its subject.
 """
 
@@ -118,8 +118,9 @@ def report(rows, path):
         csv.writer(handle).writerows([columns, *rows])
     dice, mean, worst = (np.array([row[n] for row in rows]) for n in (3, 4, 5))
     print(
-        f"{len(rows)} images: Dice median {np.median(dice):.3f}, worst {dice.min():.3f}; centerline mean "
-        f"{np.nanmean(mean):.2f} mm (worst image {np.nanmax(mean):.2f}), worst slice {np.nanmax(worst):.2f} mm; "
+        f"{len(rows)} images: Dice median {np.median(dice):.3f}, worst {dice.min():.3f}; centerline "
+        f"mean {np.nanmean(mean):.2f} mm (worst image {np.nanmax(mean):.2f}), "
+        f"worst slice {np.nanmax(worst):.2f} mm; "
         f"lost {int((dice == 0).sum())}"
     )
 

@@ -98,7 +98,7 @@ def main():
         present = [name for name, there in zip(case.sequences, case.available, strict=True) if there]
         print(
             f"{folder.name:14s} visible {score.visible_found}/{score.visible}  all {score.found}/{score.lesions}"
-            f"  right {score.right}/{score.predicted}  Dice {score.dice:.3f}  {seconds:5.1f} CPU s"
+            f"  right {score.right}/{score.predicted} Dice {score.dice:.3f}  {seconds:5.1f} CPU s"
             f"  {','.join(present)}",
             flush=True,
         )

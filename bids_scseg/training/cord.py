@@ -26,6 +26,7 @@ from bids_scseg.training.volume import (
     WarpConfig,
     acquire,
     draw_acquisition,
+    draw_blobs,
     draw_view,
     draw_warp,
     normalise,
@@ -35,7 +36,10 @@ from bids_scseg.training.volume import (
     warp_coordinates,
 )
 
-LEAST_VIEW: Shape = (30, 36, 12)  # mm; the smallest real fields of view are 42 x 76 and 16 mm along the cord
+LEAST_VIEW: Shape = (20, 30, 12)  # mm; the smallest real fields of view are 23 x 79 and 16 mm along the cord
+# tissues whose intensity a lesion-like blob may take in a synthetic image
+BLOB_TISSUES = (Tissue.CSF, Tissue.FAT, Tissue.MUSCLE, Tissue.SOFT, Tissue.GLAND, Tissue.CORD_GREY)
+BLOB_FACTOR = (0.5, 1.9)  # and by what it may multiply the intensity of a real one
 CORD_CENTRED = 0.85  # share of synthetic patches that hold cord; the rest teaches what is not cord
 REAL_CENTRED = 0.65  # the same for real images, whose surroundings no synthesis shows
 
@@ -69,6 +73,7 @@ class TissueMaps:
         )
         patch = take_labels(tissue, warp_coordinates(warp, self.patch_vox))
         cord, unsure = np.isin(patch, CORD_TISSUES), patch == Tissue.BRAINSTEM
+        patch[draw_blobs(rng, cord)] = BLOB_TISSUES[int(rng.integers(len(BLOB_TISSUES)))]
         return _finish(rng, random_contrast(patch, rng), cord=cord.astype(np.float32), unsure=unsure)
 
     def summary(self) -> dict[str, object]:
@@ -118,7 +123,9 @@ class RealCords:
         )
         coordinates = warp_coordinates(warp, self.patch_vox)
         cord = take_values(case.cord, coordinates)
-        image = perturb(take_values(case.image, coordinates), rng)
+        values = take_values(case.image, coordinates)
+        values[draw_blobs(rng, cord > 0.5)] *= np.float32(rng.uniform(*BLOB_FACTOR))
+        image = perturb(values, rng)
         covered = _inside(coordinates, case.image.shape)
         return _finish(rng, image, cord=cord, unsure=np.zeros(cord.shape, bool), covered=covered)
 

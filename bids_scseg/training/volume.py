@@ -198,6 +198,37 @@ def draw_view(
     return tuple(view)
 
 
+def draw_blobs(rng: Rng, cord: npt.NDArray[np.bool_], *, share: float = 0.4) -> npt.NDArray[np.bool_]:
+    """Lesion-like ellipsoids inside the cord, so that a finder does not stop at lesions.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    cord : (i, j, k) bool
+        Cord of the patch.
+    share
+        Probability that there are any.
+
+    Returns
+    -------
+    (i, j, k) bool
+        Up to three ellipsoids with half axes of 1.5 to 4 voxels across and 3 to 15 along the cord.
+    """
+    blobs = np.zeros(cord.shape, bool)
+    places = np.flatnonzero(cord)
+    if not places.size or rng.random() >= share:
+        return blobs
+    for _ in range(int(rng.integers(1, 4))):
+        centre = np.unravel_index(int(places[rng.integers(places.size)]), cord.shape)
+        radii = rng.uniform((1.5, 1.5, 3.0), (4.0, 4.0, 15.0))
+        box = tuple(slice(max(0, int(c - r)), int(c + r) + 1) for c, r in zip(centre, radii, strict=True))
+        offsets = np.ogrid[box]
+        distance = sum(((o - c) / r) ** 2 for o, c, r in zip(offsets, centre, radii, strict=True))
+        blobs[box] |= (distance <= 1)[tuple(slice(0, n) for n in blobs[box].shape)]
+    return blobs & cord
+
+
 def normalise(volume: Floats, coverage: npt.NDArray[np.bool_]) -> Floats:
     """Z-score over covered voxels; 0 elsewhere and for a constant image."""
     inside = volume[coverage]

@@ -11,6 +11,7 @@ from bids_scseg.training.volume import (
     WarpConfig,
     acquire,
     draw_acquisition,
+    draw_blobs,
     draw_view,
     draw_warp,
     normalise,
@@ -109,3 +110,14 @@ def test_stretch_keeps_corners_and_is_linear() -> None:
     wide = stretch(field, (9, 3, 3))
     assert wide.shape == (9, 3, 3)
     assert wide[:, 1, 1].tolist() == pytest.approx(list(range(9)))
+
+
+@given(seed=st.integers(0, 10_000))
+def test_blobs_lie_in_the_cord(seed: int) -> None:
+    cord = np.zeros((20, 20, 30), bool)
+    cord[6:14, 7:13] = True
+    blobs = draw_blobs(np.random.default_rng(seed), cord, share=1.0)
+    assert blobs.any()
+    assert not (blobs & ~cord).any()
+    assert not draw_blobs(np.random.default_rng(seed), cord, share=0.0).any()
+    assert not draw_blobs(np.random.default_rng(seed), np.zeros_like(cord), share=1.0).any()
