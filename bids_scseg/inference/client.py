@@ -21,7 +21,7 @@ from bids_scseg.inference.protocol import ConnectionEnded, Reply, decode, error_
 
 MAX_ADDRESS = 100  # bytes; the system's limit for AF_UNIX is 107
 START_SECONDS = 300.0  # importing torch from a slow shared disk takes minutes
-RESTART_SECONDS = 90.0  # that a client waits for a process that was killed to come back
+RESTART_SECONDS = 180.0  # that a client waits for a process that was killed to come back
 MAX_RESTARTS = 3
 STOP_SECONDS = 5.0
 

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from bids_scseg.errors import DataError, ImageError, SessionError
+from bids_scseg.inference.box import axis_map, footprint_mean, sample
 from bids_scseg.inference.bundle import ModelBundle, load_weights
 from bids_scseg.inference.device import resolve_device
 from bids_scseg.network.build import SegmentationNet, build_network
 from bids_scseg.network.spec import Size, total_stride
 from bids_scseg.recipe.model import InferenceSpec, NetworkSpec
+from bids_scseg.space.geometry import Geometry, Slab
+from bids_scseg.space.grid import Grid
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -362,10 +365,7 @@ def find_cord(
     DataError
         If the bundle is no cord finder.
     """
-    from bids_scseg.preprocess.frames import Estimates, SlabEstimate, fit_box
     from bids_scseg.preprocess.normalize import is_constant, zscore
-    from bids_scseg.space.geometry import Slab
-    from bids_scseg.space.grid import Grid
 
     if bundle.recipe.frame != "box" or len(bundle.network.sequences) != 1:
         raise DataError(
@@ -373,11 +373,8 @@ def find_cord(
         )
     if image.ndim != 3:
         raise ImageError(f"image of shape {image.shape}", expected="three dimensions")
-    key = bundle.network.sequences[0]
-    grid = Grid(shape=image.shape, affine=np.asarray(affine, dtype=np.float64))
-    slab = Slab(key=key, index=0, file="", grid=grid)
-    geometry = fit_box(Estimates(anchor=key, slabs=(SlabEstimate(slab=slab),)), bundle.recipe.grid)
-    volume, coverage = geometry.apply([_finite(image)], key=key)
+    geometry = _box(bundle, Grid(shape=image.shape, affine=np.asarray(affine, dtype=np.float64)))
+    volume, coverage = _to_box(_finite(image), geometry)
     if is_constant(volume, coverage):
         raise ImageError("the image carries no contrast", expected="an MR image")
     values = zscore(limit_outliers(volume, coverage), coverage)
@@ -388,9 +385,34 @@ def find_cord(
         coverage=coverage[None],
         available=(True,),
         device=device,
-        sequences=(key,),
+        sequences=bundle.network.sequences,
     )
-    return geometry.restore(probability, slab)
+    return _from_box(probability, geometry)
+
+
+def _box(bundle: ModelBundle, grid: Grid) -> Geometry:
+    from bids_scseg.preprocess.frames import Estimates, SlabEstimate, fit_box
+
+    key = bundle.network.sequences[0]
+    estimate = SlabEstimate(slab=Slab(key=key, index=0, file="", grid=grid))
+    return fit_box(Estimates(anchor=key, slabs=(estimate,)), bundle.recipe.grid)
+
+
+def _to_box(image: Floats, geometry: Geometry) -> tuple[Floats, Bools]:
+    native = geometry.slabs[0].grid
+    mapping = axis_map(geometry.grid, native)
+    if mapping is None:
+        return geometry.apply([image], key=geometry.anchor)
+    coverage = sample(np.ones(image.shape, np.float32), mapping, geometry.grid) > 0
+    return sample(image, mapping, geometry.grid), coverage
+
+
+def _from_box(volume: Floats, geometry: Geometry) -> Floats:
+    native = geometry.slabs[0].grid
+    mapping = axis_map(native, geometry.grid)
+    if mapping is None:
+        return geometry.restore(volume, geometry.slabs[0])
+    return footprint_mean(volume, mapping, native, step_mm=float(geometry.grid.spacing.min()))
 
 
 def _finite(image: npt.NDArray[np.generic]) -> Floats:

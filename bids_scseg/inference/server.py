@@ -254,7 +254,7 @@ def _save_array(path: Path, data: npt.NDArray[Any]) -> None:
 def _save_nifti(path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
     import nibabel as nib
 
-    nib.save(nib.Nifti1Image(data, affine), path)
+    nib.Nifti1Image(data, affine).to_filename(path)  # type: ignore[no-untyped-call]
 
 
 # -- the process -----------------------------------------------------------------------------------
