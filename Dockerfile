@@ -50,4 +50,6 @@ LABEL org.opencontainers.image.title="bids_scseg" \
 RUN useradd --no-create-home --uid 1000 scseg
 USER scseg
 WORKDIR /tmp
+# Python turns this signal into an orderly end; as process 1 it would ignore the usual SIGTERM.
+STOPSIGNAL SIGINT
 ENTRYPOINT ["bids_scseg"]

@@ -253,6 +253,7 @@ def test_both_start_the_program_and_carry_its_version() -> None:
     instructions = dockerfile()
     assert ("ENTRYPOINT", '["bids_scseg"]') in instructions
     assert ("USER", "scseg") in instructions
+    assert ("STOPSIGNAL", "SIGINT") in instructions, "process 1 ignores SIGTERM"
     labels = dict(
         item.split("=", 1) for word, rest in instructions if word == "LABEL" for item in shlex.split(rest)
     )
