@@ -20,9 +20,10 @@ import numpy.typing as npt
 from bids_scseg.errors import GeometryError
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.grid import FloatArray, Grid, frozen, transform_points
-from bids_scseg.space.resample import footprint_mean, index_chunks, sample_linear
+from bids_scseg.space.resample import broadcast_affine, footprint_offsets, sample_linear
 
 JSON_VERSION = 1
+BLOCK_SLICES = 64  # slices mapped at once; bounds memory to some 10 MB for windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,6 +95,64 @@ class Slab:
             scale=float(data["scale"]),
             serves=(-np.inf if low is None else float(low), np.inf if high is None else float(high)),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Block:
+    """Some slices of a lattice; within a slice the map to a slab is affine: indices come by broadcasting."""
+
+    affine: FloatArray
+    shape: tuple[int, int]
+    k: npt.NDArray[np.intp]
+    shift: FloatArray
+    up: FloatArray
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Shape of the block."""
+        return (*self.shape, self.k.size)
+
+    @property
+    def slices(self) -> FloatArray:
+        """(4, 4) index within the block to index of the lattice."""
+        matrix = np.eye(4)
+        matrix[2, 3] = self.k[0]
+        return matrix
+
+    def height(self) -> FloatArray:
+        """(i, j, k) position along the S-I axis, mm."""
+        rows = np.zeros((4, 4))
+        rows[2] = self.up @ self.affine[:3] @ self.slices
+        return broadcast_affine(rows, self.size, np.zeros(3))[2] + self.shift @ self.up
+
+    def index(self, slab: Slab) -> FloatArray:
+        """(i, j, k, 3) native voxel indices of a slab."""
+        to_native = np.linalg.inv(slab.grid.affine) @ slab.xfm
+        moved = self.shift @ to_native[:3, :3].T
+        axes = broadcast_affine(to_native @ self.affine @ self.slices, self.size, np.zeros(3))
+        return np.stack([axes[axis] + moved[:, axis] for axis in range(3)], axis=-1)
+
+
+def _fuse(
+    block: _Block, slabs: tuple[Slab, ...], images: Sequence[npt.NDArray[np.generic]], feather_mm: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Values and coverage of a block: by the seams' weights, and where no preferred slab covers, by any."""
+    s = block.height()
+    preferred, fallback = np.zeros((2, 2, *block.size))
+    for slab, image in zip(slabs, images, strict=True):
+        index = block.index(slab)
+        inside = slab.grid.contains(index)
+        if not inside.any():
+            continue
+        found = sample_linear(image, index[inside]) * slab.scale
+        weight = seam_weight(s[inside], slab.serves, feather_mm)
+        for total, share in ((preferred, weight), (fallback, np.ones_like(weight))):
+            total[0][inside] += share * found
+            total[1][inside] += share
+    total = np.where(preferred[1] > 0, preferred, fallback)
+    covered = total[1] > 0
+    values = np.divide(total[0], total[1], out=np.zeros(block.size), where=covered)
+    return values.astype(np.float32), covered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -216,38 +275,24 @@ class Geometry:
             raise GeometryError(
                 f"{len(images)} images for {len(slabs)} slabs of {key}", expected="one per slab"
             )
-        shape = self.grid.shape if grid is None else grid.shape
-        volume, coverage = np.zeros(shape, np.float32), np.zeros(shape, bool)
-        for start, ijk in index_chunks(shape):
-            world = self.to_world(ijk, key=key) if grid is None else grid.to_world(ijk)
-            stop = start + len(ijk)
-            values, covered = self._fuse(slabs, images, world, feather_mm)
-            volume.reshape(-1)[start:stop], coverage.reshape(-1)[start:stop] = values, covered
+        lattice = self.grid if grid is None else grid
+        volume, coverage = np.zeros(lattice.shape, np.float32), np.zeros(lattice.shape, bool)
+        for start in range(0, lattice.shape[2], BLOCK_SLICES):
+            part = slice(start, min(start + BLOCK_SLICES, lattice.shape[2]))
+            block = self._block(lattice, part, key=key if grid is None else None)
+            volume[..., part], coverage[..., part] = _fuse(block, slabs, images, feather_mm)
         return volume, coverage
 
-    def _fuse(
-        self,
-        slabs: tuple[Slab, ...],
-        images: Sequence[npt.NDArray[np.generic]],
-        world: FloatArray,
-        feather_mm: float,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        s = self.height(world)
-        preferred, fallback = (np.zeros((2, len(world))) for _ in range(2))
-        for slab, image in zip(slabs, images, strict=True):
-            index = slab.to_index(world)
-            inside = slab.grid.contains(index)
-            if not inside.any():
-                continue
-            values = np.zeros(len(world))
-            values[inside] = sample_linear(image, index[inside]) * slab.scale
-            weight = seam_weight(s, slab.serves, feather_mm) * inside
-            preferred += weight * np.stack([values, np.ones_like(values)])
-            fallback += inside * np.stack([values, np.ones_like(values)])
-        total = np.where(preferred[1] > 0, preferred, fallback)
-        covered = total[1] > 0
-        out = np.divide(total[0], total[1], out=np.zeros(len(world)), where=covered)
-        return out.astype(np.float32), covered
+    def _block(self, lattice: Grid, part: slice, *, key: str | None) -> _Block:
+        """Slices of a lattice; with a key, moved along that sequence's centerline."""
+        k = np.arange(part.start, part.stop)
+        index = np.stack([np.zeros_like(k), np.zeros_like(k), k], axis=1)
+        shift = (
+            np.zeros((k.size, 3)) if key is None else self._shift(key, self.height(lattice.to_world(index)))
+        )
+        return _Block(
+            affine=lattice.affine, shape=lattice.shape[:2], k=k, shift=shift, up=self.grid.axes[:, 2]
+        )
 
     def restore(self, volume: npt.NDArray[np.generic], slab: Slab) -> npt.NDArray[np.float32]:
         """Bring a prepared map to a slab's native grid, as the mean over each voxel's footprint.
@@ -263,25 +308,76 @@ class Geometry:
         -------
         float32 array of the slab's shape; 0 outside the prepared window.
         """
-        return self._restore(
-            volume, slab.grid, to_index=lambda ijk: self.to_prepared(slab.to_world(ijk), key=slab.key)
-        )
+        return self._restore(volume, slab.grid, key=slab.key, xfm=slab.xfm)
 
     def restore_onto(
         self, volume: npt.NDArray[np.generic], *, key: str, grid: Grid
     ) -> npt.NDArray[np.float32]:
         """Like :meth:`restore`, onto any lattice in the reference world, along a sequence's centerline."""
-        return self._restore(volume, grid, to_index=lambda ijk: self.to_prepared(grid.to_world(ijk), key=key))
+        return self._restore(volume, grid, key=key, xfm=np.eye(4))
 
     def _restore(
-        self, volume: npt.NDArray[np.generic], grid: Grid, *, to_index: Any
+        self, volume: npt.NDArray[np.generic], grid: Grid, *, key: str, xfm: FloatArray
     ) -> npt.NDArray[np.float32]:
         if volume.shape != self.grid.shape:
             raise GeometryError(f"map of shape {volume.shape}", expected=f"{self.grid.shape}")
         step = float(self.grid.spacing.min())
-        # A tilted centerline stretches a footprint along the in-plane axes; twice the diagonal is ample.
-        reach = float(np.linalg.norm(grid.spacing)) / step + 1
-        return footprint_mean(volume, grid, to_index=to_index, step_mm=step, reach_vox=reach)
+        offsets = footprint_offsets(grid.spacing, step)
+        to_native = np.linalg.inv(grid.affine) @ xfm
+        out = np.zeros(grid.shape, np.float32)
+        for start in range(0, self.grid.shape[2], BLOCK_SLICES):
+            box = self._native_box(to_native, grid, slice(start, start + BLOCK_SLICES), key=key)
+            if box is not None:
+                # Neighbouring blocks meet in the same native voxels; each adds its own slices' share.
+                out[box] += self._footprint_mean(
+                    volume, box, offsets, start=start, key=key, to_native=to_native
+                )
+        return out
+
+    def _native_box(
+        self, to_native: FloatArray, grid: Grid, part: slice, *, key: str
+    ) -> tuple[slice, slice, slice] | None:
+        """Piece of a native lattice that some prepared slices can reach; None if they miss it."""
+        ni, nj, nk = self.grid.shape
+        ends = [(-1.0, float(ni)), (-1.0, float(nj)), range(part.start - 1, min(part.stop, nk) + 1)]
+        index = np.stack(np.meshgrid(*(np.array(list(end), float) for end in ends), indexing="ij"), axis=-1)
+        native = transform_points(to_native, self.to_world(index.reshape(-1, 3), key=key))
+        low = np.maximum(np.floor(native.min(axis=0) + 0.5).astype(int), 0)
+        high = np.minimum(np.ceil(native.max(axis=0) - 0.5).astype(int) + 1, grid.shape)
+        if (high <= low).any():
+            return None
+        return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
+
+    def _footprint_mean(
+        self,
+        volume: npt.NDArray[np.generic],
+        box: tuple[slice, slice, slice],
+        offsets: FloatArray,
+        *,
+        start: int,
+        key: str,
+        to_native: FloatArray,
+    ) -> npt.NDArray[np.float32]:
+        """Contribution of prepared slices from ``start`` on to the means over the voxels of a box."""
+        to_straight = np.linalg.inv(self.grid.affine) @ np.linalg.inv(to_native)
+        corner = np.array([side.start for side in box], dtype=np.float64)
+        size = tuple(side.stop - side.start for side in box)
+        low, high = (-0.5 if start == 0 else start - 0.5), start + BLOCK_SLICES - 0.5
+        total = np.zeros(size, np.float64)
+        for offset in offsets:
+            straight = broadcast_affine(to_straight, size, corner + offset)
+            own = (straight[2] >= low) & (straight[2] < high)
+            index = np.stack([axis[own] for axis in straight], axis=-1)
+            total[own] += sample_linear(volume, self._unbend(index, key))
+        return (total / len(offsets)).astype(np.float32)
+
+    def _unbend(self, index: FloatArray, key: str) -> FloatArray:
+        """(n, 3) indices of the straight lattice to prepared indices: the centerline's shift taken off."""
+        line = self.centerlines.get(key)
+        if line is not None:
+            s = self.s_mm[0] + index[:, 2] * self.grid.spacing[2]
+            index[:, :2] -= (line.at(s) - self.axis_mm) / self.grid.spacing[:2]
+        return index
 
     def fused_grid(self, key: str) -> Grid:
         """Lattice of a sequence's uppermost slab, extended to enclose all its slabs."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from bids_scseg.space.grid import FloatArray, Grid
+from bids_scseg.space.grid import FloatArray
 
 CHUNK_POINTS = 2_000_000  # points mapped at once; bounds memory to about 200 MB
 
@@ -57,56 +57,27 @@ def footprint_offsets(spacing: FloatArray, step_mm: float) -> FloatArray:
     return np.stack(np.meshgrid(*along, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-def footprint_mean(
-    volume: npt.NDArray[np.generic],
-    grid: Grid,
-    *,
-    to_index: Callable[[FloatArray], FloatArray],
-    step_mm: float,
-    reach_vox: float,
-) -> npt.NDArray[np.float32]:
-    """Mean of a volume over the footprint of each voxel of another lattice.
+def broadcast_affine(matrix: FloatArray, size: tuple[int, int, int], corner: FloatArray) -> list[FloatArray]:
+    """Map a block of lattice indices by an affine, without ever holding the indices.
 
     Parameters
     ----------
-    volume : (i, j, k)
-        Source values.
-    grid
-        Target lattice.
-    to_index
-        Maps (n, 3) target voxel indices to (n, 3) source indices.
-    step_mm
-        Distance of the sampling points within a footprint (the source's spacing).
-    reach_vox
-        Half the diagonal of a target voxel in source voxels: voxels farther than this outside the
-        source cannot overlap it and stay 0.
+    matrix : (4, 4)
+        Index → anything.
+    size
+        Shape of the block.
+    corner : (3,)
+        Index of its first voxel.
 
     Returns
     -------
-    float32 array of ``grid.shape``
+    Three (i, j, k) float64 arrays, one per coordinate.
     """
-    offsets = footprint_offsets(grid.spacing, step_mm)
-    out = np.zeros(grid.shape, np.float32)
-    flat = out.reshape(-1)
-    upper = np.asarray(volume.shape) - 1 + reach_vox
-    for start, ijk in index_chunks(grid.shape):
-        source = to_index(ijk)
-        near = ((source >= -reach_vox) & (source <= upper)).all(axis=1)
-        if near.any():
-            flat[start : start + len(ijk)][near] = _mean_at(volume, ijk[near], offsets, to_index)
-    return out
-
-
-def _mean_at(
-    volume: npt.NDArray[np.generic],
-    ijk: FloatArray,
-    offsets: FloatArray,
-    to_index: Callable[[FloatArray], FloatArray],
-) -> npt.NDArray[np.float32]:
-    total = np.zeros(len(ijk), np.float64)
-    for offset in offsets:
-        total += sample_linear(volume, to_index(ijk + offset))
-    return np.asarray(total / len(offsets), dtype=np.float32)
+    i, j, k = (first + np.arange(n) for first, n in zip(corner, size, strict=True))
+    return [
+        (row[0] * i)[:, None, None] + (row[1] * j)[None, :, None] + (row[2] * k + row[3])[None, None, :]
+        for row in matrix[:3]
+    ]
 
 
 def index_chunks(shape: tuple[int, ...]) -> Iterator[tuple[int, FloatArray]]:
