@@ -91,9 +91,12 @@ class SamplingConfig:
         Probability that a random non-empty subset of the available sequences is kept; else all are.
     workers
         Background processes that draw patches (0: in the training process).
+    window_vox
+        Windows of the trained model at inference; zeros: as large as the patches.
     """
 
     patch_vox: tuple[int, int, int] = (48, 48, 320)
+    window_vox: tuple[int, int, int] = (0, 0, 0)
     batch: int = 2
     foreground: float = 0.33
     sequence_dropout: float = 0.0
@@ -219,7 +222,7 @@ def load_config(path: Path | str) -> TrainingConfig:
 
 
 def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
-    """The recipe that a run trains: its network with the configuration's changes, its patches as trained on.
+    """The recipe that a run trains: its network and inference windows with the configuration's changes.
 
     Raises
     ------
@@ -233,7 +236,8 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
             f"{len(config.loss.output_weights)} weights for {spec.deep_supervision} supervised outputs",
             expected="one weight for each output",
         )
-    inference = replace(recipe.inference, patch_vox=config.sampling.patch_vox)
+    window = config.sampling.window_vox if any(config.sampling.window_vox) else config.sampling.patch_vox
+    inference = replace(recipe.inference, patch_vox=window)
     return replace(recipe, network=spec, inference=inference)
 
 
