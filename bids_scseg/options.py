@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import tomllib
 from dataclasses import dataclass
@@ -106,9 +107,18 @@ class RunOptions:
         return "\n".join(lines) + "\n"
 
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
 def available_cpus() -> int:
-    """CPUs that this process may use (cgroup and affinity limits included where the system tells)."""
-    return max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1)
+    """CPUs that this process may use: its affinity, and a container's quota where the system tells."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        count = min(count, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no quota ("max"), or a system without cgroups
+    return max(count, 1)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -21,6 +21,8 @@ def play(job, *, progress):
         if not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+    if subject.startswith("hang"):
+        time.sleep(600)
     if subject.startswith("slow"):
         time.sleep(0.5)
     state = "failed" if subject.startswith("bad") else "done"

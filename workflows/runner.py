@@ -39,6 +39,11 @@ class _Pool:
             )
         return self.executor
 
+    def renew(self) -> None:
+        """Forget a broken pool, and its queue: a worker killed while writing leaves it locked for ever."""
+        self.close()
+        self.events = self.context.Queue()
+
     def close(self) -> None:
         if self.executor is not None:
             self.executor.shutdown(wait=True, cancel_futures=True)
@@ -50,6 +55,7 @@ _events: Any = None
 
 def _connect(events: Any) -> None:
     global _events  # a worker process has one queue, given to it at its start
+    events.cancel_join_thread()  # progress that nobody reads must not keep a worker from ending
     _events = events
 
 
@@ -87,19 +93,19 @@ def run_sessions(
     source, suspects = iter(jobs), []
     with _pool(workers, context) as pool:
         running: dict[Future[SessionOutcome], SessionJob] = {}
-        _fill(running, source, pool, run)
-        while running:
+        stuck = _fill(running, source, pool, run)
+        while running or stuck:
             done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
             _drain(pool.events, progress)
             outcomes, broken = _collect(running, done)
             yield from outcomes
             if stop_on_first_crash and not all(outcome.ok for outcome in outcomes):
                 source = iter(())
-            if broken:
-                suspects += [*broken, *running.values()]
+            if broken or stuck:
+                suspects += [*broken, *stuck, *running.values()]
                 running.clear()
-                pool.close()
-            _fill(running, source, pool, run)
+                pool.renew()
+            stuck = _fill(running, source, pool, run)
         _drain(pool.events, progress)
     for job in suspects:
         yield run_alone(job, context, progress, run=run)
@@ -107,9 +113,14 @@ def run_sessions(
 
 def _fill(
     running: dict[Future[SessionOutcome], SessionJob], source: Iterator[SessionJob], pool: _Pool, run: Run
-) -> None:
+) -> list[SessionJob]:
+    """Start sessions while there is room; one that a just broken pool did not take comes back."""
     while len(running) < pool.workers and (job := next(source, None)) is not None:
-        running[pool.open().submit(_work, run, job)] = job
+        try:
+            running[pool.open().submit(_work, run, job)] = job
+        except BrokenProcessPool:
+            return [job]
+    return []
 
 
 def _collect(
@@ -141,6 +152,11 @@ def _pool(workers: int, context: Any) -> Iterator[_Pool]:
     pool = _Pool(workers=workers, events=context.Queue(), context=context)
     try:
         yield pool
+    except BaseException:
+        # An interrupted run must not wait for its sessions; what they finished is kept.
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
     finally:
         pool.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 
 from bids_scseg.cli.parser import parse
 from bids_scseg.errors import ScsegError
@@ -11,9 +13,16 @@ from bids_scseg.errors import ScsegError
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
+def stop_on_sigterm() -> None:
+    """Let SIGTERM (cluster schedulers, ``docker stop``) end a run in order, as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the BIDS App; the returned number is the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    stop_on_sigterm()
     # Nipype asks a server for news at import unless told not to; this program never uses the network.
     os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
     try:

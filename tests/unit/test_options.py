@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.options import RunOptions, read_config
+from bids_scseg.options import RunOptions, available_cpus, read_config
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 
@@ -22,7 +22,8 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 )
 def test_toml_round_trip(tmp_path_factory, labels, model, threshold, flag, nprocs, folders):
     options = RunOptions(
-        bids_dir=Path("in"), output_dir=Path("out"), level="participant", participants=tuple(labels), model=model,
+        bids_dir=Path("in"), output_dir=Path("out"), level="participant", participants=tuple(labels),
+        model=model,
         threshold=threshold, deterministic=flag, nprocs=nprocs,
         derivatives=tuple((name, Path(folder)) for name, folder in folders),
     )  # fmt: skip
@@ -32,7 +33,8 @@ def test_toml_round_trip(tmp_path_factory, labels, model, threshold, flag, nproc
 
 
 @pytest.mark.parametrize(
-    "text", ["nprocs = 'many'", "nprocs = true", "unknown = 1", "participants = 'a'", "derivatives = ['a']", "= ="]
+    "text",
+    ["nprocs = 'many'", "nprocs = true", "unknown = 1", "participants = 'a'", "derivatives = ['a']", "= ="],
 )
 def test_malformed_configs_are_refused_with_the_file(tmp_path, text):
     path = tmp_path / "run.toml"
@@ -44,3 +46,14 @@ def test_malformed_configs_are_refused_with_the_file(tmp_path, text):
 def test_absent_config(tmp_path):
     with pytest.raises(MissingInputError):
         read_config(tmp_path / "no.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 64)]
+)
+def test_a_containers_cpu_quota_counts(tmp_path, monkeypatch, text, expected):
+    quota = tmp_path / "cpu.max"
+    quota.write_text(text)
+    monkeypatch.setattr("bids_scseg.options.CPU_QUOTA", quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert available_cpus() == expected

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
 from runner_jobs import play
 
-from bids_scseg.errors import BusyError, ImageError
+from bids_scseg.errors import BusyError, OutputError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
 from bids_scseg.workflows.job import SessionJob, failed, no_usable_image, session_lock
@@ -40,7 +42,12 @@ def run(subjects, folder=".", *, workers=2, stop=False):
 
 def test_a_killed_worker_is_that_sessions_failure_and_nobody_elses():
     outcomes, steps = run(["a", "killed", "slowb", "c", "d"])
-    assert {label for label, outcome in outcomes.items() if outcome.ok} == {"sub-a", "sub-slowb", "sub-c", "sub-d"}
+    assert {label for label, outcome in outcomes.items() if outcome.ok} == {
+        "sub-a",
+        "sub-slowb",
+        "sub-c",
+        "sub-d",
+    }
     assert "memory" in outcomes["sub-killed"].cause
     assert ("sub-a", "begin") in steps
 
@@ -70,4 +77,19 @@ def test_a_session_without_a_usable_image_is_refused_with_the_reasons():
     error = no_usable_image(job("1").plan)
     assert "an MT image" in str(error)
     assert failed("sub-1", error, step="start").state == "refused"
-    assert failed("sub-1", ImageError("broken", file="f"), step="x").state == "failed"
+    assert failed("sub-1", OutputError("disk full", file="f"), step="x").state == "failed"
+
+
+def test_an_interrupted_run_does_not_wait_for_its_sessions():
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in run_sessions(
+            [job("hang1"), job("hang2"), job("a")],
+            workers=3,
+            stop_on_first_crash=False,
+            progress=lambda *_: None,
+            run=play,
+        ):
+            raise KeyboardInterrupt
+    assert time.monotonic() - start < 60
+    assert not multiprocessing.active_children()
