@@ -11,6 +11,8 @@ from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
 from bids_scseg import __version__
 from bids_scseg.bids.header import read_image
+from bids_scseg.bids.masks import same_lattice
+from bids_scseg.errors import ImageError, MissingInputError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.measure.instances import label_lesions
@@ -62,20 +64,22 @@ class MeasureLesions(ScsegInterface):
             voxel_volume=geometry.grid.voxel_volume,
             cord=cord,
         )
-        marks = read_landmarks(self.given("landmark_files") or [], geometry)
+        marks, unread = read_landmarks(self.given("landmark_files") or [], geometry)
         shared: dict[str, Any] = {
             "coverage": case.coverage, "cord": cord, "geometry": geometry, "anchor": geometry.anchor,
             "sequences": case.sequences, "landmarks": marks,
         }  # fmt: skip
         table = lesion_table(labels, probability, image=case.image, **shared)
-        flags = [*(self.given("warnings") or []), *read_json(self.inputs.report_file)["warnings"]]
+        flags = [*(self.given("warnings") or []), *read_json(self.inputs.report_file)["warnings"], *unread]
         row = session_row(table, labels, probability, provenance=self._provenance(), flags=flags, **shared)
         np.save(cwd / "labels.npy", labels, allow_pickle=False)
         return {
             "labels_file": str(cwd / "labels.npy"),
             "table_file": write_json(cwd / "lesions.json", json.loads(table.to_json(orient="records"))),
             "row_file": write_json(cwd / "session.json", row),
-            "landmarks_file": write_json(cwd / "landmarks.json", landmarks_json(marks)),
+            "landmarks_file": write_json(
+                cwd / "landmarks.json", {**landmarks_json(marks), "problems": unread}
+            ),
         }
 
     def _provenance(self) -> Provenance:
@@ -87,16 +91,30 @@ class MeasureLesions(ScsegInterface):
         )
 
 
-def read_landmarks(files: list[str], geometry: Geometry) -> Landmarks:
-    """Landmarks from disc and vertebra label images, told apart by their names."""
+def read_landmarks(files: list[str], geometry: Geometry) -> tuple[Landmarks, list[str]]:
+    """Landmarks from disc and vertebra label images, told apart by their names.
+
+    A label image on the lattice of a slab was drawn on that slab, and moves with it; the anchor's slabs come
+    first, because slabs of two sequences may share a lattice. Labels found twice count as first found.
+
+    Returns
+    -------
+    landmarks, warnings
+        Label images that cannot be used are left out and named in the warnings.
+    """
     points: dict[Any, dict[int, Any]] = {"discs": {}, "vertebrae": {}}
+    warnings = []
+    slabs = [*geometry.slabs_of(geometry.anchor), *geometry.slabs]
     for file in files:
         kind = "discs" if "disc" in Path(file).name else "vertebrae"
-        data, grid = read_image(file)
-        points[kind] |= {
-            key: value for key, value in label_points(data, grid).items() if key not in points[kind]
-        }
-    return fit_landmarks(points, geometry=geometry, key=geometry.anchor)
+        try:
+            data, grid = read_image(file)
+        except (ImageError, MissingInputError) as error:
+            warnings.append(f"labels not used: {error}")
+            continue
+        xfm = next((slab.xfm for slab in slabs if same_lattice(grid, slab.grid)), None)
+        points[kind] = label_points(data, grid, xfm=xfm) | points[kind]
+    return fit_landmarks(points, geometry=geometry, key=geometry.anchor), warnings
 
 
 def landmarks_json(marks: Landmarks) -> dict[str, object]:

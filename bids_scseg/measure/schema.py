@@ -12,6 +12,9 @@ import pandas as pd
 Value = str | float | int | bool | None
 Dtype = Literal["Int64", "float64", "str", "boolean"]
 
+#: BIDS names of the types; a column that BIDS itself defines, such as ``index``, counts as redefined without.
+FORMATS: dict[Dtype, str] = {"Int64": "integer", "float64": "number", "str": "string", "boolean": "boolean"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
@@ -97,8 +100,9 @@ def _parse(values: Sequence[str | None], column: Column | None) -> pd.Series:
 
 
 def data_dictionary(columns: Sequence[Column]) -> dict[str, dict[str, str]]:
-    """BIDS data dictionary of a table: column name to its description and units."""
+    """BIDS data dictionary of a table: column name to its description, format and units."""
     return {
-        column.name: {"Description": column.description} | ({"Units": column.units} if column.units else {})
+        column.name: {"Description": column.description, "Format": FORMATS[column.dtype]}
+        | ({"Units": column.units} if column.units else {})
         for column in columns
     }

@@ -196,6 +196,8 @@ def test_the_schema_is_fixed_and_described():
     described = data_dictionary(lesion_columns(NAMES))
     assert all(len(entry["Description"]) > 15 for entry in described.values())
     assert described["volume_mm3"]["Units"] == "mm^3"
+    # BIDS defines these two columns itself and wants its own types.
+    assert (described["index"]["Format"], described["name"]["Format"]) == ("integer", "string")
 
 
 def test_speed(make_geometry, round_cord):
