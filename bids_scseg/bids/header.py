@@ -119,9 +119,11 @@ def read_image(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
     file = Path(path)
     grid = inspect_header(file).grid
     try:
-        array = np.asarray(nib.load(file).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+        array = np.asarray(_load(file).dataobj, dtype=np.float32)
     except READ_ERRORS as error:
-        raise ImageError(f"voxels cannot be read ({error})", file=file, remedy=REFETCH) from error
+        raise ImageError(
+            f"voxels cannot be read ({error})", file=file, expected="an undamaged file", remedy=REFETCH
+        ) from error
     data = _finite(file, array.reshape(grid.shape))
     if data.min() == data.max():
         raise ImageError(
@@ -131,6 +133,16 @@ def read_image(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
             remedy="check the conversion, or exclude the file",
         )
     return data, grid
+
+
+def _load(file: Path) -> Any:
+    """The image; a compressed one is read to its end, where the checksum tells of damage in the middle."""
+    if not file.name.lower().endswith(".gz"):
+        return nib.load(file)  # type: ignore[attr-defined]
+    with gzip.open(file) as stream:
+        content = stream.read()
+    second = isinstance(_parse(file, content[:HEADER_BYTES]), nib.Nifti2Header)
+    return (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(content)  # type: ignore[no-untyped-call]
 
 
 def _first_bytes(file: Path) -> bytes:
