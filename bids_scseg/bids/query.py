@@ -77,7 +77,8 @@ def find_studies(
     exclude
         Labels of participants that are not wanted.
     validate_names
-        Whether names are checked against BIDS; without it, every name that can be taken apart is accepted.
+        Whether dataset and names are checked against BIDS; without it, ``dataset_description.json`` may be
+        absent and every name that can be taken apart is accepted.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def find_studies(
     Raises
     ------
     MissingInputError
-        If the folder does not exist.
+        If the folder does not exist or holds no participant.
     InvalidDatasetError
         If it is not a BIDS dataset.
     NoMatchError
@@ -95,7 +96,7 @@ def find_studies(
     UsageError
         If a label holds anything but letters and digits.
     """
-    root = check_dataset(dataset)
+    root = check_dataset(dataset) if validate_names else _folder(dataset)
     wanted = _labels(participants, "sub-")
     wanted_sessions = _labels(sessions, "ses-")
     unwanted = _labels(exclude, "sub-")
@@ -116,9 +117,7 @@ def check_dataset(dataset: str | Path) -> Path:
     MissingInputError, InvalidDatasetError
         If there is no such folder, or it has no readable ``dataset_description.json``.
     """
-    root = Path(dataset)
-    if not root.is_dir():
-        raise MissingInputError("no such folder", file=root, remedy="check the path of the dataset")
+    root = _folder(dataset)
     file = root / "dataset_description.json"
     remedy = "give the root folder of the dataset; a minimal file holds Name and BIDSVersion"
     if not file.is_file():
@@ -133,6 +132,13 @@ def check_dataset(dataset: str | Path) -> Path:
         ) from error
     if not isinstance(description, dict) or not description.get("BIDSVersion"):
         raise InvalidDatasetError("no BIDSVersion", file=file, expected="an object with it", remedy=remedy)
+    return root
+
+
+def _folder(dataset: str | Path) -> Path:
+    root = Path(dataset)
+    if not root.is_dir():
+        raise MissingInputError("no such folder", file=root, remedy="check the path of the dataset")
     return root.resolve()
 
 
@@ -193,10 +199,15 @@ def _session_folders(
 
 def _no_match(
     root: Path, wanted: frozenset[str], sessions: frozenset[str], unwanted: frozenset[str]
-) -> NoMatchError:
+) -> NoMatchError | MissingInputError:
     subjects = _children(root, "sub-")
     if not subjects:
-        return NoMatchError("no sub-* folder", file=root, expected="at least one participant")
+        return MissingInputError(
+            "no sub-* folder",
+            file=root,
+            expected="at least one participant",
+            remedy="give the root folder of a dataset with images",
+        )
     asked = [f"participants {_some(wanted)}"] if wanted else []
     asked += [f"sessions {_some(sessions)}"] if sessions else []
     asked += [f"without {_some(unwanted)}"] if unwanted else []

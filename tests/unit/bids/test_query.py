@@ -63,7 +63,7 @@ def test_no_match_names_what_exists(dataset):
         find_studies(dataset, participants=["07"])
     with pytest.raises(NoMatchError, match=r"sessions 9.*sessions 1, 2"):
         find_studies(dataset, sessions=["9"])
-    with pytest.raises(NoMatchError, match=r"no sub-\* folder"):
+    with pytest.raises(MissingInputError, match=r"no sub-\* folder"):
         find_studies(write_dataset(dataset.parent / "empty"))
 
 
