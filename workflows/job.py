@@ -9,16 +9,16 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bids_scseg.errors import BusyError, CordNotFoundError, MissingInputError, ScsegError
+from bids_scseg.errors import BusyError, CordNotFoundError, ImageError, MissingInputError, ScsegError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
 
-State = Literal["done", "failed", "refused"]
+State = Literal["done", "failed", "refused", "busy"]  # busy: another run is working on it
 
 NIPYPE_EXECUTION = {
     "use_relative_paths": "true",  # a moved work directory stays usable
@@ -114,10 +114,11 @@ def failed(
     label: str, error: ScsegError, *, step: str, seconds: float = 0.0, device: str = ""
 ) -> SessionOutcome:
     """The outcome that an error of ours makes; without a usable image or cord a session is refused."""
-    refused = isinstance(error, CordNotFoundError | MissingInputError)
+    refused = isinstance(error, CordNotFoundError | ImageError | MissingInputError)
+    state: State = "refused" if refused else "failed"
     return SessionOutcome(
         label=label,
-        state="refused" if refused else "failed",
+        state="busy" if isinstance(error, BusyError) else state,
         step=step,
         cause=error.found + (f"; expected {error.expected}" if error.expected else ""),
         file=error.file or "",
@@ -152,6 +153,8 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
         return _unexpected(job, error, watch, time.monotonic() - start)
     if job.options.clean_workdir:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # other sessions may still need theirs
+            job.options.work.rmdir()
     return SessionOutcome(
         label=label,
         state="done",
@@ -165,12 +168,15 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
 
 def no_usable_image(plan: Plan) -> ScsegError:
     """The error of a session in which no image serves any sequence of the recipe."""
-    reasons = "; ".join(f"{path}: {reason}" for path, reason in plan.left_out) or "it has no images"
+    left_out = {path.rsplit("/", 1)[-1]: reason for path, reason in plan.left_out}
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "it has no images"
+    single = plan.left_out[0][0] if len(left_out) == 1 else None
     return MissingInputError(
-        f"{plan.label} has no image that the recipe {plan.recipe} can use ({reasons})",
-        file=plan.dataset,
-        expected="at least one of " + ", ".join(plan.missing),
-        remedy="name files with --bids-filter-file if one of them is such a sequence",
+        f"{plan.refusal or 'no image can be used'} ({reasons})",
+        file="/".join(filter(None, [plan.dataset, single])),
+        expected=None if plan.available else "at least one image of " + ", ".join(plan.missing),
+        remedy="correct or replace the file, or name files with --bids-filter-file if one of them is such a "
+        "sequence",
     )
 
 

@@ -113,7 +113,9 @@ def _output_inputs(job: SessionJob) -> dict[str, object]:
 
 
 def read_warnings(base_dir: Path, plan: Plan) -> tuple[str, ...]:
-    """Warnings of the plan and of the fit of a session that has run."""
-    found = sorted((base_dir / WORKFLOW_NAME).glob("**/fit_report.json"))
-    fitted = json.loads(found[0].read_text(encoding="utf-8"))["warnings"] if found else []
-    return (*plan.warnings, *fitted)
+    """Warnings of a session that has run: of its plan, its fit and its landmarks."""
+    warnings = list(plan.warnings)
+    for pattern, key in (("**/fit_report.json", "warnings"), ("**/landmarks.json", "problems")):
+        for path in sorted((base_dir / WORKFLOW_NAME).glob(pattern))[:1]:
+            warnings += json.loads(path.read_text(encoding="utf-8")).get(key, [])
+    return tuple(warnings)

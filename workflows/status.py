@@ -12,6 +12,7 @@ from bids_scseg.workflows.job import SessionOutcome
 
 STATUS_COLUMNS = (
     "session", "state", "step", "cause", "file", "remedy", "seconds", "peak_memory_gb", "device",
+    "warnings",
 )  # fmt: skip
 
 
@@ -49,6 +50,10 @@ def write_status(out: Path) -> None:
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow(STATUS_COLUMNS)
     for data in read_outcomes(out):
-        row = [data.get("label" if name == "session" else name) for name in STATUS_COLUMNS]
-        table.writerow([" ".join(str(value).split()) if value not in (None, "") else "n/a" for value in row])
+        table.writerow([_cell(data.get("label" if name == "session" else name)) for name in STATUS_COLUMNS])
     write_text(out, "logs/status.tsv", text.getvalue())
+
+
+def _cell(value: object) -> str:
+    text = "; ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    return " ".join(text.split()) if value is not None and text else "n/a"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from bids_scseg.bids.dataset import image_metadata, mask_metadata, own_uri, raw_
 from bids_scseg.bids.names import (
     OutputSpaces,
     SegmentationNames,
+    SessionNames,
     all_names,
     cord_mask_name,
     image_names,
@@ -23,6 +24,7 @@ from bids_scseg.bids.names import (
     slab_names,
 )
 from bids_scseg.bids.write import TableValue, safe_join, write_image, write_json, write_tsv
+from bids_scseg.errors import OutputError
 from bids_scseg.measure.instances import restore_labels, restore_labels_onto
 from bids_scseg.measure.lesions import lesion_columns
 from bids_scseg.measure.schema import data_dictionary
@@ -106,31 +108,51 @@ def write_results(
     Raises
     ------
     OutputError
-        If a file cannot be written or two would bear the same name.
+        If a file cannot be written or two would bear the same name. Then no file of the session is left:
+        some of them would be of this run and others of an earlier one.
     """
-    plan, geometry = results.plan, results.geometry
-    anchor = results.anchor_files
+    plan, anchor = results.plan, results.anchor_files
     others = [file for name, file in results.files.items() if file not in anchor]
-    all_names(anchor, others, subject=plan.subject, session=plan.session, output_spaces=output_spaces)
+    planned = all_names(
+        anchor, others, subject=plan.subject, session=plan.session, output_spaces=output_spaces
+    )
     names = session_names(anchor, subject=plan.subject, session=plan.session)
     previous = _previous(out, names.summary)
-    written = [*_write_cords(out, results), *_write_fused(out, results, names.fused)]
-    written += _write_segmentation(out, results, names.result, slab=None)
-    slabs = geometry.slabs_of(geometry.anchor)
-    for slab, own in zip(slabs, slab_names(anchor), strict=False):
-        written += _write_segmentation(out, results, own, slab=slab)
+    try:
+        written = set(_write_all(out, results, names, output_spaces))
+        _remove(out, previous - written)
+        write_json(out, names.summary, {**results.summary, "outputs": sorted(written)})
+    except BaseException:
+        mine = {path for path in planned if path.startswith("sub-") and path != names.report}
+        _remove(out, previous | mine | {sidecar(path) for path in mine})
+        raise
+    return (*sorted(written), names.summary)
+
+
+def _write_all(
+    out: str | Path, results: SessionResults, names: SessionNames, output_spaces: OutputSpaces
+) -> Iterator[str]:
+    """Write everything but the summary; the paths as they come."""
+    geometry, anchor = results.geometry, results.anchor_files
+    yield from _write_cords(out, results)
+    yield from _write_fused(out, results, names.fused)
+    yield from _write_segmentation(out, results, names.result, slab=None)
+    for slab, own in zip(geometry.slabs_of(geometry.anchor), slab_names(anchor), strict=False):
+        yield from _write_segmentation(out, results, own, slab=slab)
     if output_spaces == "all":
         for slab in (slab for slab in geometry.slabs if slab.key != geometry.anchor):
-            written += _write_segmentation(out, results, image_names(results.files[slab.file]), slab=slab)
+            yield from _write_segmentation(out, results, image_names(results.files[slab.file]), slab=slab)
     columns = lesion_columns(results.sequences)
     write_tsv(out, names.table, results.lesions, columns=[column.name for column in columns])
+    yield names.table
     write_json(out, names.geometry, geometry.to_json())
-    written += [names.table, names.geometry]
-    for stale in previous - set(written):
-        with contextlib.suppress(OSError):
-            safe_join(out, stale).unlink(missing_ok=True)
-    write_json(out, names.summary, {**results.summary, "outputs": sorted(written)})
-    return (*written, names.summary)
+    yield names.geometry
+
+
+def _remove(out: str | Path, paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError, OutputError):
+            safe_join(out, path).unlink(missing_ok=True)
 
 
 def _previous(out: str | Path, summary: str) -> set[str]:

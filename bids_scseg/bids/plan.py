@@ -22,6 +22,7 @@ from bids_scseg.recipe.study import ImageFile, Plan, SequencePlan, Study
 REPEAT_OVERLAP = 0.6  # ours; neighbouring slabs overlap by 10-40 %
 COVERAGE_STEP = 1.1  # extents along the body closer than this ratio are the same (ours)
 VOLUME_STEP = 1.25  # voxel volumes closer than this ratio are the same (ours)
+CORD_LENGTH_MM = 500.0  # two places of one cord lie nearer (adult cords: 400-450 mm)
 SPACING_RATIO = 1.3  # slabs whose voxel sizes differ by more are worth a warning (ours)
 
 LeftOut = tuple[str, str]
@@ -77,16 +78,16 @@ def make_plan(
     UsageError
         If `sequences` names one that the recipe lacks.
     """
-    allowed = _allowed(recipe, sequences)
+    allowed = check_sequences(sequences, recipe)
     masks, mask_warnings = find_cord_masks(study, derivatives)
     matches, filter_warnings = _matches(study, recipe, filters or {})
     left_out = [(match.image.relative, match.reason) for match in matches if match.sequence is None]
-    warnings = [*filter_warnings, *mask_warnings]
+    warnings = [*_broken(study), *filter_warnings, *mask_warnings]
     chosen: dict[str, tuple[ImageFile, ...]] = {}
     for name in recipe.sequence_names:
         group = [match for match in matches if match.sequence == name]
         if name not in allowed:
-            left_out += [(match.image.relative, f"{name} was not asked for") for match in group]
+            left_out += [(match.image.relative, not_asked_for(name)) for match in group]
         elif group:
             choice = choose([match.image for match in group], {image for image, _ in masks})
             chosen[name] = choice.files
@@ -153,7 +154,14 @@ def repeats(image: ImageFile, other: ImageFile) -> bool:
     return _overlap(image, other) >= REPEAT_OVERLAP
 
 
-def _allowed(recipe: Recipe, sequences: Iterable[str] | None) -> frozenset[str]:
+def check_sequences(sequences: Iterable[str] | None, recipe: Recipe) -> frozenset[str]:
+    """Names of the recipe's sequences that may be used; None or empty: all. Case does not matter.
+
+    Raises
+    ------
+    UsageError
+        If one is not the recipe's.
+    """
     asked = list(sequences or ())
     if not asked:
         return frozenset(recipe.sequence_names)
@@ -194,6 +202,20 @@ def _matches(study: Study, recipe: Recipe, filters: Filters) -> tuple[list[Match
     return matches, warnings
 
 
+def not_asked_for(name: str) -> str:
+    """Why an image is left out although its sequence is there."""
+    return f"{name} was not asked for"
+
+
+def _broken(study: Study) -> list[str]:
+    """Images that cannot be used whatever they show; files whose names are not BIDS are only left out."""
+    return [
+        f"{image.name} is not used: {image.problem}"
+        for image in study.images
+        if image.problem and image.suffix
+    ]
+
+
 def _match_warnings(group: list[Match], files: tuple[ImageFile, ...]) -> list[str]:
     used = {file.relative for file in files}
     return [
@@ -229,16 +251,20 @@ def _misplaced(
         for file in chosen[name]:
             other_low, other_high = _box((file,))
             gap = np.maximum(other_low - high, low - other_high)
-            if gap[:2].max() > 0:
+            beside, along = float(gap[:2].max()), float(gap[2])
+            if beside > 0 or along > CORD_LENGTH_MM:
+                where = f"{beside:.0f} mm beside" if beside > 0 else f"{along:.0f} mm above or below"
                 reason = (
-                    f"its field of view lies {gap[:2].max():.0f} mm beside that of {anchor}; check its header"
+                    f"its field of view lies {where} that of {anchor}; expected one of the same cord. "
+                    "Check its header"
                 )
                 left_out.append((file.relative, reason))
-                warnings.append(f"{file.name}: {reason}")
+                warnings.append(f"{file.name} is not used: {reason}")
                 continue
-            if gap[2] > 0:
+            if along > 0:
                 warnings.append(
-                    f"{file.name}: its field of view lies {gap[2]:.0f} mm above or below that of {anchor}"
+                    f"{file.name}: its field of view lies {along:.0f} mm above or below that of {anchor}; if "
+                    "the subject did not move that far, check its header"
                 )
             good.append(file)
         if good:

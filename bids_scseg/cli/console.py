@@ -8,6 +8,9 @@ from typing import Any, TextIO
 
 from bids_scseg.workflows.job import SessionOutcome
 
+UNDONE = ("failed", "refused", "busy")
+WARNINGS_SHOWN = 20  # in the summary; a cohort may have hundreds
+
 
 class Console:
     """Progress of a run.
@@ -96,12 +99,16 @@ def describe(outcome: SessionOutcome) -> str:
 
 def summary(outcomes: Sequence[SessionOutcome], *, total: int, output_dir: object) -> str:
     """The last words of a run."""
-    counts = {state: sum(o.state == state for o in outcomes) for state in ("done", "failed", "refused")}
+    counts = {state: sum(o.state == state for o in outcomes) for state in ("done", *UNDONE)}
     left = total - len(outcomes)
     words = [f"{counts['done']} of {total} sessions done"]
-    words += [f"{counts[state]} {state}" for state in ("failed", "refused") if counts[state]]
+    words += [f"{counts[state]} {state}" for state in UNDONE if counts[state]]
     if left:
         words.append(f"{left} not started")
     lines = [", ".join(words) + f"; results in {output_dir}"]
     lines += [f"  {describe(outcome)}" for outcome in outcomes if not outcome.ok]
+    warned = [(outcome.label, text) for outcome in outcomes for text in outcome.warnings]
+    lines += [f"  warning: {label}: {' '.join(text.split())}" for label, text in warned[:WARNINGS_SHOWN]]
+    if len(warned) > WARNINGS_SHOWN:
+        lines.append(f"  {len(warned) - WARNINGS_SHOWN} more warnings in logs/status.tsv and in the reports")
     return "\n".join(lines)

@@ -122,7 +122,7 @@ def _add_selection(parser: Parser) -> None:
         "--sequences", nargs="+", metavar="NAME", help="use only these sequences of the recipe"
     )
     group.add_argument(
-        "-d", "--derivatives", nargs="+", type=_derivative, metavar="NAME=PATH",
+        "-d", "--derivatives", nargs="+", action="extend", type=_derivative, metavar="NAME=PATH",
         help="folders with your own cord masks and disc or vertebra labels",
     )  # fmt: skip
     group.add_argument(

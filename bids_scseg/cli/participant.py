@@ -8,20 +8,27 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bids_scseg import NUMERICAL_VERSION, __version__
-from bids_scseg.bids.dataset import write_dataset_files
+from bids_scseg.bids.dataset import check_output_folder, write_dataset_files
 from bids_scseg.bids.filters import Filters, read_filters
-from bids_scseg.bids.plan import make_plan
+from bids_scseg.bids.plan import check_sequences, make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.bids.table import plan_table, plans_to_json
 from bids_scseg.bids.write import write_text
 from bids_scseg.cli.console import Console, summary
 from bids_scseg.cli.version import library_versions
-from bids_scseg.errors import MissingInputError, MissingToolError, OutputError, UsageError
+from bids_scseg.errors import (
+    BusyError,
+    MissingInputError,
+    MissingToolError,
+    OutputError,
+    ScsegError,
+    UsageError,
+)
 from bids_scseg.inference.bundle import ModelBundle, load_bundle
 from bids_scseg.inference.client import InferenceServer
 from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
@@ -54,7 +61,10 @@ class Models:
 def run_participant(options: RunOptions) -> int:
     """Run the participant level; the exit code."""
     raw = _raw(options)
+    check_folders(options, raw)
     models = load_models(options)
+    filters = read_filters(options.filter_file, models.lesion.recipe) if options.filter_file else None
+    check_sequences(options.sequences, models.lesion.recipe)
     studies = find_studies(
         raw,
         participants=options.participants,
@@ -62,15 +72,36 @@ def run_participant(options: RunOptions) -> int:
         exclude=options.exclude,
         validate_names=not options.skip_bids_validation,
     )
-    if not studies:
-        raise MissingInputError("has no subjects", file=raw, expected="folders named sub-<label>")
-    plans = _plans(options, models, studies)
+    plans = _plans(options, models, studies, filters=filters)
     if options.dry_run:
         return _dry_run(options, list(plans))
     if options.boilerplate_only:
         sys.stdout.write(methods_text(options, models))
         return 0
+    if options.reports_only:
+        return _rewrite_reports(options, plans)
     return _run(options, models, plans, total=len(studies))
+
+
+def check_folders(options: RunOptions, raw: Path) -> None:
+    """Refuse folders that cannot be meant, before anything is written.
+
+    Raises
+    ------
+    OutputError
+        If the output folder is the raw dataset, lies among its images, or belongs to another program.
+    MissingInputError
+        If a derivatives folder is absent.
+    """
+    check_output_folder(options.output_dir, raw)
+    for name, folder in options.derivatives:
+        if not folder.is_dir():
+            raise MissingInputError(
+                f"there is no derivatives folder for {name}",
+                file=folder,
+                expected="a folder with sub-* in it",
+                remedy="correct --derivatives",
+            )
 
 
 def methods_text(options: RunOptions, models: Models) -> str:
@@ -121,10 +152,9 @@ def load_models(options: RunOptions) -> Models:
     return Models(lesion=load_bundle(options.model), cord=finder, cord_method=method)
 
 
-def _plans(options: RunOptions, models: Models, studies: Sequence[Study]) -> Iterator[Plan]:
-    filters: Filters | None = (
-        read_filters(options.filter_file, models.lesion.recipe) if options.filter_file else None
-    )
+def _plans(
+    options: RunOptions, models: Models, studies: Sequence[Study], *, filters: Filters | None
+) -> Iterator[Plan]:
     folders = dict(options.derivatives)
     chosen = [folders[options.cord]] if options.cord in folders else list(folders.values())
     for study in studies:
@@ -145,13 +175,27 @@ def _dry_run(options: RunOptions, plans: list[Plan]) -> int:
         return 0
     sys.stdout.write(plan_table(plans) + "\n")
     if options.json_plan is not None:
-        options.json_plan.write_text(data, encoding="utf-8")
+        write_text(options.json_plan.parent, options.json_plan.name, data)
     return 0
+
+
+def _rewrite_reports(options: RunOptions, plans: Iterator[Plan]) -> int:
+    """Draw the reports of finished sessions again; the exit code."""
+    from bids_scseg.workflows.reports import rewrite_report
+
+    left = 0
+    for plan in plans:
+        try:
+            words = f"{plan.label}: {rewrite_report(plan, options)}"
+        except ScsegError as error:
+            left, words = left + 1, f"{plan.label}: no report: {error}"
+        sys.stderr.write(words + "\n")
+    return 1 if left else 0
 
 
 def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: int) -> int:
     out = prepare_output(options)
-    with InferenceServer(options.device, threads=options.threads) as server:
+    with _inference(options) as server:
         facts = run_facts(options, models, device=server.description)
         write_dataset_files(out, raw=_raw(options), recipe=models.lesion.recipe, version=__version__)
         write_text(out, f"logs/run-{facts['run_id']}.toml", options.to_toml())
@@ -163,7 +207,29 @@ def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: i
             jobs = (_job(plan, options, models, address=server.address, facts=facts) for plan in plans)
             outcomes = _run_jobs(jobs, options, console, facts=facts, total=total)
     sys.stderr.write(summary(outcomes, total=total, output_dir=out) + "\n")
-    return 0 if len(outcomes) == total and all(outcome.ok for outcome in outcomes) else 1
+    return exit_code(outcomes, total=total)
+
+
+@contextmanager
+def _inference(options: RunOptions) -> Iterator[InferenceServer]:
+    """The inference process; where it cannot start, the folders made for the run go again."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(InferenceServer(options.device, threads=options.threads))
+        except ScsegError:
+            for folder in (options.work, options.output_dir):
+                with suppress(OSError):
+                    folder.rmdir()  # does so only if it is empty
+            raise
+        yield server
+
+
+def exit_code(outcomes: Sequence[SessionOutcome], *, total: int) -> int:
+    """0: all done; 75: the only trouble is that another run works on the same sessions; else 1."""
+    undone = [outcome for outcome in outcomes if not outcome.ok]
+    if undone and all(outcome.state == "busy" for outcome in undone):
+        return BusyError.exit_code
+    return 1 if undone or len(outcomes) < total else 0
 
 
 def _run_jobs(
@@ -178,11 +244,13 @@ def _run_jobs(
     )
     for outcome in finished:
         outcomes.append(outcome)
+        console.end(outcome)
+        if outcome.state == "busy":
+            continue  # the log and page of that session are the other run's
         write_outcome(options.output_dir, outcome, run=facts)
         write_status(options.output_dir)
         if not outcome.ok:
             write_failure_page(options.output_dir, outcome, facts)
-        console.end(outcome)
     return outcomes
 
 
@@ -235,15 +303,9 @@ def prepare_output(options: RunOptions) -> Path:
     Raises
     ------
     OutputError
-        If they cannot be written, or the output would lie on the raw dataset itself.
+        If they cannot be written.
     """
     out = options.output_dir
-    if options.bids_dir is not None and out.resolve() == options.bids_dir.resolve():
-        raise OutputError(
-            "is the raw dataset itself",
-            file=out,
-            remedy="name another folder, such as derivatives/bids_scseg",
-        )
     for folder in (out, options.work):
         try:
             folder.mkdir(parents=True, exist_ok=True)

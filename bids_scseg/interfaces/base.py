@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class ScsegInterface(SimpleInterface):
         raise TypeError(f"{type(self).__name__} does not define what it does")
 
     def _run_interface(self, runtime: Any) -> Any:
+        (Path(runtime.cwd) / FAILURE_FILE).unlink(missing_ok=True)
         try:
             self._results.update(self._call(Path(runtime.cwd)))
         except ScsegError as error:
@@ -44,11 +46,24 @@ class ScsegInterface(SimpleInterface):
         return value if isdefined(value) else None
 
 
+def error_to_json(error: ScsegError) -> dict[str, str | None]:
+    """An error's class and parts as plain data."""
+    parts = {key: getattr(error, key) for key in ("found", "file", "expected", "remedy")}
+    return {"class": type(error).__name__, **parts}
+
+
+def error_from_json(data: Mapping[str, Any]) -> ScsegError:
+    """The error that :func:`error_to_json` took apart."""
+    cls = getattr(errors, str(data["class"]), ScsegError)
+    error: ScsegError = cls(
+        data["found"], file=data["file"], expected=data["expected"], remedy=data["remedy"]
+    )
+    return error
+
+
 def save_failure(error: ScsegError, folder: Path) -> None:
     """Write an error's class and parts beside the node's results."""
-    parts = {key: getattr(error, key) for key in ("found", "file", "expected", "remedy")}
-    text = json.dumps({"class": type(error).__name__, **parts})
-    (folder / FAILURE_FILE).write_text(text, encoding="utf-8")
+    (folder / FAILURE_FILE).write_text(json.dumps(error_to_json(error)), encoding="utf-8")
 
 
 def load_failure(folder: Path) -> ScsegError | None:
@@ -57,6 +72,4 @@ def load_failure(folder: Path) -> ScsegError | None:
         data = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    cls = getattr(errors, data.pop("class"), ScsegError)
-    error: ScsegError = cls(data.pop("found"), **data)
-    return error
+    return error_from_json(data)

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from nipype.interfaces.base import File, TraitedSpec, traits
 
-from bids_scseg.bids.header import read_image
-from bids_scseg.errors import CordNotFoundError, ImageError
+from bids_scseg.bids.header import READ_ERRORS, read_image
+from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError
 from bids_scseg.inference.client import request_cord
-from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
 from bids_scseg.preprocess.align import clean_cord
 from bids_scseg.space.grid import Grid
 
@@ -37,7 +37,7 @@ class CordRecord(TypedDict):
     mask: str | None
     weights: str | None
     sha256: str | None
-    problem: str | None
+    problem: dict[str, str | None] | None
 
 
 class CordOutputSpec(TraitedSpec):
@@ -85,7 +85,7 @@ class FindCord(ScsegInterface):
         try:
             request_cord(self.inputs.socket, bundle=Path(self.inputs.bundle), image=image, output=found)
         except ImageError as error:
-            return {"record_file": write_record(cwd, image, source="built-in network", problem=str(error))}
+            return {"record_file": write_record(cwd, image, source="built-in network", problem=error)}
         return {"record_file": record_cord(image, found, cwd, source="built-in network")}
 
 
@@ -110,15 +110,23 @@ def record_cord(image_file: Path, mask_file: Path, folder: Path, *, source: str)
         weights = _on_grid(mask_file, grid)
         mask = clean_cord(weights, grid, file=image_file)
     except (ImageError, CordNotFoundError) as error:
-        return write_record(folder, image_file, source=source, problem=str(error))
+        return write_record(folder, image_file, source=source, problem=error)
     _save(mask.astype(np.uint8), grid, folder / "mask.nii.gz")
     _save(np.clip(weights, 0, 1).astype(np.float32), grid, folder / "weights.nii.gz")
     return write_record(folder, image_file, source=source, problem=None)
 
 
 def _on_grid(mask_file: Path, grid: Grid) -> npt.NDArray[np.float32]:
-    image = nib.Nifti1Image.from_filename(mask_file)
-    data = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
+    try:
+        image = nib.Nifti1Image.from_filename(mask_file)
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
+    except READ_ERRORS as error:
+        raise ImageError(
+            f"cord mask cannot be read ({error})",
+            file=mask_file,
+            expected="a NIfTI volume",
+            remedy="make it again, or remove it from the derivatives folder",
+        ) from error
     own = Grid(shape=(data.shape[0], data.shape[1], data.shape[2]), affine=image.affine)
     if own.shape != grid.shape or np.abs(own.corners() - grid.corners()).max() > SAME_GRID_MM:
         raise ImageError(
@@ -139,7 +147,7 @@ def load_volume(path: Path) -> npt.NDArray[np.float32]:
     return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float32)
 
 
-def write_record(folder: Path, image_file: Path, *, source: str, problem: str | None) -> Path:
+def write_record(folder: Path, image_file: Path, *, source: str, problem: ScsegError | None) -> Path:
     """Write ``cord.json``; the mask's checksum is in it, so whatever reads the record notices a change."""
     mask = folder / "mask.nii.gz"
     there = problem is None
@@ -149,7 +157,7 @@ def write_record(folder: Path, image_file: Path, *, source: str, problem: str | 
         mask=mask.name if there else None,
         weights="weights.nii.gz" if there else None,
         sha256=hashlib.sha256(load_volume(mask).tobytes()).hexdigest() if there else None,
-        problem=problem,
+        problem=None if problem is None else error_to_json(problem),
     )
     path = folder / RECORD_FILE
     path.write_text(json.dumps(record), encoding="utf-8")

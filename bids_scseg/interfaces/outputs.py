@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from bids_scseg.errors import ImageError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.cord import load_volume, read_record
-from bids_scseg.interfaces.measure import read_json
+from bids_scseg.interfaces.measure import read_json, write_json
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.assemble import ReportInput, assemble_report
 from bids_scseg.report.session import write_session_report
 from bids_scseg.space.grid import Grid
+
+RECORDS_FILE = "records.json"
 
 NativeCord = tuple[npt.NDArray[np.float32], Grid, npt.NDArray[np.bool_] | None, str]
 
@@ -72,6 +75,8 @@ class WriteResults(ScsegInterface):
             anchor_images=[natives[slab.file][0] for slab in geometry.slabs_of(geometry.anchor)],
             sequences=case.sequences,
         )
+        # Which of the cord records in the work folder are of this run, for reports drawn again later.
+        write_json(cwd / RECORDS_FILE, [os.path.relpath(path, cwd) for path in self.inputs.record_files])
         options = self.inputs.options
         return {
             "written": list(write_results(options.output_dir, results, output_spaces=options.output_spaces))
@@ -98,7 +103,7 @@ class ReportSession(ScsegInterface):
 
     def _call(self, cwd: Path) -> dict[str, Any]:
         plan, run, out = self.inputs.plan, self.inputs.run, Path(self.inputs.options.output_dir)
-        marks = read_json(self.inputs.landmarks_file)
+        marks, fit = read_json(self.inputs.landmarks_file), read_json(self.inputs.report_file)
         report = assemble_report(
             ReportInput(
                 plan=plan,
@@ -108,7 +113,7 @@ class ReportSession(ScsegInterface):
                 probability=np.load(self.inputs.probability_file, allow_pickle=False),
                 lesions=read_json(self.inputs.table_file),
                 measures=read_json(self.inputs.row_file),
-                fit=read_json(self.inputs.report_file),
+                fit={**fit, "warnings": [*fit["warnings"], *marks.get("problems", [])]},
                 levels=[(name, top) for name, top, _, _ in marks["levels"]],
                 origin="" if marks["kind"] == "field of view" else marks["kind"],
                 natives=read_natives(plan, self.inputs.record_files),
@@ -138,6 +143,8 @@ def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:
     found: dict[str, NativeCord] = {}
     for path in map(Path, records):
         record = read_record(path)
+        if record["image"] not in names:
+            continue  # a report drawn again after files were renamed
         try:
             data, grid = read_image(record["image"])
         except ImageError:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, OutputMultiPath, TraitedSpec, traits
 
 from bids_scseg.bids.header import read_image
-from bids_scseg.errors import DataError, ImageError
-from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
+from bids_scseg.errors import CordNotFoundError, DataError, ImageError, ScsegError
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_from_json
 from bids_scseg.interfaces.cord import load_volume, read_record
 from bids_scseg.preprocess.prepare import PreparedCase, prepare_session
 from bids_scseg.recipe.load import recipe_from_json
@@ -23,6 +23,7 @@ from bids_scseg.space.grid import Grid
 CASE_FILES = ("case.json", "image.npy", "coverage.npy", "cord.npy", "cord_share.npy")
 
 Native = tuple[npt.NDArray[np.float32], Grid, str]
+Problem = tuple[str, ScsegError]  # of an image: sequence, and what is wrong
 
 
 class PrepareSessionInputSpec(VersionedInputSpec):
@@ -56,10 +57,15 @@ class PrepareSession(ScsegInterface):
             [Path(path) for path in self.inputs.record_files], self.inputs.keys, names=self.inputs.names
         )
         recipe = recipe_from_json(json.loads(self.inputs.recipe))
-        case, report = prepare_session(images, cords, recipe, seed=self.inputs.seed)
+        try:
+            case, report = prepare_session(images, cords, recipe, seed=self.inputs.seed)
+        except CordNotFoundError as error:
+            raise cause_of(problems) or error from error
         case.save(cwd / "case")
         data = report.to_json()
-        data["warnings"] = [*problems, *report.warnings]
+        data["warnings"] = [*(f"{key}: {problem}" for key, problem in problems), *report.warnings]
+        unread = {key: problem.found for key, problem in problems if key not in images}
+        data["dropped"] = [*unread.items(), *report.dropped]
         return {
             "case_files": [str(cwd / "case" / name) for name in CASE_FILES if (cwd / "case" / name).exists()],
             "geometry_file": _write(cwd / "geometry.json", case.geometry.to_json() if case.geometry else {}),
@@ -74,7 +80,7 @@ def _write(path: Path, data: object) -> str:
 
 def load_session(
     records: Sequence[Path], keys: Sequence[str], *, names: Sequence[str]
-) -> tuple[dict[str, list[Native]], dict[str, list[npt.NDArray[np.float32] | None]], list[str]]:
+) -> tuple[dict[str, list[Native]], dict[str, list[npt.NDArray[np.float32] | None]], list[Problem]]:
     """Read a session's images and cord masks.
 
     Parameters
@@ -88,21 +94,37 @@ def load_session(
     -------
     images, cords, problems
         By sequence name, as :func:`~bids_scseg.preprocess.prepare.prepare_session` takes them; images that
-        cannot be read are left out and named among the problems.
+        cannot be read are left out. The problems say why, and why images have no cord.
     """
     images: dict[str, list[Native]] = {}
     cords: dict[str, list[npt.NDArray[np.float32] | None]] = {}
-    problems = []
+    problems: list[Problem] = []
     for path, key, name in zip(records, keys, names, strict=True):
         record = read_record(path)
         try:
             data, grid = read_image(record["image"])
         except ImageError as error:
-            problems.append(f"{key}: {error}")
+            problems.append((key, error))
             continue
+        if record["problem"] is not None:
+            problems.append((key, error_from_json(record["problem"])))
         images.setdefault(key, []).append((data, grid, name))
         cords.setdefault(key, []).append(load_weights(path))
     return images, cords, problems
+
+
+def cause_of(problems: Sequence[Problem]) -> ScsegError | None:
+    """Why a session has no image to work with, as one error; None where nothing is known."""
+    if len(problems) < 2:
+        return problems[0][1] if problems else None
+    reasons = "; ".join(f"{Path(error.file or key).name}: {error.found}" for key, error in problems)
+    remedies = dict.fromkeys(error.remedy for _, error in problems if error.remedy)
+    return CordNotFoundError(
+        f"no image of this session can be used ({reasons})",
+        file=", ".join(dict.fromkeys(error.file for _, error in problems if error.file)),
+        expected="an image in which the cord is found",
+        remedy="; ".join(remedies),
+    )
 
 
 def load_weights(record_file: Path) -> npt.NDArray[np.float32] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from bids_scseg.bids.plan import not_asked_for
 from bids_scseg.bids.table import imputation
 from bids_scseg.inference.bundle import ModelBundle
 from bids_scseg.preprocess.prepare import PreparedCase
@@ -72,7 +73,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
     """Assemble the records of one session's page; arrays are passed on, not copied."""
     case, plan = given.case, given.plan
     geometry = _geometry(case)
-    views = tuple(_view(given, geometry, name) for name in case.sequences if name in geometry.keys)
+    views = tuple(_view(given, geometry, name) for name in used_sequences(case, geometry))
     methods = compose(_methods_facts(given, geometry))
     return SessionReport(
         label=plan.label,
@@ -107,6 +108,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
 
 def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
     recipe, rules = given.bundle.recipe, given.bundle.recipe.inference
+    used = used_sequences(given.case, geometry)
     slabs = tuple((key, len(geometry.slabs_of(key))) for key in geometry.keys)
     moved = [
         item
@@ -115,8 +117,8 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
     ]
     return MethodsFacts(
         version=given.versions.get("bids_scseg", ""),
-        sequences=tuple((key, recipe.rule(key).description) for key in geometry.keys),
-        absent=tuple(name for name in recipe.sequence_names if name not in geometry.keys),
+        sequences=tuple((key, recipe.rule(key).description) for key in used),
+        absent=tuple(name for name in recipe.sequence_names if name not in used),
         anchor=geometry.anchor,
         cord_sources={key: _source_word(given, geometry, key) for key in geometry.keys},
         slabs=tuple((key, count) for key, count in slabs if count > 1),
@@ -209,19 +211,43 @@ def _unaligned(given: ReportInput, geometry: Geometry, name: str) -> npt.NDArray
 
 
 def _absent(given: ReportInput, geometry: Geometry) -> tuple[AbsentSequence, ...]:
-    reasons = {str(item[0]): str(item[1]) for item in _pairs(given.fit, "dropped")}
-    out = []
-    for rule in given.bundle.recipe.sequences:
-        if rule.name not in geometry.keys:
-            out.append(
-                AbsentSequence(
-                    name=rule.name,
-                    description=rule.description,
-                    reason=reasons.get(rule.name, "no file of the session matches"),
-                    handling=imputation(given.plan),
-                )
-            )
-    return tuple(out)
+    used = used_sequences(given.case, geometry)
+    handling = imputation(_as_fitted(given.plan, used, geometry.anchor))
+    reasons = dict.fromkeys(geometry.keys, "it is constant or does not cover the cord")
+    reasons |= {
+        name: reason
+        for _, reason in given.plan.left_out
+        for name in given.plan.missing
+        if reason == not_asked_for(name)
+    }
+    reasons |= {str(item[0]): str(item[1]) for item in _pairs(given.fit, "dropped")}
+    return tuple(
+        AbsentSequence(
+            name=rule.name,
+            description=rule.description,
+            reason=reasons.get(rule.name, "no file of the session matches"),
+            handling=handling,
+        )
+        for rule in given.bundle.recipe.sequences
+        if rule.name not in used
+    )
+
+
+def used_sequences(case: PreparedCase, geometry: Geometry) -> tuple[str, ...]:
+    """Sequences that the network saw; one in the geometry may be constant or lie beside the cord."""
+    flags = zip(case.sequences, case.available, strict=True)
+    return tuple(name for name, available in flags if available and name in geometry.keys)
+
+
+def _as_fitted(plan: Plan, used: Sequence[str], anchor: str) -> Plan:
+    """The plan as it came about, after images without a cord have dropped out."""
+    names = [*plan.available, *plan.missing]
+    return replace(
+        plan,
+        sequences=tuple(sequence for sequence in plan.sequences if sequence.name in used),
+        missing=tuple(name for name in names if name not in used),
+        anchor=anchor,
+    )
 
 
 def _warnings(given: ReportInput) -> tuple[Flag, ...]:

@@ -1,0 +1,73 @@
+"""Reports drawn again from what a finished session left in its work folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bids_scseg.bids.names import session_names
+from bids_scseg.errors import MissingInputError
+from bids_scseg.interfaces.measure import read_json
+from bids_scseg.interfaces.outputs import RECORDS_FILE, ReportSession
+from bids_scseg.options import RunOptions
+from bids_scseg.recipe.study import Plan
+from bids_scseg.workflows.session import WORKFLOW_NAME
+
+FILES = {
+    "geometry_file": "lesions/prepare/geometry.json",
+    "report_file": "lesions/prepare/fit_report.json",
+    "probability_file": "lesions/segment/probability.npy",
+    "labels_file": "lesions/measure/labels.npy",
+    "table_file": "lesions/measure/lesions.json",
+    "row_file": "lesions/measure/session.json",
+    "landmarks_file": "lesions/measure/landmarks.json",
+}
+
+
+def rewrite_report(plan: Plan, options: RunOptions) -> Path:
+    """Draw a session's report from its intermediate files; nothing is computed and no log is touched.
+
+    Returns
+    -------
+    Path of the page.
+
+    Raises
+    ------
+    MissingInputError
+        If the session was not finished, or its intermediate files are gone.
+    """
+    folder = options.work / plan.label / WORKFLOW_NAME
+    summary = _summary(plan, options)
+    files: dict[str, Any] = {name: str(folder / path) for name, path in FILES.items()}
+    files["case_files"] = [str(path) for path in sorted(folder.glob("lesions/prepare/case/*"))]
+    records = folder / "write" / RECORDS_FILE
+    absent = [path for path in (records, *(folder / path for path in FILES.values())) if not path.is_file()]
+    if absent:
+        raise MissingInputError(
+            "intermediate files of the session are gone",
+            file=absent[0],
+            expected="the work folder of the run that made the results",
+            remedy="name it by --work-dir, or run without --reports-only",
+        )
+    files["record_files"] = [os.path.normpath(records.parent / path) for path in read_json(records)]
+    page = ReportSession(plan=plan, options=options, run=summary["run"], written=summary["outputs"], **files)
+    return Path(page.run(cwd=str(folder)).outputs.html_file)
+
+
+def _summary(plan: Plan, options: RunOptions) -> dict[str, Any]:
+    """The session's summary, which is written last."""
+    files = [file for sequence in plan.sequences for file in sequence.files][:1]
+    name = session_names(files, subject=plan.subject, session=plan.session).summary if files else plan.label
+    path = options.output_dir / name
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingInputError(
+            "the session has no results yet",
+            file=path,
+            expected="its summary",
+            remedy="run without --reports-only",
+        ) from error
+    return summary
