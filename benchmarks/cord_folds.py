@@ -22,7 +22,8 @@ import numpy as np
 
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import find_cord, load_network
-from bids_scseg.preprocess.align import clean_cord
+from bids_scseg.preprocess.align import clean_cord, fit_centerline, measure_centers, partial_weights
+from bids_scseg.preprocess.frames import reference_axes
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.space.grid import Grid
 from bids_scseg.training.config import load_config
@@ -71,16 +72,26 @@ def centres(mask, grid):
 
 
 def judge(prob, truth, grid):
-    """Dice, mean and worst centerline error in mm over the truth's slices, share of slices without cord."""
+    """Dice, mean and worst error of slice centres in mm, share of slices missed, worst of the fitted line."""
     try:
         found = clean_cord(prob, grid)
     except Exception:  # noqa: BLE001  (nothing found is a result here)
-        return 0.0, float("nan"), float("nan"), 1.0
+        return 0.0, float("nan"), float("nan"), 1.0, float("nan")
     true, own = centres(truth, grid), centres(found, grid)
     errors = [float(np.linalg.norm(true[k] - own[k])) for k in true if k in own]
     missing = sum(k not in own for k in true) / len(true)
     dice = 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
-    return dice, float(np.mean(errors)), float(np.max(errors)), missing
+    return dice, float(np.mean(errors)), float(np.max(errors)), missing, line_error(prob, found, true, grid)
+
+
+def line_error(prob, found, true, grid):
+    """Worst distance in mm of the truth's slice centres from the smooth centerline that the pipeline fits."""
+    axes = reference_axes(grid)
+    weights = partial_weights(prob, found)
+    s, xy, area = measure_centers(found if weights is None else weights, grid, axes)
+    points = np.array(list(true.values())) @ axes
+    line = fit_centerline(s, xy, area_mm2=area)
+    return float(np.linalg.norm(line.at(points[:, 2]) - points[:, :2], axis=1).max())
 
 
 def table(args):
@@ -102,18 +113,29 @@ def table(args):
         started = time.process_time()
         prob = find_cord(network, bundle, image=values, affine=image.affine)
         seconds = time.process_time() - started
-        dice, mean, worst, missing = judge(prob, truth, grid)
-        rows.append([subject, path.name.removesuffix(".nii.gz"), fold, dice, mean, worst, missing, seconds])
+        dice, mean, worst, missing, line = judge(prob, truth, grid)
+        name = path.name.removesuffix(".nii.gz")
+        rows.append([subject, name, fold, dice, mean, worst, missing, line, seconds])
         print(
             f"{rows[-1][1]:42s} {fold:6s} Dice {dice:.3f}  mean {mean:5.2f}  worst {worst:5.2f} mm"
-            f"  slices missed {missing:4.0%}  {seconds:4.1f} CPU s",
+            f"  fitted line {line:5.2f}  slices missed {missing:4.0%}  {seconds:4.1f} CPU s",
             flush=True,
         )
     report(rows, args.out / "table.csv")
 
 
 def report(rows, path):
-    columns = ["subject", "image", "fold", "dice", "mean_mm", "worst_mm", "missed", "cpu_seconds"]
+    columns = [
+        "subject",
+        "image",
+        "fold",
+        "dice",
+        "mean_mm",
+        "worst_mm",
+        "missed",
+        "line_worst_mm",
+        "cpu_seconds",
+    ]
     with path.open("w", newline="") as handle:
         csv.writer(handle).writerows([columns, *rows])
     dice, mean, worst = (np.array([row[n] for row in rows]) for n in (3, 4, 5))
