@@ -50,7 +50,8 @@ class RunOptions:
     threshold
         Probability from which a voxel is lesion; None = the model bundle's.
     random_seed, deterministic
-        Seed of everything random, and whether registration runs single-threaded to be repeatable.
+        Seed of everything random (registration is always repeatable), and whether the network runs on one
+        thread, so that results do not depend on the number of cores.
     """
 
     bids_dir: Path | None
@@ -89,8 +90,8 @@ class RunOptions:
 
     @property
     def threads(self) -> int:
-        """Threads of the inference process."""
-        return self.omp_nthreads or available_cpus()
+        """Threads of the inference process; one if results must not depend on their number."""
+        return 1 if self.deterministic else self.omp_nthreads or available_cpus()
 
     @property
     def work(self) -> Path:

@@ -148,7 +148,9 @@ def _add_method(parser: Parser) -> None:
     )  # fmt: skip
     group.add_argument(*_both("random-seed"), dest="random_seed", type=_whole, metavar="N", help="default 0")
     group.add_argument(
-        "--deterministic", action="store_true", help="repeatable to the bit; slower registration"
+        "--deterministic",
+        action="store_true",
+        help="the same bits whatever the number of cores; slower network",
     )
 
 

@@ -245,7 +245,7 @@ class InferenceServer:
             raise MissingToolError(
                 f"the inference process did not start (exit status {process.poll()}): {_tail(log)}",
                 expected="a working torch",
-                remedy="see its log",
+                remedy="check the installation: python -c 'import torch'",
             )
         message = decode(line)
         if message.get("ok") is not True:

@@ -24,9 +24,6 @@ from bids_scseg.preprocess.align import clean_cord
 from bids_scseg.space.grid import Grid
 
 RECORD_FILE = "cord.json"
-SAME_GRID_MM = (
-    0.1  # ours: a mask whose corners lie farther than this from the image's was drawn on another grid
-)
 
 
 class CordRecord(TypedDict):

@@ -62,13 +62,15 @@ class WriteResults(ScsegInterface):
         natives = read_natives(self.inputs.plan, self.inputs.record_files)
         case, geometry = load_case(self.inputs.case_files)
         fit = read_json(self.inputs.report_file)
+        # The bundle's path is this machine's; its name and checksum are in the row.
+        run = {key: value for key, value in self.inputs.run.items() if key != "model_path"}
         results = SessionResults(
             plan=self.inputs.plan,
             geometry=geometry,
             labels=np.load(self.inputs.labels_file, allow_pickle=False),
             probability=np.load(self.inputs.probability_file, allow_pickle=False),
             lesions=read_json(self.inputs.table_file),
-            summary={**read_json(self.inputs.row_file), "fit": fit, "run": self.inputs.run},
+            summary={**read_json(self.inputs.row_file), "fit": fit, "run": run},
             cords={
                 name: (cord, grid, who) for name, (_, grid, cord, who) in natives.items() if cord is not None
             },
