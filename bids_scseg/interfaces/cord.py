@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nipype.interfaces.base import File, TraitedSpec, traits
 
 from bids_scseg.bids.header import READ_ERRORS, read_image
+from bids_scseg.bids.masks import SAME_GRID_MM
 from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError
 from bids_scseg.inference.client import request_cord
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
