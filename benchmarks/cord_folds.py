@@ -4,7 +4,8 @@ Usage:
     python benchmarks/cord_folds.py train DATASET MAPS START OUT [--config configs/cord-finder-finetune.toml]
     python benchmarks/cord_folds.py table DATASET OUT
 
-``train`` fine-tunes one model per fold from the synthetic-only weights in START, and one on all subjects;
+``train`` fine-tunes one model per fold, and one on all subjects, from the synthetic-only weights in START or,
+where START is the OUT of an earlier stage, from the fold's own weights there;
 ``table`` prints, for each image that has a cord mask, the figures of the model that never saw its subject.
 """
 
@@ -55,7 +56,8 @@ def train(args):
         name = "all" if fold is None or fold < 0 else f"fold{fold}"
         source = Mixture(first=real, second=maps, share=args.share, seed=config.seed)
         started = time.time()
-        run = replace(config, name=f"{config.name}-{name}", initial=str(args.start))
+        start = args.start / name if (args.start / name).is_dir() else args.start
+        run = replace(config, name=f"{config.name}-{name}", initial=str(start))
         trained = fit(run, source, recipe=recipe, out=args.out / name)
         export(trained, run, out=args.out / name / "bundle", scores=None, data=source.summary(), facts={})
         print(f"{name}: {len(own)} images, {time.time() - started:.0f} s", flush=True)

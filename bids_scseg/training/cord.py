@@ -39,9 +39,9 @@ from bids_scseg.training.volume import (
 LEAST_VIEW: Shape = (20, 30, 12)  # mm; the smallest real fields of view are 23 x 79 and 16 mm along the cord
 # tissues whose intensity a lesion-like blob may take in a synthetic image
 BLOB_TISSUES = (Tissue.CSF, Tissue.FAT, Tissue.MUSCLE, Tissue.SOFT, Tissue.GLAND, Tissue.CORD_GREY)
-BLOB_FACTOR = (0.5, 1.9)  # and by what it may multiply the intensity of a real one
+BLOB_FACTOR = (0.4, 4.0)  # and by what it may multiply the intensity of a real one
 CORD_CENTRED = 0.85  # share of synthetic patches that hold cord; the rest teaches what is not cord
-REAL_CENTRED = 0.65  # the same for real images, whose surroundings no synthesis shows
+REAL_CENTRED = 0.5  # the same for real images, whose surroundings no synthesis shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ class RealCords:
         coordinates = warp_coordinates(warp, self.patch_vox)
         cord = take_values(case.cord, coordinates)
         values = take_values(case.image, coordinates)
-        values[draw_blobs(rng, cord > 0.5)] *= np.float32(rng.uniform(*BLOB_FACTOR))
+        values[draw_blobs(rng, cord > 0.5)] *= np.float32(np.exp(rng.uniform(*np.log(BLOB_FACTOR))))
         image = perturb(values, rng)
         covered = _inside(coordinates, case.image.shape)
         return _finish(rng, image, cord=cord, unsure=np.zeros(cord.shape, bool), covered=covered)

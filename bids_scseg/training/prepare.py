@@ -16,7 +16,8 @@ from bids_scseg.bids.header import read_image
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.preprocess.prepare import CordMasks, NativeImages, apply, fit, labels_to_prepared
+from bids_scseg.preprocess.labels import labels_to_prepared
+from bids_scseg.preprocess.prepare import CordMasks, NativeImages, apply, fit
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import Plan
 from bids_scseg.space.centerline import Centerline
