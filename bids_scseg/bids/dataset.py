@@ -196,7 +196,7 @@ def _write_descriptions(out: str | Path, recipe: Recipe) -> None:
     rows = [
         {
             "desc_id": "desc-preproc",
-            "description": "Slabs of one sequence aligned and fused into one image, by one linear interpolation",
+            "description": "Slabs of one sequence, aligned and fused by one linear interpolation",
         }
     ]
     rows += [

@@ -100,7 +100,7 @@ class Worker:
 
     def _segment(self, message: Message) -> None:
         from bids_scseg.inference.predict import predict_case
-        from bids_scseg.preprocess.prepare import PreparedCase
+        from bids_scseg.preprocess.case import PreparedCase
 
         case = PreparedCase.load(Path(_text(message, "case")))
         model = self._model(_text(message, "bundle"))

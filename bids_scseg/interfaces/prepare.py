@@ -15,7 +15,8 @@ from bids_scseg.bids.header import read_image
 from bids_scseg.errors import CordNotFoundError, DataError, ImageError, ScsegError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_from_json
 from bids_scseg.interfaces.cord import load_volume, read_record
-from bids_scseg.preprocess.prepare import PreparedCase, prepare_session
+from bids_scseg.preprocess.case import PreparedCase
+from bids_scseg.preprocess.prepare import prepare_session
 from bids_scseg.recipe.load import recipe_from_json
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid

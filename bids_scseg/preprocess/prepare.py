@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from bids_scseg.errors import CordNotFoundError, DataError, GeometryError, MissingInputError
-from bids_scseg.preprocess.align import clean_cord, frame_affine, partial_weights, touches_edge
+from bids_scseg.errors import CordNotFoundError, GeometryError
+from bids_scseg.preprocess.align import clean_cord, partial_weights, touches_edge
+from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.preprocess.frames import (
     FRAMES,
     Estimates,
@@ -24,22 +22,17 @@ from bids_scseg.preprocess.frames import (
 from bids_scseg.preprocess.fuse import SlabFit, chain_slabs, uppermost_first
 from bids_scseg.preprocess.normalize import is_constant, zscore
 from bids_scseg.recipe.model import Recipe
-from bids_scseg.space.geometry import Geometry, Slab, seam_weight
-from bids_scseg.space.grid import FloatArray, Grid
-from bids_scseg.space.resample import index_chunks, sample_linear
+from bids_scseg.space.geometry import Geometry, Slab
+from bids_scseg.space.grid import Grid
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 NativeImage: TypeAlias = tuple[npt.NDArray[np.generic], Grid, str]
 NativeImages: TypeAlias = Mapping[str, Sequence[NativeImage]]
 CordMasks: TypeAlias = Mapping[str, Sequence[npt.NDArray[np.generic] | None]]
 
-LABEL_SHARE = 0.5  # a prepared voxel belongs to a label from this share on (specification)
 MUCH_EXTRAPOLATED = 0.25  # share of a sequence's slices above which the report warns, ours
 BAD_RESIDUAL_MM = 1.5  # median distance of slices from the centerline above which the report warns, ours
 EDGE_SHARE = 0.05  # share of slices cut by the field of view's side above which the report warns, ours
-
-
-# -- reports ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,129 +108,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
-
-
-# -- the prepared case -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PreparedCase:
-    """A session on the prepared grid, ready for a network.
-
-    Attributes
-    ----------
-    image : (sequence, i, j, k) float32
-        Channels in the recipe's order; z-scored over covered voxels, 0 elsewhere and in absent channels.
-    coverage : (sequence, i, j, k) bool
-        Where a channel has data.
-    available
-        Which channels have data at all.
-    sequences
-        Names of the channels.
-    recipe
-        Name of the recipe.
-    case, subject, session
-        Identity; may be empty.
-    geometry
-        The map back to native space; None for cases that never had one.
-    cord : (i, j, k) float32 or None
-        Share of each voxel in the cord, mean over the sequences that saw it there.
-    """
-
-    image: npt.NDArray[np.float32]
-    coverage: BoolArray
-    available: tuple[bool, ...]
-    sequences: tuple[str, ...]
-    recipe: str = ""
-    case: str = ""
-    subject: str = ""
-    session: str | None = None
-    geometry: Geometry | None = None
-    cord: npt.NDArray[np.float32] | None = None
-
-    def __post_init__(self) -> None:
-        n = len(self.sequences)
-        if self.image.ndim != 4 or self.image.shape != self.coverage.shape or len(self.image) != n:
-            raise GeometryError(
-                f"prepared image {self.image.shape} and coverage {self.coverage.shape}",
-                expected=f"both ({n}, i, j, k)",
-            )
-        if len(self.available) != n:
-            raise GeometryError(f"{len(self.available)} availability flags", expected=str(n))
-        for array in (self.image, self.coverage, self.cord):
-            if array is not None:
-                array.flags.writeable = False
-
-    def save(self, folder: Path, *, dtype: npt.DTypeLike = np.float32) -> None:
-        """Write the case into a folder (created if absent): arrays as .npy, the rest as ``case.json``.
-
-        ``dtype`` is that of the image on disk, float32 or float16 (half the size, for training).
-        ``cord.npy`` is the mask (share of at least one half), ``cord_share.npy`` the shares in float16.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "image.npy", self.image.astype(dtype), allow_pickle=False)
-        np.save(folder / "coverage.npy", self.coverage, allow_pickle=False)
-        if self.cord is not None:
-            np.save(folder / "cord.npy", (self.cord >= LABEL_SHARE).astype(np.uint8), allow_pickle=False)
-            np.save(folder / "cord_share.npy", self.cord.astype(np.float16), allow_pickle=False)
-        record = {
-            "case": self.case,
-            "subject": self.subject,
-            "session": self.session,
-            "recipe": self.recipe,
-            "sequences": list(self.sequences),
-            "available": list(self.available),
-            "geometry": None if self.geometry is None else self.geometry.to_json(),
-        }
-        (folder / "case.json").write_text(json.dumps(record), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> PreparedCase:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        MissingInputError
-            If the folder has no case.
-        DataError
-            If ``case.json`` or an array is malformed.
-        """
-        record = _read_record(folder)
-        try:
-            arrays = {name: _read_array(folder, name) for name in ("image", "coverage")}
-            share = _read_array(folder, "cord_share" if (folder / "cord_share.npy").exists() else "cord")
-            if arrays["image"] is None or arrays["coverage"] is None:
-                raise DataError("no image.npy or coverage.npy", file=folder, expected="a prepared case")
-            return cls(
-                image=arrays["image"].astype(np.float32),
-                coverage=arrays["coverage"].astype(bool),
-                available=tuple(bool(flag) for flag in record["available"]),
-                sequences=tuple(record["sequences"]),
-                recipe=record["recipe"],
-                case=record["case"],
-                subject=record["subject"],
-                session=record["session"],
-                geometry=None if record["geometry"] is None else Geometry.from_json(record["geometry"]),
-                cord=None if share is None else share.astype(np.float32),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"malformed case ({error})", file=folder, expected="a prepared case") from error
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / "case.json"
-    if not path.is_file():
-        raise MissingInputError("no prepared case", file=path, expected="a folder with case.json")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"not JSON ({error})", file=path, expected="a prepared case") from error
-    return record
-
-
-def _read_array(folder: Path, name: str) -> npt.NDArray[Any] | None:
-    path = folder / f"{name}.npy"
-    return np.asarray(np.load(path, allow_pickle=False)) if path.is_file() else None
 
 
 # -- fit -------------------------------------------------------------------------------------------
@@ -465,7 +335,7 @@ def apply(
     for channel, key in enumerate(recipe.sequence_names):
         if key in geometry.keys and images.get(key):
             data = [finite(images[key][n][0]) for n in matching(geometry, images[key], key)]
-            volume, covered = apply_sequence(geometry, data, key=key, feather_mm=feather_mm)
+            volume, covered = geometry.apply(data, key=key, feather_mm=feather_mm)
             if not is_constant(volume, covered):
                 image[channel], coverage[channel] = zscore(volume, covered), covered
     return PreparedCase(
@@ -477,69 +347,6 @@ def apply(
         geometry=geometry,
         cord=None if cords is None else prepared_cord(geometry, images, cords),
     )
-
-
-def apply_sequence(
-    geometry: Geometry,
-    images: Sequence[npt.NDArray[np.generic]],
-    *,
-    key: str,
-    feather_mm: float = 0.0,
-    trim: tuple[int, int] = (0, 0),
-) -> tuple[npt.NDArray[np.float32], BoolArray]:
-    """As ``geometry.apply``, but each slab is only asked about slices that its field of view can reach.
-
-    Parameters
-    ----------
-    geometry
-        Of the session.
-    images
-        One volume per slab, uppermost first.
-    key
-        Sequence.
-    feather_mm
-        Width of the blend at seams.
-    trim
-        Voxels left out (0, not covered) at either side of the window, by axis.
-
-    Returns
-    -------
-    volume (i, j, k) float32, coverage (i, j, k) bool
-        The same values as ``geometry.apply``, up to rounding.
-    """
-    volume, coverage = np.zeros(geometry.grid.shape, np.float32), np.zeros(geometry.grid.shape, bool)
-    slabs = geometry.slabs_of(key)
-    reach = np.stack([reached_slices(geometry, slab) for slab in slabs])
-    edges = np.flatnonzero((reach[:, 1:] != reach[:, :-1]).any(axis=0)) + 1
-    inner = tuple(slice(t, n - t) for t, n in zip(trim, geometry.grid.shape[:2], strict=True))
-    for start, stop in pairwise([0, *(int(edge) for edge in edges), geometry.grid.shape[2]]):
-        chosen = [n for n in range(len(slabs)) if reach[n, start]]
-        if chosen:
-            part = _part(geometry, [slabs[n] for n in chosen], (start, stop), trim)
-            found = part.apply([images[n] for n in chosen], key=key, feather_mm=feather_mm)
-            volume[(*inner, slice(start, stop))], coverage[(*inner, slice(start, stop))] = found
-    return volume, coverage
-
-
-def reached_slices(geometry: Geometry, slab: Slab) -> BoolArray:
-    """(k,) bool: slices whose window may meet the slab's field of view (never False where it does)."""
-    ni, nj, nk = geometry.grid.shape
-    corners = np.array([(i, j) for i in (0, ni - 1) for j in (0, nj - 1)], dtype=np.float64)
-    ijk = np.empty((nk, 4, 3))
-    ijk[..., :2], ijk[..., 2] = corners, np.arange(nk)[:, None]
-    index = slab.to_index(geometry.to_world(ijk, key=slab.key))
-    # A slice of the window is a flat parallelogram in the slab: its corners bound it.
-    beyond = (index.max(axis=1) < -1) | (index.min(axis=1) > np.asarray(slab.grid.shape))
-    return np.asarray(~beyond.any(axis=1))
-
-
-def _part(geometry: Geometry, slabs: list[Slab], span: tuple[int, int], trim: tuple[int, int]) -> Geometry:
-    """The geometry of some slices; trimmed alike on both sides, so that the cord stays in the middle."""
-    shape = geometry.grid.shape
-    affine = geometry.grid.affine.copy()
-    affine[:3, 3] = geometry.grid.to_world([trim[0], trim[1], span[0]])
-    size = (shape[0] - 2 * trim[0], shape[1] - 2 * trim[1], span[1] - span[0])
-    return replace(geometry, grid=Grid(shape=size, affine=affine), slabs=tuple(slabs))
 
 
 def matching(geometry: Geometry, images: Sequence[NativeImage], key: str) -> list[int]:
@@ -585,58 +392,28 @@ def prepared_cord(
     (i, j, k) float32 in 0-1, or None if no sequence has a mask; 0 where none measured.
     """
     total, count = (np.zeros(geometry.grid.shape, np.float32) for _ in range(2))
-    chosen = {}
     for key in geometry.keys:
         masks = list(cords.get(key) or [])
         if any(mask is not None for mask in masks):
-            chosen[key] = [masks[n] for n in matching(geometry, images[key], key)]
-    trim = _empty_rim(geometry, chosen)
-    for key, stack in chosen.items():
-        volume, seen = _apply_masks(geometry, stack, key, trim)
-        total += volume * seen
-        count += seen
+            stack = [masks[n] for n in matching(geometry, images[key], key)]
+            volume, seen = _apply_masks(geometry, stack, key)
+            total += volume * seen
+            count += seen
     return np.divide(total, count, out=total, where=count > 0) if count.any() else None
 
 
 def _apply_masks(
-    geometry: Geometry, masks: Sequence[npt.NDArray[np.generic] | None], key: str, trim: tuple[int, int]
+    geometry: Geometry, masks: Sequence[npt.NDArray[np.generic] | None], key: str
 ) -> tuple[npt.NDArray[np.float32], BoolArray]:
     """Mean of a sequence's masks on the prepared grid, and where it had a say."""
     kept = [(s, m) for s, m in zip(geometry.slabs_of(key), masks, strict=True) if m is not None]
     alone = replace(geometry, slabs=tuple(replace(slab, scale=1.0) for slab, _ in kept))
     data = [mask.astype(np.float32) for _, mask in kept]
-    volume, covered = apply_sequence(alone, data, key=key, trim=trim)
+    volume, covered = alone.apply(data, key=key)
     line = geometry.centerlines.get(key)
     if line is not None:
         covered = covered & line.is_measured(geometry.s_mm)
     return volume, covered
-
-
-def _empty_rim(
-    geometry: Geometry, masks: Mapping[str, Sequence[npt.NDArray[np.generic] | None]]
-) -> tuple[int, int]:
-    """Width in voxels of the window's rim, by axis, that no sequence's cord reaches on either side."""
-    middle = (np.asarray(geometry.grid.shape[:2]) - 1) / 2
-    reach = np.zeros(2)
-    for key, stack in masks.items():
-        for slab, mask in zip(geometry.slabs_of(key), stack, strict=True):
-            if mask is not None and np.any(mask):
-                index = geometry.to_prepared(slab.to_world(np.argwhere(mask)), key=key)[:, :2]
-                reach = np.maximum(reach, np.abs(index - middle).max(axis=0) + _blur(geometry, slab))
-    rim = np.clip(np.floor(middle - reach), 0, None).astype(int)
-    return int(rim[0]), int(rim[1])
-
-
-def _blur(geometry: Geometry, slab: Slab) -> FloatArray:
-    """(2,) prepared voxels, by axis, that linear interpolation carries a mask beyond its voxel centres: one
-    native voxel along every native axis, with the lean of the centerline where that voxel is tall.
-    """
-    native = np.abs(frame_affine(slab.grid, geometry.grid.axes, xfm=slab.xfm)[:3, :3]).sum(axis=1)
-    line = geometry.centerlines.get(slab.key)
-    lean = np.zeros(2)
-    if line is not None and line.s_mm.size > 1:
-        lean = np.abs(np.diff(line.xy_mm, axis=0) / np.diff(line.s_mm)[:, None]).max(axis=0)
-    return np.asarray((native[:2] + lean * native[2]) / geometry.grid.spacing[:2] + 1)
 
 
 def prepare_session(
@@ -677,98 +454,3 @@ def prepare_session(
     blank = [name for name, there in flags if name in session and not there]
     lines = [f"{name} is not used: it is constant or does not cover the cord." for name in blank]
     return case, replace(report, warnings=(*report.warnings, *lines))
-
-
-# -- labels ----------------------------------------------------------------------------------------
-
-
-def labels_to_prepared(
-    geometry: Geometry, label: npt.NDArray[np.generic], slab: Slab
-) -> npt.NDArray[np.int32]:
-    """Bring a native label map of one slab to prepared space.
-
-    Parameters
-    ----------
-    geometry
-        Of the session.
-    label : (i, j, k) integers
-        0 is background.
-    slab
-        One of the geometry's slabs.
-
-    Returns
-    -------
-    (i, j, k) int32
-        Where the labels' linearly interpolated shares reach one half together, the label with the largest
-        share; else 0. (Nearest neighbours would leave the steps of thick slices.)
-    """
-    return _labels_of_slab(geometry, label, slab)[0]
-
-
-def session_labels_to_prepared(
-    geometry: Geometry, labels: Sequence[npt.NDArray[np.generic] | None], *, key: str
-) -> npt.NDArray[np.int32]:
-    """Fuse the native label maps of one sequence, seams as in its image.
-
-    Parameters
-    ----------
-    geometry
-        Of the session.
-    labels
-        One map per slab, uppermost first, numbered consistently; None where a slab has none.
-    key
-        Sequence.
-
-    Returns
-    -------
-    (i, j, k) int32
-        As :func:`labels_to_prepared`; the serving slab decides wherever it covers, else any slab that does.
-    """
-    out = np.zeros(geometry.grid.shape, np.int32)
-    open_, served = np.ones(out.shape, bool), []
-    for slab, label in zip(geometry.slabs_of(key), labels, strict=True):
-        if label is not None:
-            values, covered = _labels_of_slab(geometry, label, slab)
-            own = covered & (seam_weight(geometry.s_mm, slab.serves, 0.0) > 0)
-            out[own] = values[own]
-            open_ &= ~own
-            served.append((values, covered))
-    for values, covered in served:
-        rest = open_ & covered
-        out[rest] = values[rest]
-        open_ &= ~rest
-    return out
-
-
-def _labels_of_slab(
-    geometry: Geometry, label: npt.NDArray[np.generic], slab: Slab
-) -> tuple[npt.NDArray[np.int32], BoolArray]:
-    """Prepared labels (i, j, k) and where the slab covers."""
-    if label.shape != slab.grid.shape:
-        raise GeometryError(f"label of shape {label.shape}", file=slab.file, expected=f"{slab.grid.shape}")
-    integer = np.rint(np.asarray(label)).astype(np.int32)
-    names = np.unique(integer[integer != 0])
-    out, covered = np.zeros(geometry.grid.shape, np.int32), np.zeros(geometry.grid.shape, bool)
-    for start, ijk in index_chunks(geometry.grid.shape):
-        index = slab.to_index(geometry.to_world(ijk, key=slab.key))
-        covered.reshape(-1)[start : start + len(ijk)] = slab.grid.contains(index)
-        if names.size:
-            out.reshape(-1)[start : start + len(ijk)] = _vote(integer, names, index)
-    return out, covered
-
-
-def _vote(
-    integer: npt.NDArray[np.int32], names: npt.NDArray[np.int32], index: FloatArray
-) -> npt.NDArray[np.int32]:
-    """Label (n,) int32 with the largest share at (n, 3) native indices, 0 below one half in all."""
-    where = np.argwhere(integer)
-    near = ((index > where.min(axis=0) - 1) & (index < where.max(axis=0) + 1)).all(axis=1)
-    out = np.zeros(len(index), np.int32)
-    points = index[near]
-    inside = sample_linear(integer != 0, points) >= LABEL_SHARE
-    if inside.any():
-        shares = np.stack([sample_linear(integer == name, points[inside]) for name in names])
-        chosen = np.zeros(len(points), np.int32)
-        chosen[inside] = names[np.argmax(shares, axis=0)]
-        out[near] = chosen
-    return out

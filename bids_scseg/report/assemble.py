@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bids_scseg.bids.plan import not_asked_for
 from bids_scseg.bids.table import imputation
 from bids_scseg.inference.bundle import ModelBundle
-from bids_scseg.preprocess.prepare import PreparedCase
+from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.flags import derive_flags
 from bids_scseg.report.methods import MethodsFacts, compose

@@ -35,7 +35,7 @@ from bids_scseg.inference.device import Device
 from bids_scseg.inference.protocol import error_from_json, error_to_json
 from bids_scseg.inference.server import Worker, peak_memory_gb, read_image, write_atomically
 from bids_scseg.network.build import build_network
-from bids_scseg.preprocess.prepare import PreparedCase
+from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.load import load_recipe
 
 

@@ -1,4 +1,4 @@
-"""A whole session: fit, apply, labels, and the case on disk."""
+"""A whole session: fit and apply."""
 
 from __future__ import annotations
 
@@ -11,36 +11,12 @@ import phantoms
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared_sessions import AXIAL, RECIPE, UPPER, WINDOW, native, session
 
-from bids_scseg.errors import CordNotFoundError, DataError, GeometryError, MissingInputError
+from bids_scseg.errors import CordNotFoundError, GeometryError
 from bids_scseg.preprocess import prepare
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
-
-WINDOW = (24, 24)
-RECIPE = phantoms.cord_recipe("Sag", "Ax", "Iso", window=WINDOW)
-UPPER = phantoms.lattice(spacing=(3, 1, 1), size_mm=(42, 50, 50), center=(0, 0, 20), orientation="PSR")
-LOWER = phantoms.lattice(spacing=(3, 1, 1), size_mm=(42, 50, 50), center=(0, 0, -20), orientation="PSR")
-AXIAL = phantoms.lattice(
-    spacing=(0.8, 0.8, 4), size_mm=(40, 40, 40), rotation_deg=(6, 0, 0), orientation="LAS"
-)
-
-
-def native(phantom: phantoms.Phantom, grid: Grid, name: str) -> prepare.NativeImage:
-    return phantoms.rendered(phantom, grid), grid, name
-
-
-def session(shift: tuple[float, float] = (0.0, 0.0)) -> tuple[dict[str, list], dict[str, list]]:
-    still, moved = phantoms.Phantom(), phantoms.Phantom(shift=shift)
-    images = {
-        "Sag": [native(still, LOWER, "low"), native(still, UPPER, "up")],
-        "Ax": [native(moved, AXIAL, "ax")],
-    }
-    cords = {
-        "Sag": [phantoms.cord_mask(still, LOWER), phantoms.cord_mask(still, UPPER)],
-        "Ax": [phantoms.cord_mask(moved, AXIAL)],
-    }
-    return images, cords
 
 
 def middle_of(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -118,22 +94,6 @@ def test_linear_ramps_survive_exactly() -> None:
     inner = ((index >= 0) & (index <= np.asarray(slab.grid.shape) - 1)).all(axis=1)
     assert inner.sum() > 1000
     assert np.abs(volume[covered] - (world @ slope + 7))[inner].max() < 1e-3
-
-
-@pytest.mark.parametrize("feather", [0.0, 6.0])
-def test_going_slab_by_slab_changes_nothing(feather: float) -> None:
-    images, cords = session((1.0, 0.5))
-    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
-    for key in geometry.keys:
-        data = [images[key][n][0] for n in prepare.matching(geometry, images[key], key)]
-        volume, covered = geometry.apply(data, key=key, feather_mm=feather)
-        parts = prepare.apply_sequence(geometry, data, key=key, feather_mm=feather)
-        assert (parts[1] != covered).mean() < 1e-4  # a rounding at the very edge of a voxel
-        both = parts[1] & covered
-        assert np.abs(parts[0] - volume)[both].max() < 1e-3
-        trimmed = prepare.apply_sequence(geometry, data, key=key, feather_mm=feather, trim=(3, 2))[0]
-        assert np.allclose(trimmed[3:-3, 2:-2], parts[0][3:-3, 2:-2], atol=1e-3)
-        assert not trimmed[:3].any()
 
 
 def test_a_stored_geometry_gives_the_same_case() -> None:
@@ -218,72 +178,6 @@ def test_cord_share_has_the_right_area() -> None:
     inner = slice(60, -60)
     assert np.median(area[inner]) == pytest.approx(np.pi * phantoms.CORD_RADIUS_MM**2, rel=0.08)
     assert case.cord.max() <= 1
-
-
-def test_the_rim_left_out_of_the_cord_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    recipe = replace(RECIPE, grid=replace(RECIPE.grid, window_vox=(48, 48)))
-    images, cords = session((1.5, 0.0))
-    geometry, _ = prepare.fit(images, cords, recipe, register=False)
-    share = prepare.prepared_cord(geometry, images, cords)
-    monkeypatch.setattr(prepare, "_empty_rim", lambda *_: (0, 0))
-    assert np.allclose(prepare.prepared_cord(geometry, images, cords), share, atol=1e-6)
-
-
-def test_prepared_lesion_keeps_its_volume() -> None:
-    # A sphere of 4 mm radius at the seam of the two slabs: 4/3 pi 64 = 268 mm3, cut by nothing.
-    phantom = phantoms.Phantom(lesions=((0.0, 0.0, 0.0, 4.0), (0.0, 0.0, 24.0, 3.0)))
-    images, cords = session()
-    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
-    labels = [phantoms.lesion_labels(phantom, slab.grid) for slab in geometry.slabs_of("Sag")]
-    fused = prepare.session_labels_to_prepared(geometry, labels, key="Sag")
-    assert set(np.unique(fused)) == {0, 1, 2}
-    assert (fused == 1).sum() * 0.125 == pytest.approx(268, rel=0.1)
-    assert (fused == 2).sum() * 0.125 == pytest.approx(113, rel=0.2)
-    upper = geometry.slabs_of("Sag")[0]
-    alone = prepare.labels_to_prepared(geometry, labels[0], upper)
-    above = geometry.s_mm > upper.serves[0]
-    assert (alone[..., above] == fused[..., above]).all()
-
-
-def test_touching_labels_leave_no_gap() -> None:
-    images, cords = session()
-    geometry, _ = prepare.fit(images, cords, RECIPE, register=False)
-    slab = geometry.slabs_of("Ax")[0]
-    label = np.ones(slab.grid.shape, np.int16)
-    label[:, :, 5:] = 9
-    out = prepare.labels_to_prepared(geometry, label, slab)
-    covered = geometry.apply([label], key="Ax")[1]
-    assert ((out > 0) == covered).all()
-    assert set(np.unique(out[covered])) == {1, 9}
-
-
-def test_case_survives_the_disk(tmp_path: Path) -> None:
-    images, cords = session()
-    case, _ = prepare.prepare_session(images, cords, RECIPE, register=False)
-    case.save(tmp_path / "case", dtype=np.float16)
-    back = prepare.PreparedCase.load(tmp_path / "case")
-    assert np.allclose(back.image, case.image, atol=5e-3)
-    assert (back.coverage == case.coverage).all()
-    assert back.geometry == case.geometry
-    assert back.sequences == case.sequences
-    assert back.available == case.available
-    assert np.allclose(back.cord, case.cord, atol=1e-3)
-    assert set(np.unique(np.load(tmp_path / "case" / "cord.npy"))) == {0, 1}
-    with pytest.raises(ValueError, match="read-only"):
-        back.image[0, 0, 0, 0] = 1
-
-
-def test_broken_cases_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError):
-        prepare.PreparedCase.load(tmp_path)
-    (tmp_path / "case.json").write_text("{}")
-    with pytest.raises(DataError):
-        prepare.PreparedCase.load(tmp_path)
-    (tmp_path / "case.json").write_text("{")
-    with pytest.raises(DataError):
-        prepare.PreparedCase.load(tmp_path)
 
 
 def test_box_frame_needs_no_cord() -> None:
