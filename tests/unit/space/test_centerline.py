@@ -18,7 +18,9 @@ def test_between_nodes_it_is_linear_and_beyond_the_ends_constant():
 
 def test_arc_length_of_a_diagonal_by_hand():
     # 10 mm straight, then 10 mm up and 10 mm aside: sqrt(200).
-    np.testing.assert_allclose(line().arc_length([-1, 0, 10, 20, 23]), [-1, 0, 10, 10 + 200**0.5, 13 + 200**0.5])
+    np.testing.assert_allclose(
+        line().arc_length([-1, 0, 10, 20, 23]), [-1, 0, 10, 10 + 200**0.5, 13 + 200**0.5]
+    )
 
 
 def test_tangent_of_a_45_degree_line():
@@ -27,7 +29,15 @@ def test_tangent_of_a_45_degree_line():
 
 
 def test_measured_follows_the_nearest_node_and_ends_beyond_the_nodes():
-    assert line().is_measured([-2, 0, 4, 11, 16, 20, 30]).tolist() == [False, True, True, True, False, False, False]
+    assert line().is_measured([-2, 0, 4, 11, 16, 20, 30]).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_one_node_is_a_line():

@@ -119,15 +119,21 @@ def test_the_result_does_not_depend_on_how_the_input_is_stored(order, signs):
     permute = np.eye(4)[:, [*order, 3]]
     other = Grid(shape=stored.shape, affine=grid.affine @ flip @ permute)
     volumes = [
-        geometry([Slab(key="A", index=0, file="a", grid=g)], line=curved(3.0), length=40).apply([d], key="A")[0]
+        geometry([Slab(key="A", index=0, file="a", grid=g)], line=curved(3.0), length=40).apply([d], key="A")[
+            0
+        ]
         for g, d in ((grid, data), (other, stored))
     ]
     np.testing.assert_allclose(volumes[0], volumes[1], atol=1e-5)
 
 
 def test_two_slabs_switch_at_the_seam_and_fill_in_for_each_other():
-    low = Slab(key="A", index=1, file="b", grid=centered((60, 60, 40), np.eye(4), (0, 0, -10)), serves=(-np.inf, 0))
-    high = Slab(key="A", index=0, file="a", grid=centered((60, 60, 18), np.eye(4), (0, 0, 12)), serves=(0, np.inf))
+    low = Slab(
+        key="A", index=1, file="b", grid=centered((60, 60, 40), np.eye(4), (0, 0, -10)), serves=(-np.inf, 0)
+    )
+    high = Slab(
+        key="A", index=0, file="a", grid=centered((60, 60, 18), np.eye(4), (0, 0, 12)), serves=(0, np.inf)
+    )
     space = geometry([low, high], length=80)  # s from -19.75 to 19.75
     volume, coverage = space.apply([np.ones((60, 60, 18)), np.full((60, 60, 40), 2.0)], key="A")
     middle = volume[24, 24]
@@ -156,7 +162,9 @@ def test_fused_grid_encloses_all_slabs_on_the_uppermost_lattice():
 
 
 def test_json_round_trip_through_text():
-    slab = Slab(key="A", index=0, file="a", grid=centered((9, 8, 7), np.eye(4)), serves=(-np.inf, 3.5), scale=1.2)
+    slab = Slab(
+        key="A", index=0, file="a", grid=centered((9, 8, 7), np.eye(4)), serves=(-np.inf, 3.5), scale=1.2
+    )
     space = geometry([slab], line=curved())
     assert Geometry.from_json(json.loads(json.dumps(space.to_json(), allow_nan=False))) == space
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import affines
 
 from bids_scseg.errors import GeometryError
 from bids_scseg.space.grid import Grid
-
-from strategies import affines
 
 
 def test_plane_and_axes_of_a_psr_volume_by_hand():
@@ -22,7 +21,8 @@ def test_plane_and_axes_of_a_psr_volume_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("spacing", "plane"), [((1, 1, 5), "ax"), ((1, 3, 1), "cor"), ((3, 1, 1), "sag"), ((0.8, 0.8, 0.9), "iso")]
+    ("spacing", "plane"),
+    [((1, 1, 5), "ax"), ((1, 3, 1), "cor"), ((3, 1, 1), "sag"), ((0.8, 0.8, 0.9), "iso")],
 )
 def test_plane_from_spacing(spacing, plane):
     assert Grid(shape=(5, 5, 5), affine=np.diag([*spacing, 1.0])).plane() == plane
