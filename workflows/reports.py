@@ -9,6 +9,7 @@ from typing import Any
 
 from bids_scseg.bids.names import session_names
 from bids_scseg.errors import MissingInputError
+from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.interfaces.measure import read_json
 from bids_scseg.interfaces.outputs import RECORDS_FILE, ReportSession
 from bids_scseg.options import RunOptions
@@ -36,7 +37,7 @@ def rewrite_report(plan: Plan, options: RunOptions) -> Path:
     Raises
     ------
     MissingInputError
-        If the session was not finished, or its intermediate files are gone.
+        If the session was not finished, its intermediate files are gone, or its model is another one.
     """
     folder = options.work / plan.label / WORKFLOW_NAME
     summary = _summary(plan, options)
@@ -52,8 +53,22 @@ def rewrite_report(plan: Plan, options: RunOptions) -> Path:
             remedy="name it by --work-dir, or run without --reports-only",
         )
     files["record_files"] = [os.path.normpath(records.parent / path) for path in read_json(records)]
-    page = ReportSession(plan=plan, options=options, run=summary["run"], written=summary["outputs"], **files)
+    run = {**summary["run"], "model_path": _model_path(summary, options)}
+    page = ReportSession(plan=plan, options=options, run=run, written=summary["outputs"], **files)
     return Path(page.run(cwd=str(folder)).outputs.html_file)
+
+
+def _model_path(summary: dict[str, Any], options: RunOptions) -> str:
+    """Folder of the model that made the results; the summary knows its checksum only."""
+    bundle = load_bundle(options.model)
+    if bundle.weights_sha256 != summary.get("model_sha256"):
+        raise MissingInputError(
+            f"the session's results are not of the model {bundle.name}",
+            file=bundle.path,
+            expected=f"the model {summary.get('model')}",
+            remedy="name it by --model, or run without --reports-only",
+        )
+    return str(bundle.path)
 
 
 def _summary(plan: Plan, options: RunOptions) -> dict[str, Any]:
