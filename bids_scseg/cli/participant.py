@@ -42,6 +42,7 @@ CORD_FINDER = "cord-finder"
 TYPICAL_STEPS = 12  # of a session with seven images; only the bar's length depends on it
 SESSION_GB = 2.0  # memory of one session beside the inference process, measured on 0.7 mm sagittal slabs
 INFERENCE_GB = 2.0  # memory of the inference process with the packaged models
+MEMORY_INFO, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +91,21 @@ def check_folders(options: RunOptions, raw: Path) -> None:
     ------
     OutputError
         If the output folder is the raw dataset, lies among its images, or belongs to another program.
+    UsageError
+        If two derivatives folders bear one name, of which only one would be looked at.
     MissingInputError
         If a derivatives folder is absent.
     """
     check_output_folder(options.output_dir, raw)
+    names = [name for name, _ in options.derivatives]
     for name, folder in options.derivatives:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"two derivatives folders are called {name!r}",
+                file=folder,
+                expected="a name for each",
+                remedy=f"name them: --derivatives first={folder} second=...",
+            )
         if not folder.is_dir():
             raise MissingInputError(
                 f"there is no derivatives folder for {name}",
@@ -134,7 +145,7 @@ def load_models(options: RunOptions) -> Models:
     method = options.cord
     if method == "auto":
         method = "sct" if find_sct() else "builtin"
-    elif method in dict(options.derivatives):
+    elif method not in CORD_METHODS and method in dict(options.derivatives):
         method = "builtin"
     elif method not in CORD_METHODS:
         raise UsageError(
@@ -340,16 +351,16 @@ def run_facts(options: RunOptions, models: Models, *, device: str) -> dict[str, 
 def worker_count(options: RunOptions, total: int) -> int:
     """Sessions at once: as asked for, as memory allows, and no more than there are."""
     memory = options.mem_gb or free_memory_gb()
-    fitting = int((memory - INFERENCE_GB) // SESSION_GB)
-    return max(1, min(options.workers, fitting, total))
+    fitting = (memory - INFERENCE_GB) / SESSION_GB
+    return max(1, int(min(options.workers, fitting, total)))
 
 
 def free_memory_gb() -> float:
-    """Memory that can be had now, GB (Linux; infinite where the system does not tell)."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return float("inf")
-    return next(
-        (int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable")), float("inf")
-    )
+    """Memory that can be had now, GB, within a container's limit; infinite where the system does not tell."""
+    found = [float("inf")]
+    with suppress(OSError):
+        lines = MEMORY_INFO.read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable")]
+    with suppress(OSError, ValueError):  # "max": no limit
+        found.append(int(MEMORY_LIMIT.read_text(encoding="ascii")) / 1e9)
+    return min(found)
