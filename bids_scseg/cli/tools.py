@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bids_scseg.cli.parser import Parser
-from bids_scseg.errors import OutputError, ScsegError
+from bids_scseg.errors import OutputError, ScsegError, UsageError
+from bids_scseg.options import available_cpus
 
 
 def build_tools_parser() -> Parser:
@@ -33,12 +34,20 @@ def build_tools_parser() -> Parser:
 
 def run_demo(arguments: argparse.Namespace) -> None:
     """Write the demo dataset."""
+    from tqdm import tqdm
+
     from bids_scseg.synth.dataset import write_demo
 
     out: Path = arguments.output
+    if arguments.subjects < 1:
+        raise UsageError(f"{arguments.subjects} subjects", expected="at least 1")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("is there already and not an empty folder", file=out, remedy="name another folder")
-    write_demo(out, subjects=arguments.subjects, seed=arguments.seed)
+    workers = min(available_cpus(), arguments.subjects)
+    with tqdm(total=arguments.subjects, desc="subjects", disable=not sys.stderr.isatty()) as bar:
+        write_demo(
+            out, subjects=arguments.subjects, seed=arguments.seed, workers=workers, progress=bar.update
+        )
     sys.stderr.write(f"{arguments.subjects} synthetic subjects in {out}\n")
 
 

@@ -42,7 +42,14 @@ vertebra below (3 is C2-C3). `*_res-iso_*_desc-truth_*`: at 0.5 mm, with the tab
 """
 
 
-def write_demo(out: Path, *, subjects: int = 3, seed: int = 0, workers: int = 1) -> None:
+def write_demo(
+    out: Path,
+    *,
+    subjects: int = 3,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
     """Write a raw BIDS dataset of synthetic subjects with truth under ``derivatives/labels``.
 
     Parameters
@@ -55,6 +62,8 @@ def write_demo(out: Path, *, subjects: int = 3, seed: int = 0, workers: int = 1)
         The same seed gives the same bytes, whatever ``workers`` is.
     workers
         Processes.
+    progress
+        Called whenever a subject is written.
     """
     cases = [SUBJECTS[n % len(SUBJECTS)] for n in range(subjects)]
     labels = [f"{n:02d}" for n in range(1, subjects + 1)]
@@ -63,6 +72,7 @@ def write_demo(out: Path, *, subjects: int = 3, seed: int = 0, workers: int = 1)
         partial(_write_numbered, out, seed),
         [(number, label, case) for number, (label, case) in enumerate(zip(labels, cases, strict=True))],
         workers,
+        progress,
     )
 
 
@@ -176,12 +186,19 @@ def _write_numbered(out: Path, seed: int, job: _Job) -> None:
     write_subject(out, label, seed=(seed, number), sessions=sessions)
 
 
-def _run(task: Callable[[_Job], None], jobs: Iterable[_Job], workers: int) -> None:
+def _run(
+    task: Callable[[_Job], None],
+    jobs: Iterable[_Job],
+    workers: int,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
     """Run the jobs here, or in processes of their own (started afresh: forking threads is unsafe)."""
     if workers <= 1:
         for job in jobs:
             task(job)
+            progress()
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-        list(pool.map(task, jobs))
+        for _ in pool.map(task, jobs):
+            progress()

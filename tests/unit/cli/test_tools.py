@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from bids_scseg.cli.tools import main
+
+
+def test_a_demo_is_never_written_over_something(tmp_path, capsys):
+    (tmp_path / "mine.txt").touch()
+    assert main(["demo", str(tmp_path)]) == 73
+    assert "not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["demo", "x", "--subjects", "0"], ["nonsense"], []])
+def test_wrong_usage_is_code_64(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 64
+    assert capsys.readouterr().err.startswith("scseg: ")
+
+
+def test_an_absent_training_configuration_is_named(tmp_path, capsys):
+    code = main(["train", str(tmp_path / "no.toml"), "--data", str(tmp_path), "--out", str(tmp_path / "o")])
+    assert code in (65, 66)
+    assert "no.toml" in capsys.readouterr().err
