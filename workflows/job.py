@@ -43,11 +43,11 @@ class SessionJob:
     socket
         Address of the inference process; empty if the session needs none.
     model_path, model_sha256
-        Lesion model bundle.
+        Lesion model bundle, and the checksum of all that decides its network's output.
     cord_method
         ``sct`` or ``builtin``, for images without a mask of the user's.
     cord_path, cord_sha256
-        Bundle of the built-in cord finder.
+        The same of the built-in cord finder.
     threshold
         Lesion probability in force.
     device

@@ -38,6 +38,7 @@ _KEYS = {
     "weights_sha256": str,
     "numerical_version": int,
 }
+_DECISIVE = ("patch_vox", "overlap", "flips")  # of the recipe's rules of inference, for the network's output
 _REINSTALL = "install the package again, or export the model again"
 
 
@@ -81,6 +82,22 @@ class ModelBundle:
     def weights(self) -> Path:
         """Path of the weights file."""
         return self.path / WEIGHTS_FILE
+
+    @property
+    def inference_sha256(self) -> str:
+        """Checksum of all that decides the network's output: weights, architecture, patches, frame and grid.
+
+        Threshold, smallest lesion and connectivity come later and are not among it.
+        """
+        recipe = recipe_to_json(self.recipe)
+        decisive = {
+            "weights": self.weights_sha256,
+            "numerical_version": self.numerical_version,
+            "network": network_to_json(self.network),
+            "inference": {name: getattr(self.recipe.inference, name) for name in _DECISIVE},
+            **{name: recipe[name] for name in ("frame", "grid", "anchors")},
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def packaged_models() -> dict[str, Path]:

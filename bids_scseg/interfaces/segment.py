@@ -16,7 +16,7 @@ class SegmentLesionsInputSpec(VersionedInputSpec):
 
     case_files = InputMultiPath(File(exists=True), mandatory=True, desc="the prepared case")
     bundle = traits.Str(mandatory=True, nohash=True, desc="folder of the model bundle")
-    bundle_sha256 = traits.Str(mandatory=True, desc="checksum of its weights")
+    bundle_sha256 = traits.Str(mandatory=True, desc="checksum of all that decides its output")
     socket = traits.Str(mandatory=True, nohash=True, desc="address of the inference process")
 
 

@@ -50,6 +50,29 @@ def test_round_trip(tmp_path: Path) -> None:
     assert bundle.weights_sha256 == sha256(bundle.weights)
 
 
+def test_whatever_decides_the_networks_output_is_in_the_checksum(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    rules, spec = bundle.recipe.inference, bundle.network
+
+    def changed(**rule: Any) -> ModelBundle:
+        return replace(bundle, recipe=replace(bundle.recipe, inference=replace(rules, **rule)))
+
+    others = [
+        changed(overlap=0.25),
+        changed(flips=True),
+        replace(bundle, network=replace(spec, impute="voxel")),
+        replace(bundle, recipe=replace(bundle.recipe, anchors=bundle.recipe.anchors[::-1])),
+        replace(bundle, weights_sha256="0" * 64),
+    ]
+    assert len({bundle.inference_sha256, *(other.inference_sha256 for other in others)}) == 6
+    later = [
+        changed(threshold=0.9),
+        changed(min_volume_mm3=7.0),
+        replace(bundle, threshold=0.9, name="other"),
+    ]
+    assert {other.inference_sha256 for other in later} == {bundle.inference_sha256}
+
+
 def test_weights_are_stored_in_half_precision_and_read_as_single(tmp_path: Path) -> None:
     weights = load_weights(write(tmp_path))
     assert sorted(weights) == ["a", "b"]
