@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from nipype.interfaces.base import File, TraitedSpec, traits
 
 from bids_scseg.bids.header import READ_ERRORS, read_image
-from bids_scseg.bids.masks import SAME_GRID_MM
+from bids_scseg.bids.masks import same_lattice
 from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError
 from bids_scseg.inference.client import request_cord
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
@@ -68,7 +69,7 @@ class FindCordInputSpec(VersionedInputSpec):
 
     in_file = File(exists=True, mandatory=True, desc="image")
     bundle = traits.Str(mandatory=True, nohash=True, desc="folder of the cord finder")
-    bundle_sha256 = traits.Str(mandatory=True, desc="checksum of its weights")
+    bundle_sha256 = traits.Str(mandatory=True, desc="checksum of all that decides its output")
     socket = traits.Str(mandatory=True, nohash=True, desc="address of the inference process")
 
 
@@ -126,7 +127,7 @@ def _on_grid(mask_file: Path, grid: Grid) -> npt.NDArray[np.float32]:
             remedy="make it again, or remove it from the derivatives folder",
         ) from error
     own = Grid(shape=(data.shape[0], data.shape[1], data.shape[2]), affine=image.affine)
-    if own.shape != grid.shape or np.abs(own.corners() - grid.corners()).max() > SAME_GRID_MM:
+    if not same_lattice(own, grid):
         raise ImageError(
             f"cord mask of shape {own.shape} is not on the image's grid",
             file=mask_file,
@@ -146,20 +147,28 @@ def load_volume(path: Path) -> npt.NDArray[np.float32]:
 
 
 def write_record(folder: Path, image_file: Path, *, source: str, problem: ScsegError | None) -> Path:
-    """Write ``cord.json``; the mask's checksum is in it, so whatever reads the record notices a change."""
-    mask = folder / "mask.nii.gz"
+    """Write ``cord.json``; with the checksum of its files, so whatever reads the record notices a change."""
+    files = folder / "mask.nii.gz", folder / "weights.nii.gz"
     there = problem is None
     record = CordRecord(
         image=str(image_file),
         source=source,
-        mask=mask.name if there else None,
-        weights="weights.nii.gz" if there else None,
-        sha256=hashlib.sha256(load_volume(mask).tobytes()).hexdigest() if there else None,
+        mask=files[0].name if there else None,
+        weights=files[1].name if there else None,
+        sha256=_checksum(files) if there else None,
         problem=None if problem is None else error_to_json(problem),
     )
     path = folder / RECORD_FILE
     path.write_text(json.dumps(record), encoding="utf-8")
     return path
+
+
+def _checksum(files: Iterable[Path]) -> str:
+    """SHA-256 of volumes' values (files differ by the time that gzip writes into them)."""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(load_volume(file).tobytes())
+    return found.hexdigest()
 
 
 def read_record(path: Path) -> CordRecord:
