@@ -91,7 +91,7 @@ def find_labels(
     found = []
     for folder in derivatives:
         for path in _session_files(study, Path(folder)):
-            kind = _point_kind(path.name)
+            kind = point_kind(path.name)
             if kind is not None:
                 head = {pair for pair in _pairs(path.name) if pair[0] not in DESCRIBING}
                 found.append((kind != "discs", head not in heads, str(path)))
@@ -105,7 +105,7 @@ def same_lattice(mask: Grid, image: Grid) -> bool:
     return bool(np.linalg.norm(mask.corners() - image.corners(), axis=1).max() < SAME_GRID_MM)
 
 
-def _point_kind(name: str) -> str | None:
+def point_kind(name: str) -> str | None:
     """``discs`` or ``vertebrae`` if a file's name says so."""
     lowered = name.lower()
     if re.search(r"_labels?-discs?(-manual)?[_.]", lowered):

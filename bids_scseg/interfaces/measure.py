@@ -11,7 +11,7 @@ from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
 from bids_scseg import __version__
 from bids_scseg.bids.header import read_image
-from bids_scseg.bids.masks import same_lattice
+from bids_scseg.bids.masks import point_kind, same_lattice
 from bids_scseg.errors import ImageError, MissingInputError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.prepare import load_case
@@ -106,7 +106,7 @@ def read_landmarks(files: list[str], geometry: Geometry) -> tuple[Landmarks, lis
     warnings = []
     slabs = [*geometry.slabs_of(geometry.anchor), *geometry.slabs]
     for file in files:
-        kind = "discs" if "disc" in Path(file).name else "vertebrae"
+        kind = point_kind(Path(file).name) or "vertebrae"
         try:
             data, grid = read_image(file)
         except (ImageError, MissingInputError) as error:

@@ -79,3 +79,10 @@ def test_empty_labels_are_left_out_and_told(geometry, tmp_path):
     assert len(warnings) == 1
     assert "labels not used" in warnings[0]
     assert empty in warnings[0]
+
+
+def test_what_labels_are_follows_from_their_entity_alone(geometry, tmp_path):
+    bodies = write_labels(tmp_path / "sub-disc01_seg-vertebrae_dseg.nii.gz", 0.0, disc3=40, disc4=20)
+    marks, _ = read_landmarks([bodies], geometry)
+    # the border between two bodies lies midway, at world 30; a disc would be the border itself
+    assert {level.name: level.bottom_s_mm for level in marks.levels}["C3"] == pytest.approx(30.0)
