@@ -6,9 +6,10 @@ import dataclasses
 import math
 import os
 import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bids_scseg.errors import DataError, MissingInputError
 
@@ -108,6 +109,13 @@ class RunOptions:
         return "\n".join(lines) + "\n"
 
 
+_NOT_NEGATIVE: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0 or more")
+# What the command line checks when it parses, for values that come from a file.
+RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "output_spaces": (lambda value: value in get_args(OutputSpaces), "anchor or all"),
+    **dict.fromkeys(("nprocs", "omp_nthreads", "mem_gb", "random_seed"), _NOT_NEGATIVE),
+}
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -130,7 +138,7 @@ def read_config(path: Path) -> dict[str, Any]:
     MissingInputError
         If there is no such file.
     DataError
-        If it is not TOML, or has unknown names or values of the wrong type.
+        If it is not TOML, or has unknown names or values of the wrong type or out of range.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -145,6 +153,9 @@ def read_config(path: Path) -> dict[str, Any]:
         if name not in known:
             raise DataError(f"unknown option {key!r}", file=path, expected=", ".join(sorted(known)))
         options[name] = _typed(name, known[name], value, path)
+        fits, expected = RANGES.get(name, (None, ""))
+        if fits is not None and not fits(options[name]):
+            raise DataError(f"option {name!r} has value {value!r}", file=path, expected=expected)
     return options
 
 

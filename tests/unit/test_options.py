@@ -34,7 +34,18 @@ def test_toml_round_trip(tmp_path_factory, labels, model, threshold, flag, nproc
 
 @pytest.mark.parametrize(
     "text",
-    ["nprocs = 'many'", "nprocs = true", "unknown = 1", "participants = 'a'", "derivatives = ['a']", "= ="],
+    [
+        "nprocs = 'many'",
+        "nprocs = true",
+        "unknown = 1",
+        "participants = 'a'",
+        "derivatives = ['a']",
+        "= =",
+        "threshold = 1.5",
+        "nprocs = -1",
+        "mem_gb = -2.0",
+        "output_spaces = 'everywhere'",
+    ],
 )
 def test_malformed_configs_are_refused_with_the_file(tmp_path, text):
     path = tmp_path / "run.toml"
