@@ -90,7 +90,7 @@ def inspect_header(path: str | Path) -> Header:
     header = _parse(file, _first_bytes(file))
     shape = _checked_shape(file, header)
     _check_type(file, header)
-    _check_length(file, header, shape)
+    _check_length(file, header)
     spacing_warnings = _check_spacing(file, header)
     affine, warnings = _checked_affine(file, header, shape)
     try:
@@ -140,8 +140,11 @@ def _load(file: Path) -> Any:
     if not file.name.lower().endswith(".gz"):
         return nib.load(file)  # type: ignore[attr-defined]
     with gzip.open(file) as stream:
-        content = stream.read()
-    second = isinstance(_parse(file, content[:HEADER_BYTES]), nib.Nifti2Header)
+        header = _parse(file, start := stream.read(HEADER_BYTES))
+        content = start + stream.read(max(_promised_length(header) - len(start), 0))
+        while stream.read(1 << 20):
+            pass  # whatever follows the voxels is not kept: a small file can unpack to any size
+    second = isinstance(header, nib.Nifti2Header)
     return (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(content)  # type: ignore[no-untyped-call]
 
 
@@ -235,11 +238,16 @@ def _check_type(file: Path, header: Any) -> None:
         )
 
 
-def _check_length(file: Path, header: Any, shape: Shape) -> None:
-    """Compare the file's length with what the header promises, without decompressing if gzip agrees."""
+def _promised_length(header: Any) -> int:
+    """Bytes that a file has by its header."""
     offset = float(header["vox_offset"])
     offset = offset if math.isfinite(offset) and offset > 0 else 352.0
-    needed = int(offset) + math.prod(shape) * np.dtype(header.get_data_dtype()).itemsize
+    return int(offset) + math.prod(header.get_data_shape()) * int(np.dtype(header.get_data_dtype()).itemsize)
+
+
+def _check_length(file: Path, header: Any) -> None:
+    """Compare the file's length with what the header promises, without decompressing if gzip agrees."""
+    needed = _promised_length(header)
     found = _uncompressed_length(file, needed)
     if found < needed:
         raise ImageError(
