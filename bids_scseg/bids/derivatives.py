@@ -118,13 +118,16 @@ def write_results(
     )
     names = session_names(anchor, subject=plan.subject, session=plan.session)
     previous = _previous(out, names.summary)
+    mine = {path for path in planned if path.startswith("sub-") and path != names.report}
+    mine |= {sidecar(path) for path in mine}
+    # Whoever stops this run from here on leaves a session without a summary: unfinished, not a mixture.
+    _remove(out, [names.summary, *(previous - mine)])
     try:
         written = set(_write_all(out, results, names, output_spaces))
         _remove(out, previous - written)
         write_json(out, names.summary, {**results.summary, "outputs": sorted(written)})
     except BaseException:
-        mine = {path for path in planned if path.startswith("sub-") and path != names.report}
-        _remove(out, previous | mine | {sidecar(path) for path in mine})
+        _remove(out, previous | mine)
         raise
     return (*sorted(written), names.summary)
 
