@@ -145,14 +145,16 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
     try:
         if job.plan.anchor is None:
             raise no_usable_image(job.plan)
-        with session_lock(job.options.output_dir / "logs", label):
+        # Two locks: runs with different outputs may share a work directory.
+        with session_lock(job.options.output_dir / "logs", label), session_lock(folder, label):
             warnings = _run_graph(job, folder, watch)
+            if job.options.clean_workdir:
+                shutil.rmtree(folder, ignore_errors=True)
     except ScsegError as error:
         return failed(label, error, step=watch.current, seconds=time.monotonic() - start, device=job.device)
     except Exception as error:  # noqa: BLE001 - the worker's last line: whatever it is, other sessions go on
         return _unexpected(job, error, watch, time.monotonic() - start)
     if job.options.clean_workdir:
-        shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # other sessions may still need theirs
             job.options.work.rmdir()
     return SessionOutcome(
@@ -237,21 +239,21 @@ class StepWatch:
 
 
 @contextmanager
-def session_lock(logs: Path, label: str) -> Iterator[None]:
+def session_lock(folder: Path, label: str) -> Iterator[None]:
     """Hold a session for this process; it is released when the process ends, however it ends.
 
     Raises
     ------
     BusyError
-        If another run works on the same session of the same output folder.
+        If another run works on a session of that name in the same folder.
     """
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / f".{label}.lock").open("w") as handle:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{label}.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(
-                f"another run is working on {label}", file=logs, remedy="wait for it, then run again"
+                f"another run is working on {label}", file=folder, remedy="wait for it, then run again"
             ) from error
         yield
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from runner_jobs import play
 from bids_scseg.errors import BusyError, OutputError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
-from bids_scseg.workflows.job import SessionJob, failed, no_usable_image, session_lock
+from bids_scseg.workflows.job import SessionJob, failed, no_usable_image, run_job, session_lock
 from bids_scseg.workflows.runner import run_sessions
 
 
@@ -41,7 +42,7 @@ def run(subjects, folder=".", *, workers=2, stop=False):
 
 
 def test_a_killed_worker_is_that_sessions_failure_and_nobody_elses():
-    outcomes, steps = run(["a", "killed", "slowb", "c", "d"])
+    outcomes, _ = run(["a", "killed", "slowb", "c", "d"])
     assert {label for label, outcome in outcomes.items() if outcome.ok} == {
         "sub-a",
         "sub-slowb",
@@ -49,7 +50,6 @@ def test_a_killed_worker_is_that_sessions_failure_and_nobody_elses():
         "sub-d",
     }
     assert "memory" in outcomes["sub-killed"].cause
-    assert ("sub-a", "begin") in steps
 
 
 def test_a_worker_killed_once_is_tried_again_alone(tmp_path):
@@ -59,7 +59,9 @@ def test_a_worker_killed_once_is_tried_again_alone(tmp_path):
 
 
 def test_failures_do_not_stop_others_unless_asked():
-    assert len(run(["bad", "a", "b"], workers=1)[0]) == 3
+    outcomes, steps = run(["bad", "a", "b"], workers=1)
+    assert len(outcomes) == 3
+    assert ("sub-a", "begin") in steps
     assert list(run(["bad", "a", "b"], workers=1, stop=True)[0]) == ["sub-bad"]
 
 
@@ -71,6 +73,18 @@ def test_two_runs_cannot_hold_one_session(tmp_path):
             pass
     with session_lock(tmp_path, "sub-1"):
         pass
+
+
+def test_runs_of_two_outputs_do_not_share_a_sessions_work_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("bids_scseg.workflows.job._run_graph", lambda *_: ())
+    work = tmp_path / "work"
+    given = job("1")
+    options = replace(given.options, output_dir=tmp_path / "out", work_dir=work, clean_workdir=True)
+    given = replace(given, plan=replace(given.plan, anchor="T2Sag"), options=options)
+    with session_lock(work / "sub-1", "sub-1"):
+        assert run_job(given, progress=lambda _: None).state == "busy"
+    assert run_job(given, progress=lambda _: None).state == "done"
+    assert not work.exists()
 
 
 def test_a_session_without_a_usable_image_is_refused_with_the_reasons():
