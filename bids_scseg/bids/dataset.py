@@ -21,6 +21,9 @@ from bids_scseg.recipe.model import Recipe
 
 RAW = "raw"  # name of the input dataset in BIDS URIs
 
+# What else is written at the root; the description comes first, so with it they are ours.
+ROOT_FILES = ("README.md", "CITATION.md", ".bidsignore", "descriptions.tsv")
+
 README_TEXT = """\
 # {title}
 
@@ -104,8 +107,8 @@ def check_output_folder(out: str | Path, raw: str | Path) -> None:
     Raises
     ------
     OutputError
-        If `out` is the raw dataset itself, lies inside one of its subjects, or holds a dataset description
-        that is not ours.
+        If `out` is the raw dataset itself, lies inside one of its subjects, holds a dataset description
+        that is not ours, or holds other people's files of the names that ours bear.
     """
     folder, source = Path(out).resolve(), Path(raw).resolve()
     remedy = "choose a folder of its own, such as derivatives/bids_scseg"
@@ -117,6 +120,7 @@ def check_output_folder(out: str | Path, raw: str | Path) -> None:
         raise OutputError("the output folder is a file", file=folder, remedy=remedy)
     file = safe_join(folder, "dataset_description.json")
     if not file.is_file():
+        _refuse_overwriting(folder, remedy)
         return
     try:
         names = [
@@ -127,6 +131,18 @@ def check_output_folder(out: str | Path, raw: str | Path) -> None:
     if APP_NAME not in names:
         raise OutputError(
             "the folder holds another dataset", file=file, expected=f"GeneratedBy {APP_NAME}", remedy=remedy
+        )
+
+
+def _refuse_overwriting(folder: Path, remedy: str) -> None:
+    """Refuse a folder without a description of ours that has files of the names that ours will have."""
+    taken = [name for name in ROOT_FILES if (folder / name).exists()]
+    if taken:
+        raise OutputError(
+            f"the folder has a {taken[0]} of something else, which would be overwritten",
+            file=folder,
+            expected="an empty folder, or one made by this program",
+            remedy=remedy,
         )
 
 

@@ -56,6 +56,16 @@ def test_doing_it_twice_changes_nothing(raw):
     assert first[".bidsignore"].splitlines()[1] == b"figures"
 
 
+@pytest.mark.parametrize("name", ["README.md", ".bidsignore", "descriptions.tsv"])
+def test_other_peoples_files_are_not_overwritten(raw, tmp_path, name):
+    out = tmp_path / "project"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(OutputError, match=name):
+        write_dataset_files(out, raw, recipe=RECIPE, version="1.2")
+    assert snapshot(out) == {name: b"mine"}
+
+
 def test_link_to_a_dataset_elsewhere_is_a_uri_and_its_doi_is_kept(raw, tmp_path):
     content = {"Name": "x", "BIDSVersion": "1.9.0", "DatasetDOI": "doi:10.1/x"}
     (raw / "dataset_description.json").write_text(json.dumps(content))
