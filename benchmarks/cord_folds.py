@@ -2,10 +2,12 @@
 
 Usage:
     python benchmarks/cord_folds.py train DATASET MAPS START OUT [--config configs/cord-finder-finetune.toml]
+    python benchmarks/cord_folds.py average ONE TWO OUT --config configs/cord-finder-refine.toml
     python benchmarks/cord_folds.py table DATASET OUT
 
 ``train`` fine-tunes one model per fold, and one on all subjects, from the synthetic-only weights in START or,
 where START is the OUT of an earlier stage, from the fold's own weights there;
+``average`` takes the mean of the weights of two stages, fold by fold;
 ``table`` prints, for each image that has a cord mask, the figures of the model that never saw its subject.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +26,15 @@ import numpy as np
 
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import find_cord, load_network
+from bids_scseg.network.build import build_network
 from bids_scseg.preprocess.align import clean_cord, fit_centerline, measure_centers, partial_weights
 from bids_scseg.preprocess.frames import reference_axes
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.space.grid import Grid
-from bids_scseg.training.config import load_config
+from bids_scseg.training.checkpoint import load_weights
+from bids_scseg.training.config import configured_recipe, load_config
 from bids_scseg.training.cord import Mixture, RealCords, TissueMaps, find_maps, load_real_cords, match_image
-from bids_scseg.training.fit import fit
+from bids_scseg.training.fit import Trained, fit
 from bids_scseg.training.train import export
 
 FOLDS = 4
@@ -61,6 +66,22 @@ def train(args):
         trained = fit(run, source, recipe=recipe, out=args.out / name)
         export(trained, run, out=args.out / name / "bundle", scores=None, data=source.summary(), facts={})
         print(f"{name}: {len(own)} images, {time.time() - started:.0f} s", flush=True)
+
+
+def average(args):
+    config = load_config(args.config)
+    recipe = configured_recipe(config, load_recipe(config.recipe))
+    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(args.one / "folds.json", args.out)
+    for name in ["all", *(f"fold{n}" for n in range(FOLDS))]:
+        one, two = (build_network(recipe.network, anchors=recipe.anchors) for _ in range(2))
+        load_weights(args.one / name, one)
+        load_weights(args.two / name, two)
+        other = two.state_dict()
+        one.load_state_dict({key: (value + other[key]) / 2 for key, value in one.state_dict().items()})
+        data = json.loads((args.two / name / "data.json").read_text())
+        trained = Trained(network=one.eval(), recipe=recipe, iterations=config.iterations)
+        export(trained, config, out=args.out / name / "bundle", scores=None, data=data, facts=dict(args.fact))
 
 
 def centres(mask, grid):
@@ -163,6 +184,12 @@ def main():
     one.add_argument("--share", type=float, default=0.7, help="of real examples")
     one.add_argument("--only", type=int, nargs="*", help="folds to train, -1 for all subjects")
     one.set_defaults(run=train)
+    mean = commands.add_parser("average")
+    for name in ("one", "two", "out"):
+        mean.add_argument(name, type=Path)
+    mean.add_argument("--config", type=Path, default=Path("configs/cord-finder-refine.toml"))
+    mean.add_argument("--fact", nargs=2, action="append", default=[], help="name and text for the provenance")
+    mean.set_defaults(run=average)
     two = commands.add_parser("table")
     two.add_argument("dataset", type=Path)
     two.add_argument("out", type=Path)
