@@ -23,6 +23,7 @@ from bids_scseg.space.grid import FloatArray, Grid, frozen, transform_points
 from bids_scseg.space.resample import broadcast_affine, footprint_offsets, sample_linear
 
 JSON_VERSION = 1
+MIN_FEATHER_MM = 1e-3  # narrower blends are hard seams (ours; far below any voxel)
 BLOCK_SLICES = 64  # slices mapped at once; bounds memory to some 10 MB for windows
 
 
@@ -449,7 +450,7 @@ def seam_weight(s_mm: FloatArray, serves: tuple[float, float], feather_mm: float
     (n,) float64 in 0–1; two abutting ranges sum to 1 at every position.
     """
     low, high = serves
-    if feather_mm <= 0:
+    if feather_mm < MIN_FEATHER_MM:
         return ((s_mm >= low) & (s_mm < high)).astype(np.float64)
     up = np.clip((s_mm - low) / feather_mm + 0.5, 0, 1) if np.isfinite(low) else np.ones_like(s_mm)
     down = np.clip((high - s_mm) / feather_mm + 0.5, 0, 1) if np.isfinite(high) else np.ones_like(s_mm)
