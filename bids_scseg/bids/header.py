@@ -138,14 +138,14 @@ def read_image(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
 def _load(file: Path) -> Any:
     """The image; a compressed one is read to its end, where the checksum tells of damage in the middle."""
     if not file.name.lower().endswith(".gz"):
-        return nib.load(file)  # type: ignore[attr-defined]
+        return nib.load(file)
     with gzip.open(file) as stream:
         header = _parse(file, start := stream.read(HEADER_BYTES))
         content = start + stream.read(max(_promised_length(header) - len(start), 0))
         while stream.read(1 << 20):
             pass  # whatever follows the voxels is not kept: a small file can unpack to any size
     second = isinstance(header, nib.Nifti2Header)
-    return (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(content)  # type: ignore[no-untyped-call]
+    return (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(content)
 
 
 def _first_bytes(file: Path) -> bytes:
@@ -242,7 +242,8 @@ def _promised_length(header: Any) -> int:
     """Bytes that a file has by its header."""
     offset = float(header["vox_offset"])
     offset = offset if math.isfinite(offset) and offset > 0 else 352.0
-    return int(offset) + math.prod(header.get_data_shape()) * int(np.dtype(header.get_data_dtype()).itemsize)
+    voxels = math.prod(int(size) for size in header.get_data_shape())
+    return int(offset + voxels * np.dtype(header.get_data_dtype()).itemsize)
 
 
 def _check_length(file: Path, header: Any) -> None:
