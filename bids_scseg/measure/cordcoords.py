@@ -41,7 +41,7 @@ class CordPoints:
 
 
 def centerline_of(geometry: Geometry, key: str) -> Centerline:
-    """The centerline that prepared space follows: the sequence.s own, else the straight middle axis."""
+    """The centerline that prepared space follows: the sequence's own, else the straight middle axis."""
     line = geometry.centerlines.get(key)
     if line is not None:
         return line

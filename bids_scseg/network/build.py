@@ -12,7 +12,7 @@ from bids_scseg.network.blocks import init_he, stage_builder
 from bids_scseg.network.decoder import Decoder
 from bids_scseg.network.encoder import Encoder
 from bids_scseg.network.fusion import coverage_weights, fold_weights, fused_linear, impute
-from bids_scseg.network.spec import EncoderContract, Size, total_stride
+from bids_scseg.network.spec import EncoderContract, total_stride
 from bids_scseg.recipe.check import check_network
 from bids_scseg.recipe.model import NetworkSpec
 
@@ -295,8 +295,3 @@ def _folded_fusion(fusion: nn.Conv3d | None, available: list[bool]) -> nn.Conv3d
 def parameter_count(module: nn.Module) -> int:
     """Number of trainable and frozen parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def input_multiple(network: SegmentationNet) -> Size:
-    """Sizes of which a network's input must be a multiple."""
-    return total_stride(network.spec)

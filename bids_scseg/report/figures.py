@@ -193,9 +193,7 @@ def _centre_inside(extent: display.Extent, labels: Labels) -> tuple[int, int, in
 
 
 def _side_crop(extent: display.Extent, slices: int, spacing_mm: float) -> tuple[int, int]:
-    """Half-open slice range of the sagittal tile: the lesion with a margin, at least 24 mm, within the "
-    "grid.
-    """
+    """Half-open slice range of the sagittal tile: lesion with margin, at least 24 mm, within the grid."""
     start, stop = extent.k_range
     margin = max(LESION_MARGIN_MM / spacing_mm, (24.0 / spacing_mm - (stop - start)) / 2)
     return max(int(start - margin), 0), min(int(np.ceil(stop + margin)), slices)

@@ -41,9 +41,7 @@ def by_severity(flags: Iterable[Flag]) -> tuple[Flag, ...]:
 
 
 def _cut(name: str, native: NativeImage) -> Flag | None:
-    """The mask touches the left, right, front or back face; at the ends the cord goes on as a matter of "
-    "course.
-    """
+    """The mask touches the left, right, front or back face; at the ends the cord simply goes on."""
     if native.cord is None or not native.cord.any():
         return None
     cord = canonical(native).cord

@@ -22,7 +22,6 @@ from bids_scseg.synth.subject import (
     cord_coordinates,
     level_of,
     smooth_nodes,
-    table_index,
     to_subject,
     to_world,
     z_axis,
@@ -361,8 +360,3 @@ def _draw_wobble(rng: Rng) -> Doubles:
         out[wave, :, 1:3] = 2 * np.pi / (period * rng.uniform(0.7, 1.4, (3, 2)))
         out[wave, :, 3] = rng.uniform(0, 2 * np.pi, 3)
     return out
-
-
-def table_at(table: Floats, z: npt.ArrayLike) -> Floats:
-    """Values of a profile at heights ``z`` in mm (subject space)."""
-    return np.asarray(table[table_index(np.asarray(z, float))])
