@@ -243,7 +243,7 @@ def sagittal_indices(view: Canonical, count: int) -> list[int]:
 
 
 def slice_centre(view: Canonical, k: int) -> tuple[float, float]:
-    """(R, A) index of the cord in a slice: of the mask, else of the next centerline point, else the middle."""
+    """(R, A) index of the cord in a slice: of its mask, else the next centerline point, else the middle."""
     if view.cord is not None and view.cord[:, :, k].any():
         i, j = np.nonzero(view.cord[:, :, k])
         return float(i.mean()), float(j.mean())
