@@ -168,15 +168,28 @@ def _plans(
 ) -> Iterator[Plan]:
     folders = dict(options.derivatives)
     chosen = [folders[options.cord]] if options.cord in folders else list(folders.values())
+    recipe = models.lesion.recipe
     for study in studies:
-        yield make_plan(
-            study,
-            models.lesion.recipe,
-            filters=filters,
-            sequences=options.sequences or None,
-            derivatives=[*chosen, *(folder for folder in folders.values() if folder not in chosen)],
-            needs_anchor=models.needs_anchor,
-        )
+        try:
+            yield make_plan(
+                study,
+                recipe,
+                filters=filters,
+                sequences=options.sequences or None,
+                derivatives=[*chosen, *(folder for folder in folders.values() if folder not in chosen)],
+                needs_anchor=models.needs_anchor,
+            )
+        except OSError as error:  # a folder that cannot be read is this session's trouble alone
+            yield Plan(
+                subject=study.subject,
+                session=study.session,
+                dataset=study.dataset,
+                recipe=recipe.name,
+                sequences=(),
+                missing=recipe.sequence_names,
+                anchor=None,
+                refusal=f"{error.filename or 'a folder'} cannot be read ({error.strerror})",
+            )
 
 
 def _dry_run(options: RunOptions, plans: list[Plan]) -> int:
@@ -270,6 +283,8 @@ def write_failure_page(out: Path, outcome: SessionOutcome, facts: dict[str, obje
     from bids_scseg.report.session import write_failure_report
 
     details = {"step": outcome.step, "file": outcome.file, "state": outcome.state, "device": outcome.device}
+    if any(out.glob(f"sub-*/**/anat/{outcome.label}_summary.json")):
+        details["earlier results"] = "images and tables of an earlier run of this session are still in place"
     write_failure_report(
         outcome.label,
         out / f"{outcome.label}.html",
