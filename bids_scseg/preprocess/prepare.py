@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ from bids_scseg.preprocess.fuse import SlabFit, chain_slabs, uppermost_first
 from bids_scseg.preprocess.normalize import is_constant, zscore
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Geometry, Slab
-from bids_scseg.space.grid import Grid
+from bids_scseg.space.grid import FloatArray, Grid
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 NativeImage: TypeAlias = tuple[npt.NDArray[np.generic], Grid, str]
@@ -32,6 +33,7 @@ CordMasks: TypeAlias = Mapping[str, Sequence[npt.NDArray[np.generic] | None]]
 
 MUCH_EXTRAPOLATED = 0.25  # share of a sequence's slices above which the report warns, ours
 BAD_RESIDUAL_MM = 1.5  # median distance of slices from the centerline above which the report warns, ours
+SEAM_MISMATCH_MM = 1.5  # distance of the cord centres of two slabs above which the report warns, ours
 EDGE_SHARE = 0.05  # share of slices cut by the field of view's side above which the report warns, ours
 
 
@@ -55,6 +57,9 @@ class SequenceReport:
         Median distance of the slices' cord centres from the centerline; NaN without a centerline.
     edge_share
         For each image, share of its cord slices that reach the side of the field of view.
+    seam_mm
+        For each image but the first, how far it and the one above put the cord apart, mm
+        (:func:`seam_mismatch`).
     """
 
     name: str
@@ -64,6 +69,7 @@ class SequenceReport:
     extrapolated_share: float = 0.0
     residual_mm: float = float("nan")
     edge_share: tuple[float, ...] = ()
+    seam_mm: tuple[float, ...] = ()
 
     @property
     def touches_edge(self) -> bool:
@@ -274,7 +280,37 @@ def _report(
         edge_share=tuple(
             0.0 if native.cord is None else touches_edge(native.cord, native.grid) for native in stack
         ),
+        seam_mm=seam_mismatch(estimates.of(key), geometry.grid.axes),
     )
+
+
+def seam_mismatch(estimates: Sequence[SlabEstimate], axes: FloatArray) -> tuple[float, ...]:
+    """How far apart neighbouring slabs put the cord where both show it.
+
+    Parameters
+    ----------
+    estimates
+        Slabs of one sequence, uppermost first.
+    axes : (3, 3)
+        Of the reference grid.
+
+    Returns
+    -------
+    For each slab but the first, the median distance in mm of its cord centres from those of the slab above,
+    over their common heights; NaN where they have none.
+    """
+    found = []
+    for upper, lower in pairwise(estimates):
+        (s, xy, _), (other_s, other_xy, _) = (sequence_centers([one], axes) for one in (upper, lower))
+        common = (s >= other_s.min(initial=np.inf)) & (s <= other_s.max(initial=-np.inf))
+        if not common.any():
+            found.append(float("nan"))
+            continue
+        order = np.argsort(other_s)
+        there = [np.interp(s[common], other_s[order], other_xy[order, axis]) for axis in (0, 1)]
+        apart = np.linalg.norm(xy[common] - np.stack(there, axis=-1), axis=1)
+        found.append(float(np.median(apart)))
+    return tuple(found)
 
 
 def _sentences(report: SequenceReport) -> list[str]:
@@ -282,6 +318,12 @@ def _sentences(report: SequenceReport) -> list[str]:
     for file, slab in zip(report.files[1:], report.slabs[1:], strict=True):
         if not np.isnan(slab.similarity_before) and not slab.accepted:
             out.append(f"{report.name}: {file} stays where its header says; {slab.reason}.")
+    for file, apart in zip(report.files[1:], report.seam_mm, strict=True):
+        if apart > SEAM_MISMATCH_MM:
+            out.append(
+                f"{report.name}: at the seam above {file} the two slabs put the cord {apart:.1f} mm apart; "
+                "a lesion there may be cut or doubled."
+            )
     if report.touches_edge:
         out.append(f"{report.name}: the cord reaches the side of the field of view and may be cut there.")
     if report.extrapolated_share > MUCH_EXTRAPOLATED:

@@ -254,7 +254,13 @@ def _warnings(given: ReportInput) -> tuple[Flag, ...]:
     """Warnings of plan and fit that the derived flags do not already hold."""
     fit = [str(text) for text in _list_of_text(given.fit, "warnings")]
     flags = [
-        Flag(severity="caution", title="Preparation", text=text)
+        Flag(
+            severity="caution",
+            title="Slab seam mismatch"
+            if "at the seam" in text or "where its header says" in text
+            else "Preparation",
+            text=text,
+        )
         for text in fit
         if not any(part in text for part in ALREADY_DERIVED)
     ]

@@ -11,7 +11,7 @@ import phantoms
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepared_sessions import AXIAL, RECIPE, UPPER, WINDOW, native, session
+from prepared_sessions import AXIAL, LOWER, RECIPE, UPPER, WINDOW, native, session
 
 from bids_scseg.errors import CordNotFoundError, GeometryError
 from bids_scseg.preprocess import prepare
@@ -213,3 +213,15 @@ def test_real_sessions_are_centred(real_dev: Path) -> None:
             geometry.centerlines[item.name].is_measured(geometry.s_mm)
         ]
         assert np.nanmedian(off) < 0.5
+
+
+def test_slabs_that_disagree_about_the_cord_are_told() -> None:
+    # The lower slab was acquired after the cord had moved by 3 mm; nothing is registered here.
+    still, moved = phantoms.Phantom(), phantoms.Phantom(shift=(3.0, 0.0))
+    images = {"Sag": [native(still, UPPER, "up"), native(moved, LOWER, "low")]}
+    cords = {"Sag": [phantoms.cord_mask(still, UPPER), phantoms.cord_mask(moved, LOWER)]}
+    _, report = prepare.fit(images, cords, RECIPE, register=False)
+    assert report.sequences[0].seam_mm[0] == pytest.approx(3.0, abs=0.5)
+    assert any("at the seam above low" in line for line in report.warnings)
+    _, quiet = prepare.fit(*session(), RECIPE, register=False)
+    assert not any("at the seam" in line for line in quiet.warnings)
