@@ -124,8 +124,10 @@ def export(
         name: np.asarray(value.detach().float().contiguous())
         for name, value in trained.network.state_dict().items()
     }
+    # a bundle says where it started from, but no place on the machine that made it
+    stated = replace(config, initial=Path(config.initial).name)
     provenance: dict[str, object] = {
-        "configuration": json.dumps(config.to_json(), sort_keys=True),
+        "configuration": json.dumps(stated.to_json(), sort_keys=True),
         "iterations": trained.iterations,
         "seed": config.seed,
         "training data": json.dumps(dict(data), sort_keys=True, default=str),
