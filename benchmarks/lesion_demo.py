@@ -97,7 +97,8 @@ def main():
         rows.append(score)
         present = [name for name, there in zip(case.sequences, case.available, strict=True) if there]
         print(
-            f"{folder.name:14s} visible {score.visible_found}/{score.visible}  all {score.found}/{score.lesions}"
+            f"{folder.name:14s} visible {score.visible_found}/{score.visible}"
+            f"  all {score.found}/{score.lesions}"
             f"  right {score.right}/{score.predicted} Dice {score.dice:.3f}  {seconds:5.1f} CPU s"
             f"  {','.join(present)}",
             flush=True,
