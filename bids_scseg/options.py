@@ -84,6 +84,15 @@ class RunOptions:
     deterministic: bool = False
     verbose: int = 0
 
+    def __post_init__(self) -> None:
+        """Make all paths absolute: every graph node works in a folder of its own."""
+        for name in ("bids_dir", "output_dir", "filter_file", "work_dir", "json_plan"):
+            path = getattr(self, name)
+            if path is not None and str(path) != "-":
+                object.__setattr__(self, name, path.absolute())
+        folders = tuple((name, folder.absolute()) for name, folder in self.derivatives)
+        object.__setattr__(self, "derivatives", folders)
+
     @property
     def workers(self) -> int:
         """Sessions processed at once."""

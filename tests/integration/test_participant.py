@@ -344,10 +344,12 @@ def sct(cohort, tmp_path, monkeypatch):
 def test_everything_in_processes_of_its_own_with_sct(sct, good, model, tmp_path):
     """The program as users start it; with the same masks, SCT's cords give the results of given ones."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "bids_scseg", str(good.bids), str(out), "participant"]
+    # The output folder by a relative path, as people type it; nodes work in folders of their own.
+    command = [sys.executable, "-m", "bids_scseg", str(good.bids), out.name, "participant"]
     command += ["--model", str(model), "--cord", "sct", "--participant-label", "02", "--nprocs", "1"]
     done = subprocess.run(
         [*command, "--omp-nthreads", "1", "--output-spaces", "all"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

@@ -68,3 +68,17 @@ def test_a_containers_cpu_quota_counts(tmp_path, monkeypatch, text, expected):
     monkeypatch.setattr("bids_scseg.options.CPU_QUOTA", quota)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert available_cpus() == expected
+
+
+def test_paths_are_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = RunOptions(
+        bids_dir=Path("in"), output_dir=Path("out"), level="participant", work_dir=Path("w"),
+        derivatives=(("labels", Path("in/derivatives/labels")),),
+    )  # fmt: skip
+    assert (options.bids_dir, options.output_dir, options.work) == (
+        tmp_path / "in",
+        tmp_path / "out",
+        tmp_path / "w",
+    )
+    assert options.derivatives == (("labels", tmp_path / "in/derivatives/labels"),)
