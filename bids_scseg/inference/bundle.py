@@ -65,7 +65,7 @@ class ModelBundle:
     numerical_version
         Results with equal checksum and equal numerical version are comparable.
     summary
-        First line of the model card.
+        First line of text of the model card (its heading, if it has no text).
     """
 
     name: str
@@ -195,7 +195,7 @@ def save_bundle(
     provenance
         What the model was trained on and with; values are stored as text.
     card
-        Model card in Markdown; its first line appears wherever the model is listed.
+        Model card in Markdown; its first line of text appears wherever the model is listed.
     dtype
         Type in which weights are stored.
 
@@ -339,5 +339,7 @@ def _provenance(data: Mapping[str, object], *, file: Path) -> tuple[tuple[str, s
 
 
 def _first_line(path: Path) -> str:
-    lines = path.read_text("utf-8", errors="replace").splitlines()
-    return next((line.strip("# ").strip() for line in lines if line.strip()), "")
+    """First line of text, where a card says what to beware of; its heading if there is no text."""
+    lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    text = [line for line in lines if not line.startswith("#")]
+    return next(iter([*text, *lines]), "").strip("# ").replace("**", "")

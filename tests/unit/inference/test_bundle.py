@@ -13,6 +13,7 @@ import pytest
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.inference.bundle import (
     ModelBundle,
+    _first_line,
     find_bundle,
     load_bundle,
     load_weights,
@@ -43,7 +44,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 def test_round_trip(tmp_path: Path) -> None:
     bundle = write(tmp_path / "mine")
     assert bundle == load_bundle(tmp_path / "mine") == load_bundle(str(tmp_path / "mine"))
-    assert (bundle.name, bundle.threshold, bundle.summary) == ("mine", 0.4, "Six sequences")
+    assert (bundle.name, bundle.threshold, bundle.summary) == ("mine", 0.4, "Not validated on patients.")
     assert bundle.recipe == load_recipe("cord-lesion")
     assert bundle.network == bundle.recipe.network
     assert bundle.provenance == (("data", "synthetic"), ("seed", "3"))
@@ -183,10 +184,18 @@ def test_packaged_models_load() -> None:
         bundle = load_bundle(name)
         assert bundle.name == name
         assert bundle.path == folder.resolve()
-        assert bundle.summary
+        assert "not validated on patients" in bundle.summary.lower()
 
 
 def test_reading_a_bundle_imports_no_torch() -> None:
     modules = "bids_scseg.inference.bundle, bids_scseg.inference.client"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_card_says_first_is_its_text_not_its_heading(tmp_path):
+    card = tmp_path / "card.md"
+    card.write_text("# A model\n\n**Not validated on patients.** Made for tests.\n")
+    assert _first_line(card) == "Not validated on patients. Made for tests."
+    card.write_text("# A model\n")
+    assert _first_line(card) == "A model"
