@@ -236,7 +236,7 @@ def test_any_header_with_the_right_magic_gives_a_grid_or_an_image_error(tmp_path
     path = tmp_path_factory.mktemp("junk") / "a.nii"
     path.write_bytes(junk[:344] + b"n+1\x00" + bytes(1000))
     with contextlib.suppress(ImageError):
-        read_header(path)
+        assert np.isfinite(read_header(path).affine).all()
 
 
 def test_real_headers_are_read_without_a_warning(real_dev):
