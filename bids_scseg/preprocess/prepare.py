@@ -21,7 +21,7 @@ from bids_scseg.preprocess.frames import (
     sequence_centers,
 )
 from bids_scseg.preprocess.fuse import SlabFit, chain_slabs, uppermost_first
-from bids_scseg.preprocess.normalize import is_constant, zscore
+from bids_scseg.preprocess.normalize import cord_score, is_constant, zscore
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import FloatArray, Grid
@@ -358,7 +358,7 @@ def apply(
     recipe
         Gives the channels.
     cords
-        Cord masks (or probabilities) for ``cord``; None leaves it out.
+        Cord masks (or probabilities) for ``cord`` and for intensities against the cord; None: without.
     feather_mm
         Width of the blend at slab seams.
 
@@ -374,12 +374,13 @@ def apply(
     """
     shape = (len(recipe.sequence_names), *geometry.grid.shape)
     image, coverage = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    cord = None if cords is None else prepared_cord(geometry, images, cords)
     for channel, key in enumerate(recipe.sequence_names):
         if key in geometry.keys and images.get(key):
             data = [finite(images[key][n][0]) for n in matching(geometry, images[key], key)]
             volume, covered = geometry.apply(data, key=key, feather_mm=feather_mm)
             if not is_constant(volume, covered):
-                image[channel], coverage[channel] = zscore(volume, covered), covered
+                image[channel], coverage[channel] = _normalized(volume, covered, cord, recipe), covered
     return PreparedCase(
         image=image,
         coverage=coverage,
@@ -387,8 +388,19 @@ def apply(
         sequences=recipe.sequence_names,
         recipe=recipe.name,
         geometry=geometry,
-        cord=None if cords is None else prepared_cord(geometry, images, cords),
+        cord=cord,
     )
+
+
+def _normalized(
+    volume: npt.NDArray[np.float32],
+    covered: BoolArray,
+    cord: npt.NDArray[np.float32] | None,
+    recipe: Recipe,
+) -> npt.NDArray[np.float32]:
+    if recipe.normalize == "cord" and cord is not None:
+        return cord_score(volume, covered, cord, spacing_mm=recipe.grid.spacing_mm)
+    return zscore(volume, covered)
 
 
 def matching(geometry: Geometry, images: Sequence[NativeImage], key: str) -> list[int]:

@@ -145,6 +145,8 @@ class Recipe:
         The rules, in the network's channel order.
     anchors
         Sequence names, best anchor first.
+    normalize
+        ``coverage``: z-score over covered voxels; ``cord``: contrast against the cord, in units of its spread.
     grid, network, inference
         See their types.
     references
@@ -157,6 +159,7 @@ class Recipe:
     target: str
     sequences: tuple[SequenceRule, ...]
     anchors: tuple[str, ...]
+    normalize: Literal["coverage", "cord"] = "coverage"
     grid: GridSpec = field(default_factory=GridSpec)
     network: NetworkSpec = field(default_factory=NetworkSpec)
     inference: InferenceSpec = field(default_factory=InferenceSpec)

@@ -113,7 +113,7 @@ def prepare_case(
     geometry = jitter_centerlines(geometry, rng, sd_mm=jitter_mm)
     truth = _truth_file(plan, labels)
     label = _prepared_label(geometry, truth)
-    case = apply(geometry, images, recipe)
+    case = apply(geometry, images, recipe, cords=cords)
     case = replace(case, case=plan.label, subject=plan.subject, session=plan.session)
     case.save(out, dtype=np.float16)
     np.save(out / "label.npy", label, allow_pickle=False)

@@ -1,12 +1,13 @@
-"""z-scores over covered voxels."""
+"""z-scores over covered voxels; contrast against the cord."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_scseg.preprocess.normalize import is_constant, zscore
+from bids_scseg.preprocess.normalize import CLIP, cord_level, cord_score, is_constant, zscore
 
 
 def test_statistics_come_from_covered_voxels_only() -> None:
@@ -30,3 +31,74 @@ def test_nothing_to_normalise_gives_zeros() -> None:
     for coverage in (nothing, one, ~nothing):
         assert is_constant(volume, coverage)
         assert not zscore(volume, coverage).any()
+
+
+def cord_phantom(*, slices: int = 60) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A cord of level 100 and spread 2 in fluid of 500: image and cord share."""
+    rng = np.random.default_rng(0)
+    share = np.zeros((12, 12, slices), np.float32)
+    share[3:9, 3:9] = 1
+    image = np.where(share > 0, 100, 500) + rng.normal(0, 2, share.shape)
+    return image.astype(np.float32), share
+
+
+def test_the_cord_becomes_zero_and_its_spread_one_whatever_surrounds_it() -> None:
+    image, share = cord_phantom()
+    out = cord_score(image, np.ones(share.shape, bool), share, spacing_mm=0.5)
+    inside = out[share > 0]
+    assert abs(float(np.median(inside))) < 0.05
+    assert 0.9 < float(inside.std()) < 1.1
+    assert (out[share == 0] == CLIP).all()  # (500 - 100) / 2 is far beyond
+
+
+def test_a_lesion_keeps_its_contrast_to_noise() -> None:
+    image, share = cord_phantom(slices=200)
+    image[4:6, 4:6, 25:35] += 6  # three times the spread of 2
+    out = cord_score(image, np.ones(share.shape, bool), share, spacing_mm=0.5)
+    assert 2.6 < float(out[4:6, 4:6, 25:35].mean()) < 3.3
+
+
+def test_a_level_that_changes_along_the_cord_is_followed() -> None:
+    image, share = cord_phantom(slices=400)
+    tilted = image + np.linspace(0, 40, 400, dtype=np.float32)
+    out = cord_score(tilted, np.ones(share.shape, bool), share, spacing_mm=0.5)
+    along = np.array([np.median(out[3:9, 3:9, k]) for k in range(400)])
+    assert np.abs(along[60:340]).max() < 1.0  # 40 / 2 = 20 units from end to end, were it not followed
+
+
+def test_slices_without_cord_take_the_level_of_their_neighbours() -> None:
+    image, share = cord_phantom()
+    core = share > 0
+    core[:, :, :20] = False
+    level = cord_level(image, core, sigma_vox=4.0)
+    assert np.isfinite(level).all()
+    assert np.allclose(level, 100, atol=1)
+
+
+@given(gain=st.floats(0.01, 1e3), base=st.floats(-1e3, 1e3))
+def test_gain_and_base_do_not_matter_to_the_cord_score(gain: float, base: float) -> None:
+    image, share = cord_phantom()
+    coverage = np.ones(share.shape, bool)
+    moved = (image.astype(np.float64) * gain + base).astype(np.float32)
+    expected = cord_score(image, coverage, share, spacing_mm=0.5)
+    assert np.allclose(cord_score(moved, coverage, share, spacing_mm=0.5), expected, atol=0.05)
+
+
+def test_without_cord_or_contrast_in_it_the_window_gives_the_scale() -> None:
+    image, share = cord_phantom()
+    coverage = np.ones(share.shape, bool)
+    expected = np.clip(zscore(image, coverage), -CLIP, CLIP)
+    assert np.array_equal(cord_score(image, coverage, np.zeros_like(share), spacing_mm=0.5), expected)
+    flat = np.where(share > 0, np.float32(100), image)
+    assert np.array_equal(
+        cord_score(flat, coverage, share, spacing_mm=0.5), np.clip(zscore(flat, coverage), -CLIP, CLIP)
+    )
+
+
+def test_what_is_not_covered_stays_zero() -> None:
+    image, share = cord_phantom()
+    coverage = np.ones(share.shape, bool)
+    coverage[:, :, 40:] = False
+    out = cord_score(image, coverage, share, spacing_mm=0.5)
+    assert not out[:, :, 40:].any()
+    assert not cord_score(image, np.zeros(share.shape, bool), share, spacing_mm=0.5).any()
