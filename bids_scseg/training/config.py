@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -14,6 +15,9 @@ from bids_scseg.recipe.check import check_network
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 
 LossName = Literal["dice-ce", "tversky", "focal-tversky"]
+ArmKind = Literal["plain", "latent", "frozen", "distillation", "replicated"]
+
+EXTENDS = "extends"  # key of a file that this one changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +88,17 @@ class SamplingConfig:
     patch_vox
         Size along grid axes (R, A, S).
     batch
-        Patches per iteration.
+        Patches per device and forward pass.
+    accumulate
+        Forward passes per iteration: an iteration sees batch x accumulate x devices patches.
     foreground
         Share of patches centred on the target (0.33: nnU-Net).
     sequence_dropout
         Probability that a random non-empty subset of the available sequences is kept; else all are.
+    sequences
+        The only sequences that are shown, others count as missing; empty: all of the network's.
+    by_patch
+        Whether a sequence that covers no voxel of a patch counts as missing there.
     workers
         Background processes that draw patches (0: in the training process).
     window_vox
@@ -98,9 +108,43 @@ class SamplingConfig:
     patch_vox: tuple[int, int, int] = (48, 48, 320)
     window_vox: tuple[int, int, int] = (0, 0, 0)
     batch: int = 2
+    accumulate: int = 1
     foreground: float = 0.33
     sequence_dropout: float = 0.0
+    sequences: tuple[str, ...] = ()
+    by_patch: bool = False
     workers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmConfig:
+    """What is added to the loop (the arms of Walsh et al. 2024, and a control).
+
+    Attributes
+    ----------
+    kind
+        ``plain``: nothing. With one sequence that is the paper's baseline, with several its mean imputation.
+        ``latent``: noise on the bottleneck in training. ``frozen``: one encoder has the weights of another
+        training and keeps them. ``distillation``: an L1 term draws the sequences' bottleneck features
+        together. ``replicated``: one sequence goes through the fusion in every sequence's place.
+    sequence
+        Whose encoder is frozen, or which sequence is replicated; empty: the recipe's best anchor.
+    source
+        ``frozen``: folder of the checkpoint or bundle that has the encoder.
+    weight
+        ``distillation``: of the L1 term (0.1: the paper).
+    logistic_share, logistic_scale, normal_sd
+        ``latent``: each element gets Logistic(0, scale) noise with this probability, else Normal(0, sd)
+        (0.25, 0.002, 0.4: the paper).
+    """
+
+    kind: ArmKind = "plain"
+    sequence: str = ""
+    source: str = ""
+    weight: float = 0.1
+    logistic_share: float = 0.25
+    logistic_scale: float = 0.002
+    normal_sd: float = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +176,15 @@ class ValidationConfig:
     Attributes
     ----------
     fraction
-        Share of the subjects that is held out.
+        Share of the subjects that is held out, unless one of the next three says which.
+    subjects
+        The subjects that are held out, without ``sub-``.
+    split
+        JSON file with lists ``validation`` and, if wanted, ``training`` and ``test`` of subjects.
+    folds, fold
+        Parts that the subjects are dealt into, and the part (from 0) that is held out.
+    sequences
+        The only sequences that held-out cases are judged with, where they have them; empty: all.
     every
         Iterations between looks at the held-out cases (0: only at the end).
     cases
@@ -144,6 +196,11 @@ class ValidationConfig:
     """
 
     fraction: float = 0.2
+    subjects: tuple[str, ...] = ()
+    split: str = ""
+    folds: int = 0
+    fold: int = 0
+    sequences: tuple[str, ...] = ()
     every: int = 0
     cases: int = 0
     thresholds: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -166,15 +223,25 @@ class TrainingConfig:
         Of weights, splits, patches and augmentations.
     checkpoint_every
         Iterations between checkpoints.
+    log_every
+        Iterations between rows of the log.
     precision
         ``bf16-mixed`` or ``32-true``.
+    deterministic
+        Use only operations that give the same result every time (CPUs do anyway).
     threads
         CPU threads (0: leave as they are).
+    accelerator
+        ``auto``: GPUs where there are any.
+    devices
+        How many GPUs, or processes on CPU (0: every GPU, one process on CPU).
+    tensorboard
+        Write TensorBoard's files too, where it is installed.
     initial
         Folder of a checkpoint or bundle whose weights are the start; empty: random weights.
     network
         Fields of the recipe's network that are replaced.
-    loss, optimizer, sampling, augment, validation
+    arm, loss, optimizer, sampling, augment, validation
         See their types.
     """
 
@@ -183,10 +250,16 @@ class TrainingConfig:
     iterations: int = 250_000
     seed: int = 0
     checkpoint_every: int = 250
+    log_every: int = 25
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    deterministic: bool = False
     threads: int = 0
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    tensorboard: bool = True
     initial: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
+    arm: ArmConfig = field(default_factory=ArmConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -201,23 +274,73 @@ class TrainingConfig:
 def load_config(path: Path | str) -> TrainingConfig:
     """Read a TOML configuration.
 
+    A file with ``extends = "OTHER.toml"`` (a path from its own folder) takes that file and changes it.
+
     Raises
     ------
     MissingInputError
         If there is no such file.
     DataError
-        If it is not TOML, a key is unknown or missing, or a value has another type than its field.
+        If it is not TOML, a key is unknown or missing, or a value is none that its field can have.
     """
-    file = Path(path)
+    return config_from_mapping(read_mapping(Path(path)), file=path)
+
+
+def read_mapping(file: Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A TOML file's tables, laid over those of the file that it extends; errors as :func:`load_config`."""
     if not file.is_file():
         raise MissingInputError("no such training configuration", file=file, expected="a TOML file")
+    if file.resolve() in seen:
+        raise DataError("extends itself", file=file, expected="a file that is not yet part of the chain")
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"not valid TOML ({error})", file=file, expected="a training configuration"
         ) from error
+    base = data.pop(EXTENDS, None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise DataError(f"value {base!r}", file=f"{file}: {EXTENDS}", expected="str")
+    return merge(read_mapping(file.parent / base, seen=(*seen, file.resolve())), data)
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with the overrides laid over it, table by table; neither argument is changed.
+
+    Values that are not tables on both sides are replaced whole, lists too.
+    """
+    merged = dict(base)
+    for key, value in overrides.items():
+        under = merged.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(under, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def config_from_mapping(data: Mapping[str, Any], *, file: object) -> TrainingConfig:
+    """Build a configuration from plain data, as TOML gives them.
+
+    Parameters
+    ----------
+    data
+        Keys and tables of a configuration.
+    file
+        Where they come from, for messages.
+
+    Raises
+    ------
+    DataError
+        If a key is unknown (the message names the nearest valid one) or missing, or a value is none that its
+        field can have.
+    """
     config: TrainingConfig = _record(TrainingConfig, data, where=str(file))
+    _known(config.network, {item.name for item in fields(NetworkSpec)}, where=f"{file}: network")
+    for found, expected in _problems(config):
+        raise DataError(found, file=file, expected=expected, remedy="correct the configuration")
     return config
 
 
@@ -243,7 +366,7 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
 
 def _merge(spec: NetworkSpec, changes: Mapping[str, Any]) -> NetworkSpec:
     current = {item.name: getattr(spec, item.name) for item in fields(spec)}
-    merged: NetworkSpec = _record(NetworkSpec, {**current, **changes}, where="network")
+    merged: NetworkSpec = _record(NetworkSpec, {**current, **changes}, where="[network]")
     return merged
 
 
@@ -251,14 +374,25 @@ def _record(kind: type[Any], data: Mapping[str, Any], *, where: str) -> Any:
     """Build a dataclass from plain data; every key must be a field and every value of its type."""
     hints = get_type_hints(kind)
     known = {item.name: item for item in fields(kind)}
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise DataError(f"unknown keys {unknown}", file=where, expected=f"keys among {sorted(known)}")
+    _known(data, set(known), where=where)
     required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(required - set(data))
     if missing:
         raise DataError(f"keys {missing} are missing", file=where, expected="all required keys")
     return kind(**{key: _value(hints[key], value, where=f"{where}: {key}") for key, value in data.items()})
+
+
+def _known(data: Mapping[str, Any], names: set[str], *, where: str) -> None:
+    """Refuse a key that is none of the names, and say which of them is nearest."""
+    for key in sorted(set(data) - names):
+        homes = [home for home, kind in _TABLES.items() if key in {item.name for item in fields(kind)}]
+        near = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.8 if homes else 0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else None
+        if homes and not near:
+            remedy = f"it belongs to [{homes[0]}]"
+        raise DataError(
+            f"unknown key {key!r}", file=where, expected=f"keys among {sorted(names)}", remedy=remedy
+        )
 
 
 def _value(kind: Any, value: Any, *, where: str) -> Any:
@@ -268,10 +402,13 @@ def _value(kind: Any, value: Any, *, where: str) -> Any:
         _expect(isinstance(value, Mapping), value, kind=kind, where=where)
         return _record(kind, value, where=where)
     if origin is Literal:
-        _expect(value in get_args(kind), value, kind=kind, where=where)
+        _choice(value, get_args(kind), where=where)
         return value
     if origin is tuple:
         return _items(kind, value, where=where)
+    if origin is Mapping:
+        _expect(isinstance(value, Mapping), value, kind=kind, where=where)
+        return value
     if origin in (Union, UnionType) or kind is Any or origin is not None:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -294,7 +431,78 @@ def _items(kind: Any, value: Any, *, where: str) -> tuple[Any, ...]:
     return tuple(_value(one, item, where=where) for one, item in zip(kinds, value, strict=True))
 
 
+def _choice(value: Any, choices: tuple[Any, ...], *, where: str) -> None:
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
+    raise DataError(
+        f"value {value!r}",
+        file=where,
+        expected=f"one of {list(choices)}",
+        remedy=f"did you mean {near[0]!r}?" if near else None,
+    )
+
+
 def _expect(right: bool, value: Any, *, kind: Any, where: str) -> None:
     if not right:
         name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
         raise DataError(f"value {value!r}", file=where, expected=name)
+
+
+_TABLES: dict[str, type[Any]] = {
+    "arm": ArmConfig,
+    "loss": LossConfig,
+    "optimizer": OptimizerConfig,
+    "sampling": SamplingConfig,
+    "augment": AugmentConfig,
+    "validation": ValidationConfig,
+    "network": NetworkSpec,
+}
+# fields by the least value that makes sense, and probabilities
+_AT_LEAST_ONE = ("iterations", "checkpoint_every", "log_every", "sampling.batch", "sampling.accumulate")
+_NOT_NEGATIVE = (
+    "seed", "threads", "devices", "loss.smooth", "loss.ce_weight", "loss.overlap_weight",
+    "optimizer.lr", "optimizer.weight_decay", "optimizer.power", "optimizer.warmup", "optimizer.clip",
+    "sampling.workers", "arm.weight", "arm.logistic_scale", "arm.normal_sd",
+    "validation.every", "validation.cases", "validation.folds", "validation.fold",
+)  # fmt: skip
+_SHARES = (
+    "optimizer.momentum", "optimizer.ema", "sampling.foreground", "sampling.sequence_dropout",
+    "arm.logistic_share", "validation.fraction",
+    "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
+    "augment.low_resolution", "augment.noise", "augment.invert",
+)  # fmt: skip
+
+
+def _problems(config: TrainingConfig) -> Iterator[tuple[str, str]]:
+    """What contradicts itself: what was found and what is expected."""
+    for names, low, high, expected in (
+        (_AT_LEAST_ONE, 1, float("inf"), "at least 1"),
+        (_NOT_NEGATIVE, 0, float("inf"), "at least 0"),
+        (_SHARES, 0, 1, "0 to 1"),
+    ):
+        for name in names:
+            value = _field(config, name)
+            if not low <= value <= high:
+                yield f"{name} is {value}", expected
+    if min(config.sampling.patch_vox) < 1:
+        yield f"sampling.patch_vox is {config.sampling.patch_vox}", "sizes of at least 1"
+    yield from _validation_problems(config.validation)
+    if config.arm.kind == "frozen" and not config.arm.source:
+        yield "arm.kind is 'frozen' without arm.source", "the folder of a checkpoint or bundle"
+
+
+def _validation_problems(config: ValidationConfig) -> Iterator[tuple[str, str]]:
+    chosen = [name for name in ("subjects", "split", "folds") if getattr(config, name)]
+    if len(chosen) > 1:
+        yield f"validation has {' and '.join(chosen)}", "one way to split the subjects"
+    if config.folds == 1 or config.fold >= max(config.folds, 1):
+        yield f"validation.fold {config.fold} of {config.folds} folds", "two folds or more, counted from 0"
+    if not config.thresholds or not config.min_volumes_mm3:
+        yield "validation.thresholds or min_volumes_mm3 is empty", "at least one candidate each"
+
+
+def _field(config: TrainingConfig, name: str) -> float:
+    table, _, key = name.rpartition(".")
+    value: float = getattr(getattr(config, table) if table else config, key)
+    return value

@@ -6,9 +6,22 @@ import pytest
 
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.recipe.load import load_recipe
-from bids_scseg.training.config import TrainingConfig, configured_recipe, load_config
+from bids_scseg.training.config import (
+    TrainingConfig,
+    config_from_mapping,
+    configured_recipe,
+    load_config,
+    merge,
+    read_mapping,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
+# other files there hold experiments, or only what their neighbours extend
+RUNS = [
+    path
+    for path in sorted((ROOT / "configs").rglob("*.toml"))
+    if {"name", "recipe"} <= read_mapping(path).keys()
+]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -17,7 +30,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_shipped_configurations_fit_their_recipes(path: Path) -> None:
     config = load_config(path)
     recipe = configured_recipe(config, load_recipe(config.recipe))
@@ -52,6 +65,12 @@ def test_values_arrive_with_their_types(tmp_path: Path) -> None:
         ('name = "x"\nrecipe = "r"\n[loss]\nname = "hinge"', "hinge"),
         ('name = "x"\nrecipe = "r"\nloss = 3', "loss"),
         ("name = ", "TOML"),
+        ('name = "x"\nrecipe = "r"\nnetwork = 3', "network"),
+        ('name = "x"\nrecipe = "r"\niterations = 0', "iterations is 0"),
+        ('name = "x"\nrecipe = "r"\n[sampling]\nforeground = 1.5', "foreground is 1.5"),
+        ('name = "x"\nrecipe = "r"\n[arm]\nkind = "frozen"', r"arm\.source"),
+        ('name = "x"\nrecipe = "r"\n[validation]\nfolds = 5\nfold = 5', "fold 5 of 5"),
+        ('name = "x"\nrecipe = "r"\n[validation]\nfolds = 5\nsubjects = ["a"]', "one way to split"),
     ],
 )
 def test_what_is_not_understood_is_refused_with_its_place(tmp_path: Path, text: str, word: str) -> None:
@@ -72,3 +91,53 @@ def test_network_changes_are_checked() -> None:
         configured_recipe(TrainingConfig(name="a", recipe="r", network={"depth": 3}), recipe)
     with pytest.raises(DataError):
         configured_recipe(TrainingConfig(name="a", recipe="r", network={"channels": [4, 8]}), recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("iteration = 5", ("'iteration'", "'iterations'")),
+        ("[optimizer]\nlearning_rate = 1\nlrr = 2", ("'learning_rate'",)),
+        ("[sampling]\npatch_voxels = [1, 1, 1]", ("sampling", "'patch_voxels'", "'patch_vox'")),
+        ("[network]\nchanels = [1, 2]", ("network", "'chanels'", "'channels'")),
+        ('[arm]\nkind = "distilation"', ("arm", "'distilation'", "'distillation'")),
+        ("momentum = 0.9", ("'momentum'", "[optimizer]")),
+    ],
+)
+def test_a_typo_is_named_with_the_nearest_key(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(DataError) as caught:
+        load_config(write(tmp_path, f'name = "x"\nrecipe = "r"\n{text}'))
+    assert all(word in str(caught.value) for word in words)
+    assert "config.toml" in str(caught.value)
+
+
+def test_overrides_are_laid_over_table_by_table() -> None:
+    base = {"seed": 1, "sampling": {"batch": 2, "patch_vox": [1, 2, 3]}, "network": {"skips": "mean"}}
+    over = {"seed": 2, "sampling": {"patch_vox": [4]}, "arm": {"kind": "latent"}}
+    assert merge(base, over) == {
+        "seed": 2,
+        "sampling": {"batch": 2, "patch_vox": [4]},
+        "network": {"skips": "mean"},
+        "arm": {"kind": "latent"},
+    }
+    assert base["sampling"] == {"batch": 2, "patch_vox": [1, 2, 3]}
+    assert merge(base, {"network": 3})["network"] == 3
+
+
+def test_a_file_can_extend_another(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('recipe = "r"\nseed = 4\n[sampling]\nbatch = 3\n', encoding="utf-8")
+    config = load_config(write(tmp_path, 'extends = "base.toml"\nname = "x"\nseed = 5\n'))
+    assert (config.name, config.seed, config.sampling.batch) == ("x", 5, 3)
+    (tmp_path / "base.toml").write_text('extends = "config.toml"', encoding="utf-8")
+    with pytest.raises(DataError, match="extends itself"):
+        read_mapping(tmp_path / "config.toml")
+    (tmp_path / "base.toml").unlink()
+    with pytest.raises(MissingInputError, match=r"base\.toml"):
+        read_mapping(tmp_path / "config.toml")
+
+
+def test_plain_data_make_a_configuration() -> None:
+    config = config_from_mapping({"name": "x", "recipe": "r", "arm": {"kind": "latent"}}, file="here")
+    assert config.arm.kind == "latent"
+    with pytest.raises(DataError, match="here"):
+        config_from_mapping({"name": "x"}, file="here")
