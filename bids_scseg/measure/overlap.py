@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cc3d
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError, GeometryError
-from bids_scseg.measure.profiles import PROFILES, Profile, iou
+from bids_scseg.measure.profiles import PROFILES, Match, Profile, match_iou
 
 Mask = npt.NDArray[Any]
 NAN = float("nan")
@@ -57,6 +58,55 @@ class OverlapScores:
     sensitivity: float
     precision: float
     f1: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LesionMatch:
+    """Lesions of truth and prediction under one profile, and which of them match.
+
+    Attributes
+    ----------
+    profile
+        The rules.
+    truth, prediction : (i, j, k) int32
+        Lesion numbers 1, 2, … of each.
+    table : (true + 1, predicted + 1) int64
+        Voxels in common; index 0 is background.
+    found : (true,) bool
+        True lesions that are found.
+    right : (predicted,) bool
+        Predicted lesions that are none of the false ones.
+    """
+
+    profile: Profile
+    truth: npt.NDArray[np.int32]
+    prediction: npt.NDArray[np.int32]
+    table: npt.NDArray[np.int64]
+    found: npt.NDArray[np.bool_]
+    right: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrocCurve:
+    """Sensitivity against false positives, as the cut of lesion probabilities falls.
+
+    Attributes
+    ----------
+    cuts : (n,) float64
+        Probabilities from the highest down: lesions from that probability on are kept.
+    false_positives : (n,) float64
+        False lesions per image.
+    sensitivity : (n,) float64
+        Share of all true lesions that are found; NaN without true lesions.
+    score
+        Mean over :data:`FROC_RATES` of the highest sensitivity that any cut reaches without exceeding the
+        rate; NaN without true lesions.
+    """
+
+    cuts: npt.NDArray[np.float64]
+    false_positives: npt.NDArray[np.float64]
+    sensitivity: npt.NDArray[np.float64]
+    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,15 +173,33 @@ def score(truth: Mask, prediction: Mask, *, profile: str | Profile, voxel_volume
     DataError
         If no profile has that name.
     """
+    match = match_lesions(truth, prediction, profile=profile, voxel_volume_mm3=voxel_volume_mm3)
+    return score_match(match, truth, prediction, voxel_volume_mm3=voxel_volume_mm3)
+
+
+def match_lesions(
+    truth: Mask, prediction: Mask, *, profile: str | Profile, voxel_volume_mm3: float
+) -> LesionMatch:
+    """Find the lesions of both masks and match them by a profile; parameters and errors as in :func:`score`.
+
+    Without lesions on a side, its lists are empty.
+    """
     if truth.shape != prediction.shape:
         raise GeometryError(f"prediction of shape {prediction.shape}", expected=f"the truth's {truth.shape}")
     rules = profile if isinstance(profile, Profile) else find_profile(profile)
+    true = find_instances(truth > 0, profile=rules, voxel_volume_mm3=voxel_volume_mm3)
+    predicted = find_instances(prediction > 0, profile=rules, voxel_volume_mm3=voxel_volume_mm3)
+    table = overlap_table(true, predicted)
+    found, right = rules.match(table)
+    return LesionMatch(profile=rules, truth=true, prediction=predicted, table=table, found=found, right=right)
+
+
+def score_match(
+    match: LesionMatch, truth: Mask, prediction: Mask, *, voxel_volume_mm3: float
+) -> OverlapScores:
+    """Scores of lesions that are matched already; the masks give Dice and volumes. See :func:`score`."""
+    rules, found, correct = match.profile, match.found, match.right
     is_truth, is_predicted = truth > 0, prediction > 0
-    table = overlap_table(
-        find_instances(is_truth, profile=rules, voxel_volume_mm3=voxel_volume_mm3),
-        find_instances(is_predicted, profile=rules, voxel_volume_mm3=voxel_volume_mm3),
-    )
-    found, correct = rules.match(table)
     volumes = float(is_truth.sum() * voxel_volume_mm3), float(is_predicted.sum() * voxel_volume_mm3)
     sensitivity, precision, f1 = _detection(found, correct, rules)
     return OverlapScores(
@@ -285,15 +353,53 @@ def froc(
     Score in 0–1, the mean over the rates 0.25, 0.5, 1, 2 and 3; at each the highest sensitivity that any cut
     of the probabilities reaches without exceeding it. NaN without true lesions.
     """
-    matches = [iou(overlap_table(t, p)) >= min_iou for t, p in zip(truths, predictions, strict=True)]
+    tables = [overlap_table(t, p) for t, p in zip(truths, predictions, strict=True)]
+    return froc_curve(tables, scores, match=partial(match_iou, min_iou=min_iou)).score
+
+
+def froc_curve(
+    tables: Sequence[npt.NDArray[np.int64]], scores: Sequence[Sequence[float]], *, match: Match
+) -> FrocCurve:
+    """Free-response curve by any profile's rule; a lesion below the cut counts as background.
+
+    Parameters
+    ----------
+    tables : (true + 1, predicted + 1) int64 each
+        Overlap of every image, as :func:`overlap_table` gives it.
+    scores
+        Per image, the probability of each predicted lesion in order of number.
+    match
+        Rule of a profile.
+
+    Returns
+    -------
+    FrocCurve; without any predicted lesion its arrays are empty and the score is 0, without true lesions NaN.
+    """
     values = [np.asarray(list(score), dtype=np.float64) for score in scores]
-    total = sum(match.shape[0] for match in matches)
-    if total == 0:
-        return NAN
-    best = np.zeros(len(FROC_RATES))
-    for cut in np.unique(np.concatenate([*values, np.zeros(0)])):
-        kept = [match[:, value >= cut] for match, value in zip(matches, values, strict=True)]
-        sensitivity = sum(int(match.any(axis=1).sum()) for match in kept) / total
-        false = sum(int((~match.any(axis=0)).sum()) for match in kept) / len(kept)
-        best = np.where(false <= np.asarray(FROC_RATES), np.maximum(best, sensitivity), best)
-    return float(best.mean())
+    cuts = np.unique(np.concatenate([*values, np.zeros(0)]))[::-1]
+    total = sum(table.shape[0] - 1 for table in tables)
+    found, false = np.zeros(cuts.size), np.zeros(cuts.size)
+    for table, value in zip(tables, values, strict=True):
+        own = np.unique(value)[::-1]
+        counts = np.array([(0, 0), *(_count_from(table, value >= cut, match) for cut in own)])
+        step = np.searchsorted(-own, -cuts, side="right")  # an image changes at its own cuts only
+        found += counts[step, 0]
+        false += counts[step, 1]
+    rate = false / max(len(tables), 1)
+    sensitivity = found / total if total else np.full(cuts.size, NAN)
+    reached = [float(sensitivity[rate <= limit].max(initial=0.0)) for limit in FROC_RATES]
+    return FrocCurve(
+        cuts=cuts,
+        false_positives=rate,
+        sensitivity=sensitivity,
+        score=float(np.mean(reached)) if total else NAN,
+    )
+
+
+def _count_from(table: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_], match: Match) -> tuple[int, int]:
+    """(true lesions found, false lesions) if only the kept predicted lesions were there."""
+    columns = np.concatenate([[True], kept])
+    reduced = table[:, columns]
+    reduced[:, 0] += table[:, ~columns].sum(axis=1)
+    found, right = match(reduced)
+    return int(found.sum()), int((~right).sum())

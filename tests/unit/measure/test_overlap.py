@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bids_scseg.errors import DataError, GeometryError
-from bids_scseg.measure.overlap import find_instances, froc, overlap_table, score, summarise
+from bids_scseg.measure.overlap import (
+    find_instances,
+    froc,
+    froc_curve,
+    match_lesions,
+    overlap_table,
+    score,
+    summarise,
+)
 from bids_scseg.measure.profiles import PROFILES
 
 NAN = float("nan")
@@ -157,6 +165,45 @@ def test_froc():
     assert froc([truth], [prediction], [[0.9, 0.6, 0.4]]) == pytest.approx((0.5 + 0.5 + 1 + 1 + 1) / 5)
     assert froc([truth], [np.zeros_like(truth)], [[]]) == 0
     assert math.isnan(froc([np.zeros_like(truth)], [prediction], [[0.9, 0.6, 0.4]]))
+
+
+def test_froc_curve_by_hand():
+    # Image 1: two true lesions; predictions 0.9 (hit), 0.6 (nothing there), 0.4 (hit). Image 2: none; one
+    # prediction of 0.6. At 0.9: 1 of 2, no false one; at 0.6: 2 false in 2 images; at 0.4: 2 of 2.
+    first = np.array([[0, 0, 64, 0], [0, 128, 0, 0], [0, 0, 0, 128]])
+    second = np.array([[500, 32]])
+    match = PROFILES["walsh2024"].match
+    curve = froc_curve([first, second], [[0.9, 0.6, 0.4], [0.6]], match=match)
+    assert curve.cuts.tolist() == [0.9, 0.6, 0.4]
+    assert curve.false_positives.tolist() == [0, 1, 1]
+    assert curve.sensitivity.tolist() == [0.5, 0.5, 1]
+    assert curve.score == pytest.approx((0.5 + 0.5 + 1 + 1 + 1) / 5)
+    assert froc_curve([], [], match=match).cuts.size == 0
+
+
+def test_a_lesion_below_the_cut_is_background():
+    # One true lesion of 100 voxels, half covered by each of two predictions. With one of them, 0.5 is found.
+    table = np.array([[900, 0, 0], [0, 50, 50]])
+    curve = froc_curve([table], [[0.8, 0.3]], match=PROFILES["panoptica"].match)
+    assert curve.sensitivity.tolist() == [1, 1]
+    # The second one then is left without a partner.
+    assert curve.false_positives.tolist() == [0, 1]
+
+
+def test_matched_lesions():
+    found = match_lesions(
+        _column((10, 20), (30, 40)), _column((50, 60)), profile="walsh2024", voxel_volume_mm3=1
+    )
+    assert found.found.tolist() == [False, False]
+    assert found.right.tolist() == [False]
+    assert found.table.tolist() == [[2760, 40], [40, 0], [40, 0]]
+
+
+def test_the_table_of_cases_is_complete():
+    """Eight cases under five profiles, each with its boxes."""
+    assert len(CASES) == 8
+    assert set(ORDER) == set(PROFILES)
+    assert all(len(expected) == len(ORDER) for _, _, expected in CASES.values())
 
 
 @st.composite
