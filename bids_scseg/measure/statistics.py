@@ -213,7 +213,7 @@ def paired_wilcoxon(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
     elif kept.size == 0:
         reason = "no pair differs"
     elif kept.size < MIN_DIFFERENCES:
-        reason = f"only {kept.size} pairs differ; below {MIN_DIFFERENCES} no p can fall under 0.05"
+        reason = f"{kept.size} of {one.size} pairs differ; below {MIN_DIFFERENCES} no p can fall under 0.05"
     else:
         # Rounding must not break ties: 0.3 - 0.2 and 0.2 - 0.1 are the same difference.
         p = float(stats.wilcoxon(np.round(kept, 12), zero_method="wilcox", alternative="two-sided").pvalue)

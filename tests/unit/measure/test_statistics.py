@@ -106,7 +106,7 @@ def test_ties_that_differ_by_rounding_are_ties():
 def test_too_few_pairs_have_no_p_but_a_reason():
     few = paired_wilcoxon([1, 2, 3, 4, 5], [0, 1.5, 2, 3, 1])
     assert math.isnan(few.p)
-    assert few.reason.startswith("only 5 pairs differ")
+    assert few.reason.startswith("5 of 5 pairs differ")
     same = paired_wilcoxon([1, 2], [1, 2])
     assert math.isnan(same.p)
     assert (same.zeros, same.reason) == (2, "no pair differs")
