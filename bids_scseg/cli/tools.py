@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bids_scseg.cli import model
 from bids_scseg.cli.parser import Parser
 from bids_scseg.errors import OutputError, ScsegError, UsageError
 from bids_scseg.options import available_cpus
@@ -29,6 +30,7 @@ def build_tools_parser() -> Parser:
         "--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the model"
     )
     train.set_defaults(run=run_train)
+    model.add_parser(commands)
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError, MissingInputError, OutputError
+from bids_scseg.inference.facts import ModelFacts, facts_from_json, facts_to_json
+from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.load import (
     network_from_json,
     network_to_json,
@@ -21,7 +23,7 @@ from bids_scseg.recipe.load import (
     recipe_from_json,
     recipe_to_json,
 )
-from bids_scseg.recipe.model import NetworkSpec, Recipe
+from bids_scseg.recipe.model import GridSpec, NetworkSpec, Recipe
 
 FORMAT = 1  # of model.json
 MODEL_FILE, WEIGHTS_FILE, CARD_FILE = "model.json", "weights.safetensors", "card.md"
@@ -38,7 +40,23 @@ _KEYS = {
     "weights_sha256": str,
     "numerical_version": int,
 }
+_OPTIONAL = {"facts": dict}  # since version 0.2: bundles of 0.1 lack them
 _DECISIVE = ("patch_vox", "overlap", "flips")  # of the recipe's rules of inference, for the network's output
+# Fields of format 1's first release; later ones enter checksums only where they differ from their default.
+_FIRST_NETWORK = (
+    "family",
+    "channels",
+    "strides",
+    "sequences",
+    "classes",
+    "impute",
+    "skips",
+    "deep_supervision",
+)
+_FIRST_GRID = ("spacing_mm", "window_vox", "margin_mm")
+# Bounds of what is read before anything is believed, ours: real ones are a hundredth of it.
+MAX_TEXT_BYTES = 4_000_000  # of model.json and card.md
+MAX_HEADER_BYTES = 16_000_000  # of the weights' list of names and shapes
 _REINSTALL = "install the package again, or export the model again"
 
 
@@ -66,6 +84,8 @@ class ModelBundle:
         Results with equal checksum and equal numerical version are comparable.
     summary
         First line of text of the model card (its heading, if it has no text).
+    facts
+        What is recorded of its training; bundles of version 0.1 record nothing there.
     """
 
     name: str
@@ -77,6 +97,7 @@ class ModelBundle:
     weights_sha256: str
     numerical_version: int
     summary: str
+    facts: ModelFacts = field(default_factory=ModelFacts)
 
     @property
     def weights(self) -> Path:
@@ -89,14 +110,19 @@ class ModelBundle:
 
         Threshold, smallest lesion and connectivity come later and are not among it.
         """
-        recipe = recipe_to_json(self.recipe)
+        recipe, default = recipe_to_json(self.recipe), NetworkSpec()
         decisive = {
             "weights": self.weights_sha256,
             "numerical_version": self.numerical_version,
-            "network": network_to_json(self.network),
+            "network": _changed(
+                network_to_json(self.network), network_to_json(default), first=_FIRST_NETWORK
+            ),
             "inference": {name: getattr(self.recipe.inference, name) for name in _DECISIVE},
-            **{name: recipe[name] for name in ("frame", "grid", "anchors")},
+            **{name: recipe[name] for name in ("frame", "anchors")},
+            "grid": _changed(asdict(self.recipe.grid), asdict(GridSpec()), first=_FIRST_GRID),
         }
+        if self.recipe.normalize != "coverage":
+            decisive["normalize"] = self.recipe.normalize
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,7 +148,7 @@ def load_bundle(name_or_path: str | Path) -> ModelBundle:
         If there is no such model, or a file of the bundle is missing.
     DataError
         If ``model.json`` is malformed, the checksum differs, or the folder holds any other file
-        (a pickle, for one, could run code).
+        (a pickle, for one, could run code) or a link that leads out of it.
     """
     folder = find_bundle(name_or_path)
     _check_files(folder)
@@ -147,6 +173,7 @@ def load_bundle(name_or_path: str | Path) -> ModelBundle:
         weights_sha256=checksum,
         numerical_version=data["numerical_version"],
         summary=_first_line(folder / CARD_FILE),
+        facts=facts_from_json(data.get("facts", {}), file=model_file),
     )
 
 
@@ -181,6 +208,7 @@ def save_bundle(
     card: str,
     network: NetworkSpec | None = None,
     dtype: Literal["float16", "float32"] = "float16",
+    facts: ModelFacts | None = None,
 ) -> ModelBundle:
     """Write a bundle and read it back; equal input gives equal bytes.
 
@@ -198,6 +226,8 @@ def save_bundle(
         Model card in Markdown; its first line of text appears wherever the model is listed.
     dtype
         Type in which weights are stored.
+    facts
+        What is known of the training. A preparation that is not stated is this program's.
 
     Raises
     ------
@@ -221,6 +251,7 @@ def save_bundle(
         "threshold": float(threshold),
         "provenance": {key: str(provenance[key]) for key in sorted(provenance)},
         "weights_sha256": hashlib.sha256(content).hexdigest(),
+        "facts": facts_to_json(_dated(facts or ModelFacts())),
     }
     folder = Path(path)
     text = json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -247,6 +278,7 @@ def load_weights(bundle: ModelBundle) -> dict[str, npt.NDArray[np.float32]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    read_header(bundle.weights)
     try:
         arrays = load_file(bundle.weights)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -256,6 +288,83 @@ def load_weights(bundle: ModelBundle) -> dict[str, npt.NDArray[np.float32]]:
     if broken:
         raise DataError(f"{broken[0]} has values that are not finite", file=bundle.weights, remedy=_REINSTALL)
     return weights
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (``F16``, ``F32``…) and shape of each array of a safetensors file; no array is read.
+
+    Raises
+    ------
+    DataError
+        If it is no such file, or its header is too large to be one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise DataError(
+                f"not readable: a header of {length} bytes",
+                file=path,
+                expected=f"at most {MAX_HEADER_BYTES}",
+                remedy=_REINSTALL,
+            )
+        with safe_open(path, framework="numpy") as arrays:
+            slices = {name: arrays.get_slice(name) for name in sorted(arrays.keys())}
+            return {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices.items()}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"not readable: {error}", file=path, remedy=_REINSTALL) from error
+
+
+def mismatch(bundle: ModelBundle, *, preparation: int, cord_method: str) -> tuple[str, ...]:
+    """What a run does otherwise than the training of its model; empty where nothing is known to differ.
+
+    Parameters
+    ----------
+    bundle
+        The lesion model.
+    preparation
+        Version of the preparation that the run uses: ``preprocess.PREPARATION_VERSION``.
+    cord_method
+        Where the run's cord masks come from: ``masks`` (given), ``cord-finder`` (``builtin``) or ``sct``.
+
+    Returns
+    -------
+    One sentence for each difference. Models that do not record it give none.
+    """
+    facts, method = bundle.facts, RUN_METHODS.get(cord_method, cord_method)
+    found = []
+    if facts.preparation not in (None, preparation):
+        found.append(
+            f"model {bundle.name} was trained on images prepared by version {facts.preparation} of the "
+            f"preparation, this program prepares by version {preparation}: its figures do not hold here"
+        )
+    if (
+        facts.cord_method
+        and method != facts.cord_method
+        and method not in _COVERED.get(facts.cord_method, ())
+    ):
+        found.append(
+            f"model {bundle.name} was trained with cords from {facts.cord_method}, here they come from "
+            f"{method}: errors of those may mislead it"
+        )
+    return tuple(found)
+
+
+RUN_METHODS = {"builtin": "cord-finder"}  # names of a run's methods that differ from those of CORD_ORIGINS
+_COVERED = {"jittered-masks": ("masks",)}  # errors were added to masks, so better ones are nothing new
+
+
+def _dated(facts: ModelFacts) -> ModelFacts:
+    return replace(facts, preparation=PREPARATION_VERSION) if facts.preparation is None else facts
+
+
+def _changed(
+    values: Mapping[str, object], defaults: Mapping[str, object], *, first: tuple[str, ...]
+) -> dict[str, object]:
+    """Without later fields at their default, so that new fields leave the checksums of older models alone."""
+    return {key: value for key, value in values.items() if key in first or value != defaults[key]}
 
 
 def sha256(path: Path) -> str:
@@ -287,6 +396,28 @@ def _check_files(folder: Path) -> None:
         )
     for name in sorted(ALLOWED_FILES - present):
         raise MissingInputError(f"the model lacks {name}", file=folder, remedy=_REINSTALL)
+    for name in sorted(ALLOWED_FILES):
+        _check_file(folder / name)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse links that lead elsewhere, and pipes and devices, from which reading may never end."""
+    if path.resolve().parent != path.parent:
+        raise DataError(
+            f"is a link to {path.resolve()}",
+            file=path,
+            expected="a file in the model's own folder",
+            remedy="copy the file itself into the folder (cp -L)",
+        )
+    if not path.is_file():
+        raise DataError("is no regular file", file=path, expected="a file", remedy=_REINSTALL)
+    if path.name != WEIGHTS_FILE and path.stat().st_size > MAX_TEXT_BYTES:
+        raise DataError(
+            f"is {path.stat().st_size} bytes long",
+            file=path,
+            expected=f"at most {MAX_TEXT_BYTES}",
+            remedy=_REINSTALL,
+        )
 
 
 def _read_model(path: Path) -> dict[str, Any]:
@@ -294,12 +425,15 @@ def _read_model(path: Path) -> dict[str, Any]:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as text: {error}", file=path, remedy=_REINSTALL) from error
-    data = parse_json(text, file=path)
-    if not isinstance(data, dict) or set(data) != set(_KEYS):
+    try:
+        data = parse_json(text, file=path)
+    except ValueError as error:  # integers of thousands of digits
+        raise DataError(f"not JSON: {error}", file=path, remedy=_REINSTALL) from error
+    if not isinstance(data, dict) or not set(_KEYS) <= set(data) <= {*_KEYS, *_OPTIONAL}:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise DataError(f"holds {found}", file=path, expected=f"the keys {sorted(_KEYS)}", remedy=_REINSTALL)
-    for key, kind in _KEYS.items():
-        if type(data[key]) is not kind:
+    for key, kind in {**_KEYS, **_OPTIONAL}.items():
+        if key in data and type(data[key]) is not kind:
             raise DataError(
                 f"{key} is {data[key]!r:.60}", file=path, expected=kind.__name__, remedy=_REINSTALL
             )
