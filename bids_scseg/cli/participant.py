@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bids_scseg import NUMERICAL_VERSION, __version__
@@ -29,7 +29,7 @@ from bids_scseg.errors import (
     ScsegError,
     UsageError,
 )
-from bids_scseg.inference.bundle import ModelBundle, load_bundle
+from bids_scseg.inference.bundle import ModelBundle, load_bundle, session_mismatch
 from bids_scseg.inference.client import InferenceServer
 from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
 from bids_scseg.options import CORD_METHODS, RunOptions
@@ -171,7 +171,7 @@ def _plans(
     recipe = models.lesion.recipe
     for study in studies:
         try:
-            yield make_plan(
+            plan = make_plan(
                 study,
                 recipe,
                 filters=filters,
@@ -179,6 +179,8 @@ def _plans(
                 derivatives=[*chosen, *(folder for folder in folders.values() if folder not in chosen)],
                 needs_anchor=models.needs_anchor,
             )
+            loud = session_mismatch(models.lesion, plan, cord_method=models.cord_method)
+            yield replace(plan, warnings=(*loud, *plan.warnings))
         except OSError as error:  # a folder that cannot be read is this session's trouble alone
             yield Plan(
                 subject=study.subject,

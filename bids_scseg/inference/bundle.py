@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from bids_scseg.recipe.load import (
     recipe_to_json,
 )
 from bids_scseg.recipe.model import GridSpec, NetworkSpec, Recipe
+from bids_scseg.recipe.study import Plan
 
 FORMAT = 1  # of model.json
 MODEL_FILE, WEIGHTS_FILE, CARD_FILE = "model.json", "weights.safetensors", "card.md"
@@ -227,7 +228,7 @@ def save_bundle(
     dtype
         Type in which weights are stored.
     facts
-        What is known of the training. A preparation that is not stated is this program's.
+        What is known of the training. Default: nothing but that this program's preparation was used.
 
     Raises
     ------
@@ -251,7 +252,7 @@ def save_bundle(
         "threshold": float(threshold),
         "provenance": {key: str(provenance[key]) for key in sorted(provenance)},
         "weights_sha256": hashlib.sha256(content).hexdigest(),
-        "facts": facts_to_json(_dated(facts or ModelFacts())),
+        "facts": facts_to_json(facts or ModelFacts(preparation=PREPARATION_VERSION)),
     }
     folder = Path(path)
     text = json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -327,24 +328,22 @@ def mismatch(bundle: ModelBundle, *, preparation: int, cord_method: str) -> tupl
     preparation
         Version of the preparation that the run uses: ``preprocess.PREPARATION_VERSION``.
     cord_method
-        Where the run's cord masks come from: ``masks`` (given), ``cord-finder`` (``builtin``) or ``sct``.
+        Where the run's cord masks come from: ``masks`` (given), ``cord-finder`` (``builtin``) or ``sct``;
+        empty: not looked at.
 
     Returns
     -------
     One sentence for each difference. Models that do not record it give none.
     """
     facts, method = bundle.facts, RUN_METHODS.get(cord_method, cord_method)
+    known = (facts.cord_method, *_COVERED.get(facts.cord_method or "", ()))
     found = []
     if facts.preparation not in (None, preparation):
         found.append(
             f"model {bundle.name} was trained on images prepared by version {facts.preparation} of the "
             f"preparation, this program prepares by version {preparation}: its figures do not hold here"
         )
-    if (
-        facts.cord_method
-        and method != facts.cord_method
-        and method not in _COVERED.get(facts.cord_method, ())
-    ):
+    if facts.cord_method and method and method not in known:
         found.append(
             f"model {bundle.name} was trained with cords from {facts.cord_method}, here they come from "
             f"{method}: errors of those may mislead it"
@@ -352,12 +351,31 @@ def mismatch(bundle: ModelBundle, *, preparation: int, cord_method: str) -> tupl
     return tuple(found)
 
 
+def session_mismatch(bundle: ModelBundle, plan: Plan, *, cord_method: str) -> tuple[str, ...]:
+    """:func:`mismatch` of one session with this program.
+
+    Parameters
+    ----------
+    bundle
+        The lesion model.
+    plan
+        Says which images have cord masks of the user's.
+    cord_method
+        Where the cord masks of the others come from.
+    """
+    given = {name for name, _ in plan.cord_masks}
+    masked = [file.relative in given for sequence in plan.sequences for file in sequence.files]
+    methods = ["masks"] * any(masked) + [cord_method] * (not all(masked))
+    found = [
+        text
+        for method in methods
+        for text in mismatch(bundle, preparation=PREPARATION_VERSION, cord_method=method)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
 RUN_METHODS = {"builtin": "cord-finder"}  # names of a run's methods that differ from those of CORD_ORIGINS
 _COVERED = {"jittered-masks": ("masks",)}  # errors were added to masks, so better ones are nothing new
-
-
-def _dated(facts: ModelFacts) -> ModelFacts:
-    return replace(facts, preparation=PREPARATION_VERSION) if facts.preparation is None else facts
 
 
 def _changed(

@@ -97,7 +97,8 @@ def threshold_source(bundle: ModelBundle) -> dict[str, object]:
     """Where the threshold comes from: ``source`` in words, and the record of its calibration."""
     calibration = dict(bundle.facts.calibration)
     if calibration:
-        return {"source": str(calibration.get("source", "calibrated")), "calibration": calibration}
+        where = f" on {calibration['set']}" if "set" in calibration else ""
+        return {"source": f"calibrated{where}", "calibration": calibration}
     candidates = as_object(dict(bundle.provenance).get(_OLD_CONFIGURATION, "")).get("validation")
     stated = candidates.get("thresholds") if isinstance(candidates, dict) else None
     if isinstance(stated, list) and bundle.threshold in stated:

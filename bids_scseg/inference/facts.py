@@ -37,7 +37,7 @@ class ModelFacts:
     metrics
         Name of a set of cases (``validation``, ``test``) to metrics by name; None where undefined.
     calibration
-        How the threshold was chosen: any JSON object, such as the set, the rule and the number of subjects.
+        How the threshold was chosen: any JSON object; ``set``, ``rule`` and ``subjects`` are customary.
     """
 
     preparation: int | None = None

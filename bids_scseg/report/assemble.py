@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bids_scseg.bids.plan import not_asked_for
 from bids_scseg.bids.table import imputation
-from bids_scseg.inference.bundle import ModelBundle
+from bids_scseg.inference.bundle import ModelBundle, session_mismatch
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.flags import derive_flags
@@ -23,6 +23,8 @@ ALREADY_DERIVED = (
     "borrowed from other sequences",
     "may be cut there",
 )  # warnings that derive_flags shows better
+MISMATCH = "The model was trained on something else"
+MISMATCH_REMEDY = "Judge it on cases of your own first, or use a model that was trained as this run works."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -251,7 +253,8 @@ def _as_fitted(plan: Plan, used: Sequence[str], anchor: str) -> Plan:
 
 
 def _warnings(given: ReportInput) -> tuple[Flag, ...]:
-    """Warnings of plan and fit that the derived flags do not already hold."""
+    """Warnings of model, plan and fit that the derived flags do not already hold."""
+    loud = session_mismatch(given.bundle, given.plan, cord_method=given.run.get("cord_method", ""))
     fit = [str(text) for text in _list_of_text(given.fit, "warnings")]
     flags = [
         Flag(
@@ -265,8 +268,13 @@ def _warnings(given: ReportInput) -> tuple[Flag, ...]:
         if not any(part in text for part in ALREADY_DERIVED)
     ]
     return (
+        *(Flag(severity="serious", title=MISMATCH, text=f"{text}.", remedy=MISMATCH_REMEDY) for text in loud),
         *flags,
-        *(Flag(severity="note", title="Choice of files", text=text) for text in given.plan.warnings),
+        *(
+            Flag(severity="note", title="Choice of files", text=text)
+            for text in given.plan.warnings
+            if text not in loud
+        ),
     )
 
 
