@@ -93,7 +93,8 @@ def surface_distances(truth: Mask, prediction: Mask, *, spacing: npt.ArrayLike) 
     one, two = truth > 0, prediction > 0
     if not one.any() or not two.any():
         return SurfaceDistances(average=NAN, robust=NAN, largest=NAN)
-    there, back = _directed(one, two, spacing=np.asarray(spacing, dtype=np.float64))
+    box = _bounding_box(one | two)
+    there, back = _directed(one[box], two[box], spacing=np.asarray(spacing, dtype=np.float64))
     return SurfaceDistances(
         average=float(np.concatenate([there, back]).mean()),
         robust=float(max(np.percentile(side, ROBUST_PERCENTILE) for side in (there, back))),
@@ -101,27 +102,23 @@ def surface_distances(truth: Mask, prediction: Mask, *, spacing: npt.ArrayLike) 
     )
 
 
+def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+    ends = []
+    for axis in range(mask.ndim):
+        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        ends.append(slice(int(where[0]), int(where[-1]) + 1))
+    return tuple(ends)
+
+
 def _directed(
     one: npt.NDArray[np.bool_], two: npt.NDArray[np.bool_], *, spacing: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Distance of each surface voxel of the first to the second's surface, and the other way round."""
-    from scipy.spatial import KDTree
+    from scipy import ndimage
 
-    # A tree of the few surface voxels, since maps of distances would fill the length of the cord.
-    points = [np.argwhere(_surface(mask)) * spacing for mask in (one, two)]
-    there, _ = KDTree(points[1]).query(points[0])
-    back, _ = KDTree(points[0]).query(points[1])
-    return np.asarray(there, dtype=np.float64), np.asarray(back, dtype=np.float64)
-
-
-def _surface(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Voxels of a mask with a face neighbour outside it."""
-    padded = np.pad(mask, 1)
-    inner = mask.copy()
-    for axis in range(mask.ndim):
-        for shift in (1, -1):
-            inner &= np.roll(padded, shift, axis=axis)[1:-1, 1:-1, 1:-1]
-    return mask & ~inner
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (one, two)]
+    maps = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+    return np.asarray(maps[1][surfaces[0]]), np.asarray(maps[0][surfaces[1]])
 
 
 def limits_of_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> LimitsOfAgreement:
