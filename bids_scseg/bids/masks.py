@@ -90,10 +90,10 @@ def find_labels(
     heads = [set(image.entities) for image in anchor]
     found = []
     for folder in derivatives:
-        for path in _session_files(study, Path(folder)):
+        for path in session_files(study, Path(folder)):
             kind = point_kind(path.name)
             if kind is not None:
-                head = {pair for pair in _pairs(path.name) if pair[0] not in DESCRIBING}
+                head = {pair for pair in entity_pairs(path.name) if pair[0] not in DESCRIBING}
                 found.append((kind != "discs", head not in heads, str(path)))
     return tuple(path for *_, path in sorted(found, key=lambda item: item[:2]))
 
@@ -110,19 +110,19 @@ def point_kind(name: str) -> str | None:
     lowered = name.lower()
     if re.search(r"_labels?-discs?(-manual)?[_.]", lowered):
         return "discs"
-    stated = {value for key, value in _pairs(lowered) if key in ("label", "seg")} & POINT_LABELS
+    stated = {value for key, value in entity_pairs(lowered) if key in ("label", "seg")} & POINT_LABELS
     if not stated or lowered.split(".")[0].rsplit("_", 1)[-1] not in LABEL_SUFFIXES:
         return None
     return "discs" if stated & {"discs", "disc"} else "vertebrae"
 
 
-def _pairs(name: str) -> list[tuple[str, str]]:
+def entity_pairs(name: str) -> list[tuple[str, str]]:
     """Entities of a name of any kind; parts that are none (a kept suffix) are passed over."""
     parts = name.split(".")[0].split("_")
     return [(key, value) for part in parts if "-" in part for key, value in [part.split("-", 1)]]
 
 
-def _session_files(study: Study, derivatives: Path) -> list[Path]:
+def session_files(study: Study, derivatives: Path) -> list[Path]:
     """NIfTI files of the session in a derivatives folder, sorted by name."""
     folder = derivatives / f"sub-{study.subject}"
     if study.session:
@@ -139,7 +139,7 @@ def _session_files(study: Study, derivatives: Path) -> list[Path]:
 
 
 def _cord_candidates(study: Study, derivatives: Path) -> list[_Candidate]:
-    found = [_cord_candidate(study, path) for path in _session_files(study, derivatives)]
+    found = [_cord_candidate(study, path) for path in session_files(study, derivatives)]
     return [candidate for candidate in found if candidate is not None]
 
 

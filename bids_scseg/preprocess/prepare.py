@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -478,6 +478,7 @@ def prepare_session(
     seed: int = 0,
     register: bool = True,
     feather_mm: float = 0.0,
+    adjust: Callable[[Geometry], Geometry] | None = None,
 ) -> tuple[PreparedCase, FitReport]:
     """Fit and apply in one go: what pipeline and training both call.
 
@@ -487,6 +488,8 @@ def prepare_session(
         As for :func:`fit`.
     feather_mm
         As for :func:`apply`.
+    adjust
+        Changes the fitted geometry before it is applied, as training does to imitate a fit's errors.
 
     Returns
     -------
@@ -499,6 +502,8 @@ def prepare_session(
     """
     session, dropped, warnings = _clean_session(images, cords, recipe)
     geometry, report = _fit(session, recipe, dropped=dropped, warnings=warnings, seed=seed, register=register)
+    if adjust is not None:
+        geometry = adjust(geometry)
     sorted_images = {key: [(n.data, n.grid, n.file) for n in stack] for key, stack in session.items()}
     cleaned = {
         key: [n.weights if n.weights is not None else n.cord for n in stack] for key, stack in session.items()

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+import phantoms
+import prepared_sessions
 import pytest
+from labelled_sessions import PHANTOM, recipe, write_dataset
 
-from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.recipe.study import Plan
+from bids_scseg.bids.query import find_studies
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import Grid
-from bids_scseg.training.prepare import _prepared_label, _truth_file, jitter_centerlines, read_detectability
+from bids_scseg.training import prepare
+from bids_scseg.training.dataset import load_case
+from bids_scseg.training.prepare import (
+    Preparation,
+    PreparedRow,
+    jitter_centerlines,
+    prepare_dataset,
+    prepare_sessions,
+    read_detectability,
+)
 
 
 def geometry() -> Geometry:
@@ -25,12 +38,137 @@ def geometry() -> Geometry:
     return Geometry(frame="centerline", anchor="T2Sag", grid=grid, slabs=(slab,), centerlines={"T2Sag": line})
 
 
-def write_truth(path: Path, label: np.ndarray, *, shift: float = 0.0) -> Path:
-    affine = np.diag([0.5, 0.5, 0.5, 1.0])
-    affine[:2, 3] = -5.75 + shift
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), path)
-    return path
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("bids"))
+
+
+def setting(dataset: Path, out: Path, **changes) -> Preparation:
+    return Preparation(
+        out=out, labels=(dataset / "derivatives/labels",), recipe=recipe(), register=False, **changes
+    )
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "prepared.tsv").open(newline="") as handle:
+        return {row["session"]: row for row in csv.DictReader(handle, delimiter="\t")}
+
+
+def test_good_sessions_become_cases_and_bad_ones_rows(dataset: Path, tmp_path: Path) -> None:
+    seen: list[PreparedRow] = []
+    studies = find_studies(dataset)
+    rows = prepare_sessions(studies, setting(dataset, tmp_path), progress=seen.append)
+    assert seen == rows
+    assert [row.state for row in rows] == ["done", "done", "refused", "failed"]
+    found = table(tmp_path)
+    assert found["sub-01"]["lesions"] == "2"
+    assert float(found["sub-01"]["volume_mm3"]) == pytest.approx(2 * 268, rel=0.2)
+    assert found["sub-01"]["sequences"] == "Sag+Ax"
+    assert found["sub-02"]["lesions"] == "0"
+    assert "no lesion map" in found["sub-03"]["cause"]
+    assert "lattice" in found["sub-04"]["cause"]
+    assert found["sub-04"]["remedy"]
+    assert found["sub-04"]["lesions"] == "n/a"
+    case = load_case(tmp_path / "sub-01", sequences=("Sag", "Ax"))
+    assert case.lesions == (1, 2)
+    assert case.available.all()
+    record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
+    assert record["preparation"] == prepare.PREPARATION_VERSION
+    assert record["cord_method"] == "masks"
+    assert record["lesion_maps"] == ["sub-01_acq-sag_T2w_lesion-manual.nii.gz"]
+    # the lesions were drawn on bright ones: the label lies where the prepared image is bright
+    sag = case.image[0].astype(float)
+    cord = np.load(tmp_path / "sub-01" / "cord.npy") > 0
+    inside = (case.label > 0) & (case.label < 255) & cord
+    assert sag[inside].mean() > sag[cord & (case.label == 0)].mean() + 0.3
+
+
+def test_finished_cases_are_kept_until_something_changes(dataset: Path, tmp_path: Path) -> None:
+    studies = find_studies(dataset, participants=("01",))
+    first = setting(dataset, tmp_path)
+    assert [row.state for row in prepare_sessions(studies, first)] == ["done"]
+    (row,) = prepare_sessions(studies, first)
+    assert (row.state, row.lesions) == ("kept", 2)
+    (row,) = prepare_sessions(studies, replace(first, jitter_mm=0.3))
+    assert row.state == "done"
+    record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
+    assert record["cord_method"] == "jittered-masks"
+    # rows of other sessions stay, and a case that can no longer be made goes
+    prepare_sessions(find_studies(dataset, participants=("02",)), first)
+    assert set(table(tmp_path)) == {"sub-01", "sub-02"}
+    (row,) = prepare_sessions(studies, replace(first, desc="other"))
+    assert row.state == "refused"
+    assert not (tmp_path / "sub-01").exists()
+
+
+def test_a_kill_leaves_no_half_case(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies = find_studies(dataset, participants=("01",))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_sessions(studies, setting(dataset, tmp_path))
+    assert not (tmp_path / "sub-01").exists()
+    assert [row.state for row in prepare_sessions(studies, setting(dataset, tmp_path))] == ["done"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_unexpected_error_is_a_row_too(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by chance")
+
+    monkeypatch.setattr(prepare, "prepare_session", broken)
+    (row,) = prepare_sessions(find_studies(dataset, participants=("01",)), setting(dataset, tmp_path))
+    assert row.state == "failed"
+    assert "ZeroDivisionError: by chance" in row.cause
+
+
+def test_without_masks_and_finder_no_cord_is_found(dataset: Path, tmp_path: Path) -> None:
+    without = setting(dataset, tmp_path, use_masks=False)
+    (row,) = prepare_sessions(find_studies(dataset, participants=("01",)), without)
+    assert row.state == "refused"
+    assert "no sequence of this session can serve as anchor" in row.cause
+
+
+def test_the_finder_serves_where_masks_do_not(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_grid = {grid: phantoms.cord_mask(PHANTOM, grid).astype(np.float32)
+               for grid in (prepared_sessions.UPPER, prepared_sessions.AXIAL)}  # fmt: skip
+
+    def find(data: np.ndarray, grid: Grid) -> np.ndarray:
+        return next(mask for known, mask in by_grid.items() if known.shape == grid.shape)
+
+    monkeypatch.setattr(prepare, "_finder", lambda bundle, threads: find)
+    alone = setting(dataset, tmp_path, use_masks=False, finder="cord-finder")
+    (row,) = prepare_sessions(find_studies(dataset, participants=("01",)), alone)
+    assert (row.state, row.lesions) == ("done", 2)
+    record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
+    assert record["cord_method"] == "cord-finder"
+    assert set(record["cords"].values()) == {"cord-finder"}
+
+
+@pytest.mark.slow  # starting processes afresh takes seconds each
+def test_two_processes_give_what_one_gives(dataset: Path, tmp_path: Path) -> None:
+    studies = find_studies(dataset, participants=("01", "02", "03"))
+    prepare_sessions(studies, setting(dataset, tmp_path / "one", jitter_mm=0.4))
+    rows = prepare_sessions(studies, setting(dataset, tmp_path / "two", jitter_mm=0.4), workers=2)
+    assert sorted(row.state for row in rows) == ["done", "done", "refused"]
+    for name in ("image.npy", "label.npy"):
+        one, two = ((tmp_path / run / "sub-01" / name).read_bytes() for run in ("one", "two"))
+        assert one == two
+
+
+def test_a_training_set_is_prepared_by_one_call(dataset: Path, tmp_path: Path) -> None:
+    labels = dataset / "derivatives/labels"
+    folders = prepare_dataset(dataset, labels, recipe=recipe(), out=tmp_path, participants=("01", "02"))
+    assert [folder.name for folder in folders] == ["sub-01", "sub-02"]
+    assert load_case(folders[0], sequences=("Sag", "Ax")).lesions == (1, 2)
 
 
 def test_jitter_has_the_stated_size_and_is_smooth() -> None:
@@ -43,41 +181,13 @@ def test_jitter_has_the_stated_size_and_is_smooth() -> None:
     assert same.centerlines["T2Sag"] == geometry().centerlines["T2Sag"]
 
 
-def test_labels_follow_the_world(tmp_path: Path) -> None:
-    label = np.zeros((24, 24, 100), np.uint8)
-    label[10:14, 10:14, 40:60] = 3
-    out = _prepared_label(geometry(), write_truth(tmp_path / "a.nii.gz", label))
-    assert out.dtype == np.uint8
-    assert np.array_equal(out, label)
-    # the same voxels in a world moved by one voxel
-    moved = _prepared_label(geometry(), write_truth(tmp_path / "b.nii.gz", label, shift=0.5))
-    assert np.array_equal(moved[11:15, 11:15, 40:60], np.full((4, 4, 20), 3))
-
-
-def test_an_empty_map_is_a_map_and_255_lesions_are_too_many(tmp_path: Path) -> None:
-    empty = _prepared_label(geometry(), write_truth(tmp_path / "a.nii.gz", np.zeros((24, 24, 100))))
-    assert not empty.any()
-    full = np.full((24, 24, 100), 255)
-    with pytest.raises(DataError, match="255 lesions"):
-        _prepared_label(geometry(), write_truth(tmp_path / "b.nii.gz", full))
-
-
 def test_detectability_is_read_from_the_truth_table(tmp_path: Path) -> None:
-    table = tmp_path / "t.tsv"
-    table.write_text(
+    path = tmp_path / "t.tsv"
+    path.write_text(
         "index\tname\trealised_T2Sag\trealised_STIR\n1\ta\tvisible\tfaint\n2\tb\tinvisible\tn/a\n",
         encoding="utf-8",
     )
-    assert read_detectability(table, ("T2Sag", "STIR", "MP2RAGE")) == {
+    assert read_detectability(path, ("T2Sag", "STIR", "MP2RAGE")) == {
         "1": {"visible": ["T2Sag"], "faint": ["STIR"]},
         "2": {"visible": [], "faint": []},
     }
-
-
-def test_a_session_needs_exactly_one_lesion_map(tmp_path: Path) -> None:
-    plan = Plan(subject="x", session=None, dataset="", recipe="", sequences=(), missing=(), anchor="T2Sag")
-    with pytest.raises(MissingInputError, match="0 lesion maps"):
-        _truth_file(plan, tmp_path)
-    path = tmp_path / "sub-x" / "anat" / "sub-x_seg-lesions_res-iso_desc-truth_dseg.nii.gz"
-    write_truth(path, np.zeros((4, 4, 4)))
-    assert _truth_file(plan, tmp_path) == path

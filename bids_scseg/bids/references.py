@@ -1,0 +1,248 @@
+"""Lesion references: the masks and instance maps that people drew, in derivatives folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bids_scseg.bids.header import read_header
+from bids_scseg.bids.masks import (
+    DESCRIBING,
+    MANUAL_WORDS,
+    entity_pairs,
+    same_lattice,
+    session_files,
+)
+from bids_scseg.errors import DataError, GeometryError, MissingInputError
+from bids_scseg.recipe.study import ImageFile, Study
+from bids_scseg.space.grid import Grid
+
+LESION_WORD = "lesion"
+SUFFIXES = frozenset({"mask", "seg", "dseg", "manual"})
+WHOLE_DESC = "truth"  # of maps of a whole session, as the synthetic datasets name them
+NAMES_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LesionMap:
+    """One file in which lesions are drawn.
+
+    Attributes
+    ----------
+    path
+        Absolute.
+    image
+        The image on whose lattice it is drawn; None for a map of the whole session in the anchor's world.
+    grid
+        Its own lattice.
+    whole
+        Whether its name says that it is a map of the whole session: ``res-`` or ``desc-truth`` and no entity
+        of an image. A map that fits no image and is not named so may still lie on a fused lattice, which is
+        known after the fit only.
+    group
+        Maps of one image (or, without an image, of one name apart from what describes the map) share it.
+    """
+
+    path: str
+    image: ImageFile | None
+    grid: Grid
+    whole: bool = False
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return Path(self.path).name
+
+    @property
+    def table(self) -> Path:
+        """Where a table of its lesions would be."""
+        return Path(self.path).with_name(self.name.removesuffix(".gz").removesuffix(".nii") + ".tsv")
+
+
+def find_lesion_maps(
+    study: Study, roots: Iterable[str | Path], *, desc: str | None = None
+) -> tuple[tuple[LesionMap, ...], tuple[str, ...]]:
+    """The lesion references of a session.
+
+    A name says lesion by ``label-lesion``, ``seg-lesions`` or ``desc-lesion…`` with the suffix ``mask``,
+    ``seg`` or ``dseg``, or by a last part such as ``lesion``, ``lesion-manual`` or ``lesionseg``; ``desc-X``
+    with ``dseg`` says so too where `desc` is X. A name that keeps an image's name belongs to that image.
+    Otherwise entities must agree, then the lattice. Of several maps of one image, those of the earlier folder
+    come first, then manual ones, then instance maps (``dseg``). A map of the whole session
+    (``res-…``/``desc-truth`` without entities of an image) stands alone.
+
+    Parameters
+    ----------
+    study
+        The session.
+    roots
+        Derivatives folders, the most trusted first.
+    desc
+        Only maps with this ``desc-`` value (one rater, one version).
+
+    Returns
+    -------
+    maps
+        One for each annotated image, or one for the session.
+    notes
+        What was found and is not used.
+
+    Raises
+    ------
+    MissingInputError
+        If the session has no lesion map at all (a lesion-free session has an empty one).
+    GeometryError
+        If a map's lattice is not that of the image that its name keeps.
+    DataError
+        If two maps of one image are equally good.
+    ImageError
+        If a map's header cannot be used.
+    """
+    ranked: list[tuple[int, Path]] = []
+    spurned: list[str] = []
+    for rank, root in enumerate(roots):
+        for path in session_files(study, Path(root)):
+            verdict = says_lesion(study, path.name, desc=desc)
+            if verdict:
+                ranked.append((rank, path))
+            elif LESION_WORD in path.name.lower():
+                spurned.append(path.name)
+    if not ranked:
+        raise _no_map(study, spurned, desc)
+    found = [(rank, _place(study, path)) for rank, path in ranked]
+    whole = [(rank, item) for rank, item in found if item.whole]
+    notes = [f"{name} is no lesion map by its name" for name in spurned]
+    if whole:
+        chosen = [_best(whole)]
+    else:
+        groups = dict.fromkeys(item.group for _, item in found)
+        chosen = [_best([(rank, item) for rank, item in found if item.group == group]) for group in groups]
+    unused = [item.name for _, item in found if item not in chosen]
+    if unused:
+        notes.append(f"{' and '.join(i.name for i in chosen)} came before {', '.join(unused)}")
+    return tuple(chosen), tuple(notes)
+
+
+def says_lesion(study: Study, name: str, *, desc: str | None = None) -> bool:
+    """Whether a file's name says lesion map (of that ``desc-`` value, where one is asked for)."""
+    parts = _tail(study, name)
+    values = dict(entity_pairs("_".join(parts)))
+    if desc is not None and values.get("desc") != desc:
+        return False
+    last = parts[-1].lower()
+    if "prob" in last or values.get("space", "orig") != "orig":
+        return False
+    named = any(LESION_WORD in values.get(key, "").lower() for key in ("label", "seg", "desc", "labels"))
+    spoken = any(part.lower().startswith(LESION_WORD) for part in parts)
+    if named or spoken:
+        return last in SUFFIXES or last.startswith(LESION_WORD)
+    asked = desc is not None or values.get("desc") == WHOLE_DESC
+    return asked and last == "dseg" and not {"label", "seg"} & set(values)
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _owner(study: Study, name: str) -> ImageFile | None:
+    """The image whose whole name the file keeps."""
+    fits = [image for image in study.images if _stem(name).startswith(f"{image.stem}_")]
+    return max(fits, key=lambda image: len(image.stem), default=None)
+
+
+def _tail(study: Study, name: str) -> list[str]:
+    """Parts of a name after that of its image (all parts, where it keeps none)."""
+    owner = _owner(study, name)
+    return (_stem(name) if owner is None else _stem(name).removeprefix(f"{owner.stem}_")).split("_")
+
+
+def _place(study: Study, path: Path) -> LesionMap:
+    """Which image a map belongs to."""
+    grid = read_header(path)
+    owner = _owner(study, path.name)
+    if owner is not None:
+        if owner.grid is None or not same_lattice(grid, owner.grid):
+            raise lattice_error(path, grid, [owner])
+        return LesionMap(path=str(path), image=owner, grid=grid, group=owner.relative)
+    pairs = entity_pairs(path.name)
+    values = dict(pairs)
+    head = tuple(pair for pair in pairs if pair[0] not in DESCRIBING)
+    if {key for key, _ in head} <= {"sub", "ses"} and ("res" in values or values.get("desc") == WHOLE_DESC):
+        return LesionMap(path=str(path), image=None, grid=grid, whole=True, group="whole")
+    usable = [image for image in study.images if image.grid is not None]
+    same = [image for image in usable if image.grid is not None and same_lattice(grid, image.grid)]
+    named = [image for image in usable if image.entities == head]
+    fits = [image for image in named if image in same] or ([] if named else same)
+    fits = [image for image in fits if image.suffix == values.get("desc")] or fits
+    if len(fits) > 1:
+        raise DataError(
+            f"fits several images ({', '.join(image.name for image in fits)})",
+            file=path,
+            expected="a name that keeps the image's own",
+            remedy=f"rename it to {fits[0].stem}_label-lesion_seg.nii.gz, if that is its image",
+        )
+    image = fits[0] if fits else None
+    group = image.relative if image else "_".join("-".join(pair) for pair in head)
+    return LesionMap(path=str(path), image=image, grid=grid, group=group)
+
+
+def _best(candidates: Sequence[tuple[int, LesionMap]]) -> LesionMap:
+    """The first choice among maps of one image."""
+
+    def preference(item: tuple[int, LesionMap]) -> tuple[int, bool, bool]:
+        rank, found = item
+        manual = any(word in found.name.lower() for word in MANUAL_WORDS)
+        return rank, not manual, not _stem(found.name).endswith("_dseg")
+
+    order = sorted(candidates, key=preference)
+    ties = [found for rank, found in order if preference((rank, found)) == preference(order[0])]
+    if len(ties) > 1:
+        raise DataError(
+            f"{len(ties)} lesion maps of one image ({', '.join(item.name for item in ties[:NAMES_SHOWN])})",
+            file=Path(ties[0].path).parent,
+            expected="one",
+            remedy="choose with --lesion-desc, or move the others away",
+        )
+    return order[0][1]
+
+
+def _no_map(study: Study, spurned: Sequence[str], desc: str | None) -> MissingInputError:
+    near = f" (by their names these are none: {', '.join(spurned[:NAMES_SHOWN])})" if spurned else ""
+    wanted = (
+        f"*_desc-{desc}_…" if desc else "*_label-lesion_mask.nii.gz, *_dseg.nii.gz or *_lesion-manual.nii.gz"
+    )
+    return MissingInputError(
+        f"{study.label} has no lesion map{near}",
+        expected=f"{wanted} in the labels folder",
+        remedy="draw one; of a session without lesions, an empty one",
+    )
+
+
+def lattice_error(path: str | Path, grid: Grid, images: Sequence[ImageFile]) -> GeometryError:
+    """The error of a map that lies on no image's lattice, with what differs."""
+    nearest = next((image for image in images if image.grid is not None), None)
+    if nearest is None or nearest.grid is None:
+        return GeometryError("belongs to an image that cannot be read", file=path, remedy="mend the image")
+    sizes = " x ".join(f"{size:.2g}" for size in nearest.grid.spacing)
+    found = f"lesion map of {_shape(grid)} voxels of {' x '.join(f'{s:.2g}' for s in grid.spacing)} mm"
+    remedy = "resample it to the image with nearest neighbours"
+    if grid.shape == nearest.grid.shape:
+        apart = float(np.linalg.norm(grid.corners() - nearest.grid.corners(), axis=1).max())
+        found += f" that lies up to {apart:.1f} mm elsewhere"
+        remedy = (
+            "if it was drawn on this image, its header was lost on the way: copy the image's affine into it"
+        )
+    return GeometryError(
+        found,
+        file=path,
+        expected=f"the lattice of {nearest.name}: {_shape(nearest.grid)} voxels of {sizes} mm",
+        remedy=remedy,
+    )
+
+
+def _shape(grid: Grid) -> str:
+    return " x ".join(map(str, grid.shape))

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import prepared_sessions
+import pytest
+
+from bids_scseg.bids.references import LesionMap
+from bids_scseg.errors import DataError, GeometryError, ImageError
+from bids_scseg.preprocess.prepare import fit
+from bids_scseg.recipe.study import ImageFile
+from bids_scseg.space.grid import Grid
+from bids_scseg.training.reference import place_maps, read_lesions
+
+RECIPE = prepared_sessions.RECIPE
+# one lesion in the upper slab, one across the seam (heights: the slabs meet at 0), one in the lower slab
+LESIONS = phantoms.Phantom(lesions=((0, 0, 28, 4), (0, 0, 0, 5), (0, 0, -28, 4)))
+
+
+@pytest.fixture(scope="module")
+def geometry():
+    images, cords = prepared_sessions.session()
+    return fit(images, cords, RECIPE, register=False)[0]
+
+
+def covered(geometry) -> np.ndarray:
+    """The heights of the two slabs, without the grid's margin."""
+    return np.broadcast_to(np.abs(geometry.s_mm) < 44, geometry.grid.shape).copy()
+
+
+def drawn(folder: Path, name: str, grid: Grid, values: np.ndarray, *, of: str | None = None) -> LesionMap:
+    path = folder / f"{name}.nii.gz"
+    nib.save(nib.Nifti1Image(values, grid.affine), path)
+    image = None
+    if of is not None:
+        image = ImageFile(path=of, relative=of, entities=(), suffix="T2w", grid=grid)
+    return LesionMap(path=str(path), image=image, grid=grid, whole=of is None, group=of or "whole")
+
+
+def slab_maps(folder: Path, *, numbers=(1, 2, 3)) -> list[LesionMap]:
+    out = []
+    for name, grid in (("up", prepared_sessions.UPPER), ("low", prepared_sessions.LOWER)):
+        values = phantoms.lesion_labels(LESIONS, grid)
+        table = np.array([0, *numbers])
+        out.append(drawn(folder, name, grid, table[values].astype(np.uint8), of=name))
+    return out
+
+
+def test_masks_of_two_slabs_become_numbered_lesions_and_the_seam_counts_once(
+    tmp_path: Path, geometry
+) -> None:
+    label, notes = place_maps(
+        slab_maps(tmp_path, numbers=(1, 1, 1)), geometry, covered=covered(geometry), recipe=RECIPE
+    )
+    assert label.dtype == np.uint8
+    lesions = np.unique(label[(label > 0) & (label < 255)])
+    assert lesions.tolist() == [1, 2, 3]
+    # volumes of balls of 4, 5 and 4 mm cut by the cord's radius of 5 mm: 268, 524, 268 mm³
+    volume = np.bincount(label[label < 255], minlength=4)[1:] * geometry.grid.voxel_volume
+    assert volume == pytest.approx([268, 524, 268], rel=0.15)
+    assert notes == ()
+
+
+def test_numbers_of_one_map_are_kept_and_an_empty_map_is_a_lesion_free_case(tmp_path: Path, geometry) -> None:
+    values = phantoms.lesion_labels(LESIONS, prepared_sessions.UPPER) * 7
+    whole = drawn(tmp_path, "a", prepared_sessions.UPPER, values.astype(np.uint8))
+    label, _ = place_maps([whole], geometry, covered=covered(geometry), recipe=RECIPE)
+    assert np.unique(label[label < 255]).tolist() == [0, 7, 14]
+    empty = drawn(tmp_path, "b", prepared_sessions.UPPER, np.zeros(values.shape, np.uint8))
+    label, _ = place_maps([empty], geometry, covered=covered(geometry), recipe=RECIPE)
+    assert set(np.unique(label)) == {0, 255}
+
+
+def test_where_nobody_annotated_does_not_count(tmp_path: Path, geometry) -> None:
+    upper = slab_maps(tmp_path)[:1]
+    label, notes = place_maps(upper, geometry, covered=covered(geometry), recipe=RECIPE)
+    heights = geometry.s_mm
+    middle = label[12, 12]
+    assert (middle[(heights < -8) & (heights > -44)] == 255).all()  # the upper slab ends at -5 mm
+    assert (middle[heights > 0] != 255).all()
+    assert "no annotated image" in notes[0]
+    # where no sequence has data, there is nothing to count either
+    label, notes = place_maps(upper, geometry, covered=np.zeros(label.shape, bool), recipe=RECIPE)
+    assert 255 not in label
+    assert notes == ()
+
+
+def test_several_sequences_are_joined(tmp_path: Path, geometry) -> None:
+    only_first = phantoms.Phantom(lesions=LESIONS.lesions[:1])
+    upper = drawn(
+        tmp_path, "up", prepared_sessions.UPPER,
+        phantoms.lesion_labels(only_first, prepared_sessions.UPPER).astype(np.uint8), of="up",
+    )  # fmt: skip
+    second = phantoms.Phantom(lesions=LESIONS.lesions[1:2])
+    axial = drawn(
+        tmp_path, "ax", prepared_sessions.AXIAL,
+        phantoms.lesion_labels(second, prepared_sessions.AXIAL).astype(np.uint8), of="ax",
+    )  # fmt: skip
+    label, _ = place_maps([upper, axial], geometry, covered=covered(geometry), recipe=RECIPE)
+    assert np.unique(label[label < 255]).tolist() == [0, 1, 2]
+
+
+def test_a_fused_map_is_taken_and_a_map_of_nothing_is_not(tmp_path: Path, geometry) -> None:
+    from dataclasses import replace
+
+    grid = geometry.fused_grid("Sag")
+    fused = drawn(tmp_path, "f", grid, phantoms.lesion_labels(LESIONS, grid).astype(np.uint8))
+    label, _ = place_maps([replace(fused, whole=False)], geometry, covered=covered(geometry), recipe=RECIPE)
+    assert np.unique(label[label < 255]).tolist() == [0, 1, 2, 3]
+    odd = phantoms.lattice(spacing=(2, 2, 2), size_mm=(40, 40, 40))
+    stray = replace(drawn(tmp_path, "s", odd, np.zeros(odd.shape, np.uint8)), whole=False)
+    with pytest.raises(GeometryError, match="expected the lattice of up"):
+        place_maps([stray], geometry, covered=covered(geometry), recipe=RECIPE)
+
+
+def test_a_map_of_an_image_that_is_not_used_is_refused_alone_and_left_out_beside_others(
+    tmp_path: Path, geometry
+) -> None:
+    grid = prepared_sessions.UPPER
+    other = drawn(tmp_path, "o", grid, np.zeros(grid.shape, np.uint8), of="other")
+    with pytest.raises(DataError, match=r"drawn on other only.*bids-filter-file"):
+        place_maps([other], geometry, covered=covered(geometry), recipe=RECIPE)
+    _, notes = place_maps([*slab_maps(tmp_path), other], geometry, covered=covered(geometry), recipe=RECIPE)
+    assert "o.nii.gz is not used" in notes[0]
+
+
+def test_soft_masks_are_cut_and_bad_values_refused(tmp_path: Path) -> None:
+    grid = phantoms.lattice(spacing=(1, 1, 1), size_mm=(4, 4, 4))
+    values = np.zeros(grid.shape, np.float32)
+    values[0, 0, 0], values[1, 0, 0], values[2, 0, 0] = 0.4, 0.5, 1.0
+    found = read_lesions(Path(drawn(tmp_path, "soft", grid, values).path))
+    assert found[:3, 0, 0].tolist() == [0, 1, 1]
+    values[0, 0, 0] = -1
+    with pytest.raises(DataError, match="below 0"):
+        read_lesions(Path(drawn(tmp_path, "bad", grid, values).path))
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_lesions(tmp_path / "broken.nii.gz")
+
+
+def test_255_lesions_are_too_many(tmp_path: Path, geometry) -> None:
+    grid = prepared_sessions.UPPER
+    values = np.zeros(grid.shape, np.int16)
+    values[:] = 254
+    values[: grid.shape[0] // 2] = 255
+    with pytest.raises(DataError, match="255 lesions"):
+        place_maps([drawn(tmp_path, "m", grid, values)], geometry, covered=covered(geometry), recipe=RECIPE)
