@@ -354,10 +354,17 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
     """
     spec: NetworkSpec = _merge(recipe.network, config.network)
     check_network(spec)
+    for name in spec.sequences:
+        _choice(name, recipe.sequence_names, where="network.sequences")
     if len(config.loss.output_weights) < spec.deep_supervision:
         raise DataError(
             f"{len(config.loss.output_weights)} weights for {spec.deep_supervision} supervised outputs",
             expected="one weight for each output",
+        )
+    if config.sampling.by_patch and spec.skips == "anchor":
+        raise DataError(
+            "sampling.by_patch with network.skips 'anchor'",
+            expected="network.skips 'mean': an anchor that is missing in a patch can give no skips",
         )
     window = config.sampling.window_vox if any(config.sampling.window_vox) else config.sampling.patch_vox
     inference = replace(recipe.inference, patch_vox=window)

@@ -1,11 +1,11 @@
-"""The training loop: a network, a source of examples, a loss and a schedule, put together."""
+"""The training loop: a network, a source of examples, an arm, a loss and a schedule, put together."""
 
 from __future__ import annotations
 
-import csv
+import importlib.util
 import json
 import logging
-import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +14,38 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from bids_scseg.errors import DataError
 from bids_scseg.network.build import build_network
 from bids_scseg.recipe.model import Recipe
-from bids_scseg.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from bids_scseg.training.arms import Arm, build_arm, network_anchors
+from bids_scseg.training.checkpoint import (
+    Progress,
+    has_checkpoint,
+    load_checkpoint,
+    load_weights,
+    write_json,
+)
 from bids_scseg.training.config import OptimizerConfig, TrainingConfig, configured_recipe
+from bids_scseg.training.console import Display, Silent
+from bids_scseg.training.journal import Journal, Look
+from bids_scseg.training.loader import Numbered, Order, make_loader
 from bids_scseg.training.losses import build_loss
-from bids_scseg.training.sample import Sample, Source
+from bids_scseg.training.sample import Source
 
 Schedule = Callable[[int], float]
-Look = Callable[[nn.Module, int], Mapping[str, float]]
+
+CONFIG, DATA = "config.json", "data.json"
+# what a run that goes on may change: how long, how fast and where it runs, and how it is watched
+FREE = (
+    "iterations", "checkpoint_every", "log_every", "threads", "accelerator", "devices", "deterministic",
+    "tensorboard", "sampling.batch", "sampling.accumulate", "sampling.workers", "validation.every",
+    "validation.cases", "validation.thresholds", "validation.min_volumes_mm3", "validation.sequences",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +55,7 @@ class Trained:
     Attributes
     ----------
     network
-        In evaluation mode, float32; the moving average of the weights where one is kept.
+        In evaluation mode, float32, on CPU; the moving average of the weights where one is kept.
     recipe
         With the network and patch that were trained.
     iterations
@@ -58,8 +76,14 @@ def fit(
     loss: nn.Module | None = None,
     schedule: Schedule | None = None,
     look: Look | None = None,
+    display: Display | None = None,
+    summary: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train a network, going on where a checkpoint in ``out`` stopped.
+
+    On CPU, a run that was killed and goes on ends with the same bits as one that was not: checkpoints hold
+    weights, average and optimizer, and all that is random depends on the seed and the number of the example
+    or of the iteration, never on what was drawn before.
 
     Parameters
     ----------
@@ -77,6 +101,10 @@ def fit(
         Iteration to learning-rate factor; default: polynomial decay after linear warm-up.
     look
         Called with (network, iteration) every ``config.validation.every`` iterations; its result is logged.
+    display
+        Where progress is shown; default: nowhere.
+    summary
+        What ``data.json`` says; default: the source's own summary.
 
     Raises
     ------
@@ -84,21 +112,22 @@ def fit(
         If the configuration, the data or the checkpoint do not fit together.
     """
     recipe = configured_recipe(config, recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "config.json", config.to_json())
-    _write(out / "data.json", data.summary())
+    if is_first_process():
+        _open_folder(out, config, summary=data.summary() if summary is None else summary)
     if config.threads:
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
-    # what Lightning says about devices and tips on every start is noise here
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    task = _task(config, recipe=recipe, loss=loss, schedule=schedule)
-    start = load_checkpoint(out, task.network, average=task.average, optimizer=task.optimizer)
-    task.start = start
-    if start < config.iterations:
-        _run(task, data, config=config, out=out, look=look)
+    task = _task(config, data, recipe=recipe, loss=loss, schedule=schedule)
+    task.start = load_checkpoint(out, task.network, average=task.average, optimizer=task.optimizer)
+    if task.start.step < config.iterations:
+        _run(task, config=config, out=out, look=look, display=display or Silent())
     network: nn.Module = task.network if task.average is None else task.average.module
     return Trained(network=network.float().eval(), recipe=recipe, iterations=config.iterations)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, among those of a run on several devices."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def polynomial(config: OptimizerConfig, iterations: int) -> Schedule:
@@ -115,38 +144,64 @@ class SegmentationTask(lightning.LightningModule):
     """One optimizer step: forward, loss, learning rate, moving average."""
 
     def __init__(
-        self, network: nn.Module, loss: nn.Module, *, config: TrainingConfig, schedule: Schedule
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        *,
+        config: TrainingConfig,
+        arm: Arm,
+        schedule: Schedule,
+        loader: Callable[[Progress, int, int], DataLoader[Numbered]],
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.config = config
+        self.arm = arm
         self.schedule = schedule
-        self.start = 0
+        self.loader = loader
+        self.start = Progress()
+        self.terms: dict[str, float] = {}
         decay = config.optimizer.ema
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None  # type: ignore[no-untyped-call]
+        if self.average is not None:
+            self.average.requires_grad_(False)
         self.optimizer = _optimizer(network, config.optimizer)
 
     @property
-    def step(self) -> int:
-        """Optimizer steps so far, those before a restart included."""
-        return self.start + int(self.global_step)
+    def progress(self) -> Progress:
+        """Optimizer steps and examples so far, those before a restart included."""
+        steps = int(self.global_step)
+        each = examples_per_step(self.config, self.trainer.world_size)
+        return Progress(step=self.start.step + steps, examples=self.start.examples + steps * each)
+
+    def train_dataloader(self) -> DataLoader[Numbered]:
+        """This process's share of the batches that are left."""
+        return self.loader(self.start, self.trainer.global_rank, self.trainer.world_size)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch."""
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        outputs = self.network(image, batch["available"], batch["coverage"])
+        outputs, term = self.arm.forward(self.network, {**batch, "image": image})
         loss: Tensor = self.loss(outputs, batch["label"])
-        return loss
+        self.terms = {"loss": float(loss.detach())}
+        if term is None:
+            return loss
+        self.terms |= {"loss": float((loss + term).detach()), "arm": float(term.detach())}
+        return loss + term
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer, made beforehand so that a checkpoint can be loaded into it."""
         return self.optimizer
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Set the learning rate."""
+        """Set the learning rate, and the seed of whatever a network draws by itself."""
+        step = self.progress.step
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optimizer.lr * self.schedule(self.step)
+            group["lr"] = self.config.optimizer.lr * self.schedule(step)
+        turn = batch_idx % self.config.sampling.accumulate
+        state = np.random.SeedSequence([self.config.seed, step, turn, self.trainer.global_rank])
+        torch.manual_seed(int(state.generate_state(1)[0]))
 
     def move_average(self) -> None:
         """Follow the weights after a step."""
@@ -154,134 +209,98 @@ class SegmentationTask(lightning.LightningModule):
             self.average.update_parameters(self.network)
 
 
-class Examples(Dataset[Sample]):
-    """A source as a dataset whose item ``n`` is example ``n``."""
-
-    def __init__(self, source: Source, *, length: int) -> None:
-        self.source = source
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source.sample(index)
-
-
-def collate(samples: list[Sample]) -> dict[str, Tensor]:
-    """Stack samples into a batch."""
-    return {
-        "image": torch.from_numpy(np.stack([item.image for item in samples])),
-        "coverage": torch.from_numpy(np.stack([item.coverage for item in samples])),
-        "label": torch.from_numpy(np.stack([item.label for item in samples])).long(),
-        "available": torch.from_numpy(np.stack([item.available for item in samples])),
-    }
-
-
-class Journal(Callback):
-    """Writes the log, the checkpoints, and what looks at held-out cases say."""
-
-    def __init__(self, out: Path, *, config: TrainingConfig, look: Look | None) -> None:
-        self.out = out
-        self.config = config
-        self.look = look
-        self.losses: list[float] = []
-        self.since = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log every 25 iterations; checkpoint and look when due."""
-        task: SegmentationTask = pl_module
-        # here and not in the module's own hook, which runs after this one: the checkpoint holds the average
-        task.move_average()
-        self.losses.append(float(outputs["loss"]))
-        step = task.step
-        if step % 25 == 0:
-            self._log(task, step)
-        if step % self.config.checkpoint_every == 0 or step == self.config.iterations:
-            save_checkpoint(self.out, task.network, average=task.average, optimizer=task.optimizer, step=step)
-        every = self.config.validation.every
-        if self.look is not None and every and step % every == 0:
-            self._look(self.look, task, step)
-
-    def _log(self, task: SegmentationTask, step: int) -> None:
-        now = time.monotonic()
-        row = {
-            "iteration": step,
-            "loss": round(sum(self.losses) / len(self.losses), 5),
-            "lr": task.optimizer.param_groups[0]["lr"],
-            "seconds": round((now - self.since) / len(self.losses), 4),
-        }
-        append_row(self.out / "log.csv", row)
-        self.losses, self.since = [], now
-
-    def _look(self, look: Look, task: SegmentationTask, step: int) -> None:
-        network = task.network if task.average is None else task.average.module
-        network.eval()
-        with torch.no_grad():
-            append_row(self.out / "validation.csv", {"iteration": step, **look(network, step)})
-        network.train()
-        self.since = time.monotonic()
-
-
-def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """Append a row to a CSV file, with a header where it is new."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def examples_per_step(config: TrainingConfig, world: int) -> int:
+    """Examples that an optimizer step uses up, on all devices together."""
+    return config.sampling.batch * config.sampling.accumulate * world
 
 
 def _task(
-    config: TrainingConfig, *, recipe: Recipe, loss: nn.Module | None, schedule: Schedule | None
+    config: TrainingConfig,
+    data: Source,
+    *,
+    recipe: Recipe,
+    loss: nn.Module | None,
+    schedule: Schedule | None,
 ) -> SegmentationTask:
-    network = build_network(recipe.network, anchors=recipe.anchors)
+    arm = build_arm(config, recipe)
+    network = build_network(recipe.network, anchors=network_anchors(recipe))
     if config.initial:
         load_weights(Path(config.initial), network)
+    arm.prepare(network)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in the stubs
     return SegmentationTask(
         network,
         loss or build_loss(config.loss),
         config=config,
+        arm=arm,
         schedule=schedule or polynomial(config.optimizer, config.iterations),
+        loader=lambda start, rank, world: _loader(data, config, start=start, rank=rank, world=world),
     )
+
+
+def _loader(
+    data: Source, config: TrainingConfig, *, start: Progress, rank: int, world: int
+) -> DataLoader[Numbered]:
+    order = Order(
+        first=start.examples,
+        batches=(config.iterations - start.step) * config.sampling.accumulate,
+        size=config.sampling.batch,
+        rank=rank,
+        world=world,
+    )
+    return make_loader(data, order, sampling=config.sampling)
 
 
 def _run(
-    task: SegmentationTask, data: Source, *, config: TrainingConfig, out: Path, look: Look | None
+    task: SegmentationTask, *, config: TrainingConfig, out: Path, look: Look | None, display: Display
 ) -> None:
-    trainer = lightning.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        precision=config.precision,
-        max_steps=config.iterations - task.start,
-        gradient_clip_val=config.optimizer.clip or None,
-        callbacks=[Journal(out, config=config, look=look)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(task, _loader(data, config=config, start=task.start))
+    if task.start.examples < 0:
+        step = task.start.step
+        task.start = Progress(step=step, examples=step * examples_per_step(config, 1))
+    # what Lightning says about devices, workers and tips on every start is noise here
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer = lightning.Trainer(
+            **devices(config),
+            precision=config.precision,
+            max_steps=config.iterations - task.start.step,
+            accumulate_grad_batches=config.sampling.accumulate,
+            gradient_clip_val=config.optimizer.clip or None,
+            deterministic=config.deterministic,
+            benchmark=not config.deterministic and torch.cuda.is_available(),
+            use_distributed_sampler=False,
+            default_root_dir=out,
+            callbacks=[Journal(out, config=config, look=look, display=display)],
+            logger=_loggers(config, out, step=task.start.step),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(task)
 
 
-def _loader(data: Source, *, config: TrainingConfig, start: int) -> DataLoader[Sample]:
-    sampling = config.sampling
-    total = config.iterations * sampling.batch
-    return DataLoader(
-        Examples(data, length=total),
-        batch_size=sampling.batch,
-        sampler=range(start * sampling.batch, total),
-        num_workers=sampling.workers,
-        collate_fn=collate,
-        prefetch_factor=6 if sampling.workers else None,
-        persistent_workers=sampling.workers > 0,
-        # forking after torch has computed can hang
-        multiprocessing_context="spawn" if sampling.workers else None,
-    )
+def devices(config: TrainingConfig) -> dict[str, Any]:
+    """Arguments of Lightning's trainer: kind and number of devices, and how they work together."""
+    gpus = torch.cuda.device_count() if config.accelerator != "cpu" else 0
+    if config.accelerator == "gpu" and not gpus:
+        raise DataError("no GPU is visible", expected="accelerator 'auto' or 'cpu', or a GPU")
+    count = config.devices or max(gpus, 1)
+    if gpus and count > gpus:
+        raise DataError(f"devices is {count}", expected=f"at most {gpus}, the GPUs that are visible")
+    # an encoder gets no gradient where no example of a batch has its sequence
+    strategy = "ddp_find_unused_parameters_true" if count > 1 else "auto"
+    return {"accelerator": "gpu" if gpus else "cpu", "devices": count, "strategy": strategy}
+
+
+def _loggers(config: TrainingConfig, out: Path, *, step: int) -> Any:
+    if not config.tensorboard or importlib.util.find_spec("tensorboard") is None:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    # what an interrupted run logged after its last checkpoint is dropped
+    return TensorBoardLogger(out, name="", version="tensorboard", purge_step=step + 1)
 
 
 def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -289,9 +308,41 @@ def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
     if config.name == "adamw":
         return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
     )
 
 
-def _write(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, default=str) + "\n", encoding="utf-8")
+def _open_folder(out: Path, config: TrainingConfig, *, summary: Mapping[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if has_checkpoint(out):
+        _check_same(out / CONFIG, config)
+    write_json(out / CONFIG, config.to_json())
+    write_json(out / DATA, summary)
+
+
+def _check_same(file: Path, config: TrainingConfig) -> None:
+    """Refuse to go on with another training than the checkpoint's."""
+    if not file.is_file():
+        return
+    before = _flat(json.loads(file.read_text(encoding="utf-8")))
+    now = _flat(json.loads(json.dumps(config.to_json(), default=str)))
+    for key in sorted(before.keys() & now.keys()):
+        if before[key] != now[key] and key not in FREE:
+            raise DataError(
+                f"the run in this folder has {key} {before[key]!r}",
+                file=file.parent,
+                expected=f"{now[key]!r}, as in the configuration",
+                remedy="use a new folder, or the configuration of the run",
+            )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        whole = isinstance(value, Mapping) and key != "network"
+        out |= _flat(value, f"{prefix}{key}.") if whole else {prefix + key: value}
+    return out

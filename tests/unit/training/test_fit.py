@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,16 +17,9 @@ from bids_scseg.errors import DataError
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 from bids_scseg.training.checkpoint import load_weights
-from bids_scseg.training.config import OptimizerConfig, SamplingConfig, TrainingConfig
-from bids_scseg.training.fit import fit, polynomial
+from bids_scseg.training.config import LossConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from bids_scseg.training.fit import devices, fit, polynomial
 from bids_scseg.training.sample import Sample
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*num_workers.*"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,8 @@ def tiny_config(**changes: object) -> TrainingConfig:
         iterations=6,
         checkpoint_every=3,
         precision="32-true",
+        tensorboard=False,
+        threads=1,
         optimizer=OptimizerConfig(name="adamw", lr=0.01, ema=0.5),
         sampling=SamplingConfig(patch_vox=(8, 8, 8), batch=2),
     )
@@ -80,24 +79,162 @@ def test_it_learns_and_leaves_its_traces(tmp_path: Path) -> None:
         rows = list(csv.DictReader(handle))
     assert [row["iteration"] for row in rows] == ["25", "50"]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert all(0 <= float(row["waiting"]) <= 1 and float(row["seconds"]) > 0 for row in rows)
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json", "data.json", "log.csv", "checkpoint.json", "checkpoint.safetensors",
     }  # fmt: skip
 
 
-def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    schedule = polynomial(tiny_config().optimizer, 6)
-    fit(tiny_config(), Blobs(), recipe=tiny_recipe(), out=whole, schedule=schedule)
-    for iterations in (3, 6):
-        fit(tiny_config(iterations=iterations), Blobs(), recipe=tiny_recipe(), out=parts, schedule=schedule)
-    one, two = weights(whole), weights(parts)
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+@dataclass(frozen=True)
+class KilledBlobs(Blobs):
+    """The same examples, until one is asked for at which the process ends."""
+
+    last: int
+
+    def sample(self, index: int) -> Sample:
+        if index >= self.last:
+            raise Killed
+        return Blobs.sample(self, index)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, optimizer: str) -> None:
+    config = tiny_config(
+        iterations=7,
+        optimizer=OptimizerConfig(name=optimizer, lr=0.01, ema=0.5, warmup=2),  # type: ignore[arg-type]
+        sampling=SamplingConfig(patch_vox=(8, 8, 8), batch=2, accumulate=2),
+        log_every=1,
+    )
+    fit(config, Blobs(), recipe=tiny_recipe(), out=tmp_path / "whole")
+    # an iteration takes 4 examples: the process ends in the sixth, two iterations after the checkpoint
+    with pytest.raises(Killed):
+        fit(config, KilledBlobs(last=21), recipe=tiny_recipe(), out=tmp_path / "parts")
+    assert json.loads((tmp_path / "parts" / "checkpoint.json").read_text()) == {"step": 3, "examples": 12}
+    assert len((tmp_path / "parts" / "log.csv").read_text().splitlines()) == 6
+    fit(config, Blobs(), recipe=tiny_recipe(), out=tmp_path / "parts")
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert one.keys() == two.keys()
-    assert all(torch.allclose(one[key], two[key], atol=1e-6) for key in one)
+    assert any(key.startswith("average") for key in one)
+    assert any(key.startswith("optimizer") for key in one)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    with (tmp_path / "parts" / "log.csv").open(newline="") as handle:
+        assert [row["iteration"] for row in csv.DictReader(handle)] == [str(n) for n in range(1, 8)]
+
+
+def test_a_batch_and_the_same_examples_accumulated_give_one_step(tmp_path: Path) -> None:
+    loss = LossConfig(overlap_weight=0.0)  # the overlap of a batch is no mean over its parts
+    for name, batch, accumulate in (("whole", 4, 1), ("parts", 1, 4)):
+        config = tiny_config(
+            iterations=1,
+            loss=loss,
+            optimizer=OptimizerConfig(lr=0.1, momentum=0.0),
+            sampling=SamplingConfig(patch_vox=(8, 8, 8), batch=batch, accumulate=accumulate),
+        )
+        fit(config, Blobs(), recipe=tiny_recipe(), out=tmp_path / name)
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
+
+
+def test_going_on_with_another_configuration_is_refused(tmp_path: Path) -> None:
+    fit(tiny_config(iterations=1), Blobs(), recipe=tiny_recipe(), out=tmp_path)
+    with pytest.raises(DataError, match=r"optimizer\.lr"):
+        fit(
+            tiny_config(optimizer=OptimizerConfig(name="adamw", lr=0.02, ema=0.5)),
+            Blobs(),
+            recipe=tiny_recipe(),
+            out=tmp_path,
+        )
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, outputs: list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+            return outputs[0].sum() * float("nan")
+
+    with pytest.raises(DataError, match="not finite in iteration 1"):
+        fit(tiny_config(), Blobs(), recipe=tiny_recipe(), out=tmp_path, loss=Broken())
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_mixed_precision_and_determinism_run(tmp_path: Path) -> None:
+    config = tiny_config(precision="bf16-mixed", deterministic=True, iterations=2)
+    for name in ("one", "two"):
+        fit(config, Blobs(), recipe=tiny_recipe(), out=tmp_path / name)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_tensorboard_gets_the_logs(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(tiny_config(tensorboard=True, log_every=2), Blobs(), recipe=tiny_recipe(), out=tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("training/loss")] == [2, 4, 6]
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert devices(tiny_config(accelerator="cpu", devices=0))["devices"] == 1
+    assert "find_unused" in devices(tiny_config(accelerator="cpu", devices=2))["strategy"]
+    if not torch.cuda.is_available():
+        with pytest.raises(DataError, match="no GPU"):
+            devices(tiny_config(accelerator="gpu"))
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_fit import Blobs, tiny_config, tiny_recipe
+from bids_scseg.training.config import SamplingConfig
+from bids_scseg.training.fit import fit
+
+if __name__ == "__main__":
+    count = int(sys.argv[3])
+    config = tiny_config(
+        iterations=int(sys.argv[4]), checkpoint_every=5, accelerator="cpu", devices=count, threads=1,
+        sampling=SamplingConfig(patch_vox=(8, 8, 8), batch=1, accumulate=2 // count),
+    )
+    fit(config, Blobs(), recipe=tiny_recipe(), out=Path(sys.argv[2]))
+"""
+
+
+def start(script: Path, out: Path, *, count: int = 1, iterations: int = 300) -> subprocess.Popen[bytes]:
+    script.write_text(RUN, encoding="utf-8")
+    here = str(Path(__file__).parent)
+    return subprocess.Popen([sys.executable, script, here, out, str(count), str(iterations)])
+
+
+@pytest.mark.slow
+def test_sigkill_and_restart_give_the_same_bits(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    assert start(script, tmp_path / "whole").wait() == 0
+    run, state = start(script, tmp_path / "parts"), tmp_path / "parts" / "checkpoint.json"
+    while run.poll() is None and not (state.exists() and json.loads(state.read_text())["step"] >= 20):
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    assert json.loads(state.read_text())["step"] < 300
+    assert start(script, tmp_path / "parts").wait() == 0
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_examples_that_one_sees(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    for count in (1, 2):
+        assert start(script, tmp_path / str(count), count=count, iterations=10).wait() == 0
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    fit(tiny_config(iterations=1, checkpoint_every=1), Blobs(), recipe=tiny_recipe(), out=tmp_path)
+    fit(tiny_config(iterations=1), Blobs(), recipe=tiny_recipe(), out=tmp_path)
     wider = replace(tiny_recipe(), network=replace(tiny_recipe().network, channels=(6, 8)))
     with pytest.raises(DataError, match="another network"):
         fit(tiny_config(), Blobs(), recipe=wider, out=tmp_path)
