@@ -1,11 +1,10 @@
-"""Prepared cases on disk as a source of training examples: checks, splits by subject, patches."""
+"""Prepared cases on disk as a source of training examples: checks, selection of sequences, patches."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,28 @@ from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.training.augment import augment
 from bids_scseg.training.config import AugmentConfig, SamplingConfig
 from bids_scseg.training.sample import IGNORE, Sample
+from bids_scseg.training.summary import summarize
 
 Rng = np.random.Generator
+Places = tuple[npt.NDArray[np.int32], ...]
 
 LESIONS_FILE = "lesions.json"  # beside label.npy: in which sequences each lesion is visible or faint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """How a case was prepared, as its record states it; None: it does not.
+
+    Attributes
+    ----------
+    preparation
+        Version of the preparation.
+    cord_method
+        Where the cord masks came from.
+    """
+
+    preparation: int | None = None
+    cord_method: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,23 +45,27 @@ class TrainingCase:
 
     Attributes
     ----------
-    name, subject
+    name, subject, session
         Identity; splits go by subject.
     sequences
-        Channel names.
+        Channel names, in the order of the network.
     available : (S,) bool
         Channels with data.
-    image : (S, i, j, k) float32 or float16
-        Normalised; 0 where not covered.
-    coverage : (S, i, j, k) bool
-        Where channels have data.
+    image : (F, i, j, k) float32 or float16
+        Normalised; 0 where not covered. All channels of the file: :meth:`channel` finds the right one.
+    coverage : (F, i, j, k) bool
+        Where they have data.
     label : (i, j, k) uint8
         Lesion instances from 1; 0 background; 255 does not count.
     visible, faint : mapping of int to tuple of str
         Sequences in which each lesion is visible or faint, where that is known (synthetic cases). A lesion
         that no kept sequence shows at all does not count in training.
+    channels
+        Where each of ``sequences`` stands in ``image``; empty: in the same order.
     folder
         Where it was read from; None for cases that live in memory.
+    made
+        How it was prepared.
     """
 
     name: str
@@ -56,7 +77,10 @@ class TrainingCase:
     label: npt.NDArray[np.uint8]
     visible: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     faint: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    session: str = ""
+    channels: tuple[int, ...] = ()
     folder: Path | None = None
+    made: Made = field(default_factory=Made)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel to a worker process as a path: memory-mapped arrays would be copied whole."""
@@ -67,7 +91,25 @@ class TrainingCase:
     @property
     def lesions(self) -> tuple[int, ...]:
         """Instance numbers in the label."""
-        return tuple(int(n) for n in np.unique(self.label) if n not in (0, IGNORE))
+        return tuple(int(n) for n in np.flatnonzero(self.lesion_voxels))
+
+    @property
+    def lesion_voxels(self) -> npt.NDArray[np.int64]:
+        """(255,) voxels of each instance by its number; 0 for numbers that no lesion has."""
+        counts = np.bincount(self.label.ravel(), minlength=256)[:IGNORE]
+        counts[0] = 0
+        return counts
+
+    def channel(self, number: int) -> int:
+        """Channel of ``image`` and ``coverage`` that holds sequence ``number``."""
+        return self.channels[number] if self.channels else number
+
+    def covered(self, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """(i, j, k) where any of the sequences ``kept`` has data."""
+        covered = np.zeros(self.label.shape, bool)
+        for number in np.flatnonzero(kept):
+            covered |= self.coverage[self.channel(int(number))]
+        return covered
 
 
 def _rebuild(*values: Any) -> TrainingCase:
@@ -90,38 +132,52 @@ def find_cases(root: Path) -> list[Path]:
 def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
     """Open one prepared case and check that image, coverage and label belong together.
 
+    Parameters
+    ----------
+    folder
+        With the case's files.
+    sequences
+        Names of the wanted sequences, in the order of the network: all of the case's or some. None of them
+        need be available.
+
     Raises
     ------
     MissingInputError
         If a file is missing.
     DataError
-        If shapes, types or sequences do not match, or values are not finite where they should be.
+        If shapes or types do not match, or the case was prepared without one of the sequences.
     """
     record = _record(folder)
     image, coverage = _array(folder, "image"), _array(folder, "coverage")
     label = _array(folder, "label")
-    if tuple(record["sequences"]) != tuple(sequences):
+    names = tuple(record["sequences"])
+    strangers = [name for name in sequences if name not in names]
+    if strangers:
         raise DataError(
-            f"sequences {record['sequences']}",
+            f"sequences {list(names)}",
             file=folder / "case.json",
-            expected=f"{list(sequences)}, as the recipe has them",
+            expected=f"{list(sequences)}, as the network has them",
             remedy="prepare the cases again with this recipe",
         )
-    _check_shapes(folder, image, coverage=coverage, label=label, channels=len(sequences))
-    available = np.array(record["available"], bool)
-    if not available.any():
+    _check_shapes(folder, image, coverage=coverage, label=label, channels=len(names))
+    present = np.array(record["available"], bool)
+    if present.shape != (len(names),) or not present.any():
         raise DataError("no sequence is available", file=folder / "case.json", expected="at least one")
+    channels = tuple(names.index(name) for name in sequences)
     return TrainingCase(
         name=str(record["case"]) or folder.name,
         subject=str(record["subject"]) or folder.name,
+        session=str(record.get("session") or ""),
         sequences=tuple(sequences),
-        available=available,
+        available=present[list(channels)],
         image=image,
         coverage=coverage,
         label=label,
         visible=_detectability(folder / LESIONS_FILE, "visible"),
         faint=_detectability(folder / LESIONS_FILE, "faint"),
+        channels=channels,
         folder=folder,
+        made=Made(preparation=record.get("preparation"), cord_method=record.get("cord_method")),
     )
 
 
@@ -130,43 +186,10 @@ def load_cases(root: Path, *, sequences: Sequence[str]) -> list[TrainingCase]:
     return [load_case(folder, sequences=sequences) for folder in find_cases(root)]
 
 
-def split_subjects(
-    cases: Sequence[TrainingCase], fraction: float, *, seed: int, out: Path | None = None
-) -> tuple[list[TrainingCase], list[TrainingCase]]:
-    """Training and validation cases; no subject is in both.
-
-    A subject's place depends on its label and the seed alone, so that cases which are added later never
-    move a subject from one side to the other.
-
-    Parameters
-    ----------
-    cases
-        All cases.
-    fraction
-        Expected share of the subjects that is held out; at least one of two or more.
-    seed
-        Of the draw.
-    out
-        JSON file to write the split to.
-    """
-    rank = {case.subject: _lot(case.subject, seed) for case in cases}
-    held = {subject for subject, lot in rank.items() if lot < fraction}
-    if fraction > 0 and len(rank) > 1 and not held:
-        held = {min(rank, key=lambda subject: rank[subject])}
-    if len(rank) > 1 and held == set(rank):
-        held.discard(max(rank, key=lambda subject: rank[subject]))
-    training = [case for case in cases if case.subject not in held]
-    validation = [case for case in cases if case.subject in held]
-    if out is not None:
-        split = {"training": sorted({c.subject for c in training}), "validation": sorted(held), "seed": seed}
-        out.write_text(json.dumps(split, indent=2) + "\n", encoding="utf-8")
-    return training, validation
-
-
-def _lot(subject: str, seed: int) -> float:
-    """A number in [0, 1) that depends on subject and seed alone."""
-    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32
+def kept_sequences(case: TrainingCase, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """(S,) bool: the available sequences of a case that are among ``names`` (empty: all of them)."""
+    wanted = np.array([not names or name in names for name in case.sequences], bool)
+    return np.asarray(case.available & wanted, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -176,42 +199,52 @@ class PreparedCases:
     Attributes
     ----------
     cases
-        Training cases.
+        Training cases; each has one of ``sampling.sequences`` at least.
     sampling, augmentation
         How patches are drawn and changed.
     seed
         Example ``n`` depends on ``(seed, n)`` only.
+    places
+        Voxels of each lesion by case and lesion, found when they are first needed.
     """
 
     cases: Sequence[TrainingCase]
     sampling: SamplingConfig
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
+    places: dict[int, Places] = field(default_factory=dict, repr=False)
 
     def sample(self, index: int) -> Sample:
         """Example number ``index``."""
         rng = np.random.default_rng([self.seed, index])
-        case = self.cases[int(rng.integers(len(self.cases)))]
-        kept = draw_sequences(rng, case.available, self.sampling.sequence_dropout)
-        place = draw_place(rng, case, self.sampling, kept=kept)
-        return augment(crop(case, place, self.sampling.patch_vox, kept=kept), rng, self.augmentation)
+        number = int(rng.integers(len(self.cases)))
+        case = self.cases[number]
+        available = kept_sequences(case, self.sampling.sequences)
+        kept = draw_sequences(rng, available, self.sampling.sequence_dropout)
+        place = draw_place(rng, case, self.sampling, kept=kept, places=self._places(number))
+        patch = augment(crop(case, place, self.sampling.patch_vox, kept=kept), rng, self.augmentation)
+        return covered_only(patch) if self.sampling.by_patch else patch
+
+    def _places(self, number: int) -> Places:
+        if number not in self.places:
+            self.places[number] = lesion_places(self.cases[number])
+        return self.places[number]
 
     def summary(self) -> dict[str, object]:
-        """What the source holds, for people to check before the first step."""
-        return {
-            "cases": len(self.cases),
-            "subjects": len({case.subject for case in self.cases}),
-            "without lesions": sum(not case.lesions for case in self.cases),
-            "lesions": sum(len(case.lesions) for case in self.cases),
-            "lesion voxels": int(
-                sum(np.isin(case.label, (0, IGNORE), invert=True).sum() for case in self.cases)
-            ),
-            "lengths": sorted(case.label.shape[2] for case in self.cases),
-            "available": {
-                name: int(sum(case.available[n] for case in self.cases))
-                for n, name in enumerate(self.cases[0].sequences if self.cases else ())
-            },
-        }
+        """What the source holds, as :func:`bids_scseg.training.summary.summarize` says it."""
+        return summarize(self.cases)
+
+
+def lesion_places(case: TrainingCase) -> Places:
+    """Voxels (N, 3) of each lesion, lesions and voxels in ascending order."""
+    label = np.asarray(case.label)
+    return tuple(np.argwhere(label == lesion).astype(np.int32) for lesion in case.lesions)
+
+
+def covered_only(sample: Sample) -> Sample:
+    """The sample with sequences that cover none of its voxels counted as missing; one always stays."""
+    here = sample.available & sample.coverage.any(axis=(1, 2, 3))
+    return replace(sample, available=here) if here.any() else sample
 
 
 def draw_sequences(rng: Rng, available: npt.NDArray[np.bool_], dropout: float) -> npt.NDArray[np.bool_]:
@@ -227,18 +260,29 @@ def draw_sequences(rng: Rng, available: npt.NDArray[np.bool_], dropout: float) -
 
 
 def draw_place(
-    rng: Rng, case: TrainingCase, sampling: SamplingConfig, *, kept: npt.NDArray[np.bool_]
+    rng: Rng,
+    case: TrainingCase,
+    sampling: SamplingConfig,
+    *,
+    kept: npt.NDArray[np.bool_],
+    places: Places | None = None,
 ) -> tuple[int, int, int]:
-    """Centre of a patch: on a lesion (each equally likely) or anywhere that a kept sequence covers."""
+    """Centre of a patch: on a lesion (each equally likely) or anywhere that a kept sequence covers.
+
+    ``places`` saves searching the lesions' voxels anew (:func:`lesion_places`).
+    """
     size = case.label.shape
-    if rng.random() < sampling.foreground and case.lesions:
-        lesion = case.lesions[int(rng.integers(len(case.lesions)))]
-        voxels = np.argwhere(case.label == lesion)
+    places = lesion_places(case) if places is None else places
+    if rng.random() < sampling.foreground and places:
+        voxels = places[int(rng.integers(len(places)))]
         i, j, k = (int(n) for n in voxels[rng.integers(len(voxels))])
         return i, j, k + int(rng.integers(-sampling.patch_vox[2] // 4, sampling.patch_vox[2] // 4 + 1))
-    middle = case.coverage[kept, size[0] // 2, size[1] // 2].any(axis=0)
+    column = size[0] // 2, size[1] // 2
+    middle = np.zeros(size[2], bool)
+    for number in np.flatnonzero(kept):
+        middle |= case.coverage[case.channel(int(number))][column]
     slices = np.flatnonzero(middle) if middle.any() else np.arange(size[2])
-    return size[0] // 2, size[1] // 2, int(slices[rng.integers(len(slices))])
+    return *column, int(slices[rng.integers(len(slices))])
 
 
 def crop(
@@ -263,8 +307,9 @@ def crop(
     channels = len(case.sequences)
     image, coverage = np.zeros((channels, *patch), np.float32), np.zeros((channels, *patch), bool)
     for channel in np.flatnonzero(kept):
-        image[(channel, *outer)] = case.image[(channel, *inner)]
-        coverage[(channel, *outer)] = case.coverage[(channel, *inner)]
+        stored = case.channel(int(channel))
+        image[(channel, *outer)] = case.image[stored][inner]
+        coverage[(channel, *outer)] = case.coverage[stored][inner]
     instances = np.zeros(patch, np.uint8)
     instances[outer] = case.label[inner]
     label = _classes(case, instances, kept=kept)

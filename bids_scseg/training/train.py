@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,18 @@ from torch import nn
 
 from bids_scseg.errors import DataError
 from bids_scseg.inference.bundle import ModelBundle, save_bundle
+from bids_scseg.inference.facts import ModelFacts
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import Recipe
+from bids_scseg.training.arms import judged_sequences, shipped_network, shown_sequences
+from bids_scseg.training.checkpoint import write_json
 from bids_scseg.training.config import TrainingConfig, configured_recipe
-from bids_scseg.training.dataset import PreparedCases, TrainingCase, load_cases, split_subjects
-from bids_scseg.training.fit import Schedule, Trained, fit
-from bids_scseg.training.validate import HeldOut, Scores, choose_threshold, predict
+from bids_scseg.training.console import Display, Silent
+from bids_scseg.training.dataset import PreparedCases, TrainingCase, kept_sequences, load_cases
+from bids_scseg.training.fit import Schedule, Trained, fit, is_first_process
+from bids_scseg.training.split import split_cases
+from bids_scseg.training.summary import describe, summarize
+from bids_scseg.training.validate import HeldOut, Scores
 
 WARNING = "Not validated on patients; research use only."
 
@@ -50,8 +57,11 @@ def train(
     loss: nn.Module | None = None,
     schedule: Schedule | None = None,
     facts: Mapping[str, str] | None = None,
+    display: Display | None = None,
 ) -> Training:
     """Train on the prepared cases of a folder; a run that was interrupted goes on from its checkpoint.
+
+    With several devices, the processes beside the first end here when training is over.
 
     Parameters
     ----------
@@ -65,6 +75,8 @@ def train(
         Replace the configuration's.
     facts
         More lines for the card and the provenance, such as how the data were made.
+    display
+        Where the summary of the data and progress are shown; default: nowhere.
 
     Raises
     ------
@@ -74,39 +86,126 @@ def train(
         If labels and images do not match, or nothing is left to train on.
     """
     recipe = configured_recipe(config, load_recipe(config.recipe))
-    cases = load_cases(data, sequences=recipe.network.sequences)
-    out.mkdir(parents=True, exist_ok=True)
-    training, held = split_subjects(
-        cases, config.validation.fraction, seed=config.seed, out=out / "split.json"
-    )
-    if not any(case.lesions for case in training):
-        raise DataError("no training case has a lesion", file=data, expected="labels with lesions")
+    display = display or Silent()
+    sides = _sides(config, data, recipe=recipe, out=out)
+    summary = _summary(sides, recipe)
+    if is_first_process():
+        display.text(_described(summary))
     source = PreparedCases(
-        cases=training, sampling=config.sampling, augmentation=config.augment, seed=config.seed
+        cases=sides.training, sampling=config.sampling, augmentation=config.augment, seed=config.seed
     )
-    look = (
-        HeldOut(cases=held, spec=recipe.inference, grid=recipe.grid, config=config.validation)
-        if held
-        else None
-    )
-    trained = fit(config, source, recipe=recipe, out=out, loss=loss, schedule=schedule, look=look)
-    scores = _calibrate(trained, held, config=config, out=out) if held else None
+    look = _held_out(config, sides.validation, recipe) if sides.validation else None
+    trained = fit(
+        config, source, recipe=recipe, out=out, loss=loss, schedule=schedule, look=look, display=display,
+        summary=summary,
+    )  # fmt: skip
+    if not is_first_process():
+        raise SystemExit(0)
+    scores = _calibrate(trained, look, out=out) if look else None
     bundle = export(
-        trained, config, out=out / "bundle", scores=scores, data=source.summary(), facts=facts or {}
+        trained,
+        config,
+        out=out / "bundle",
+        scores=scores,
+        data=summary,
+        facts=facts or {},
+        record=_record(sides, summary, scores=scores),
     )
-    return Training(bundle=bundle, scores=scores, validation=tuple(sorted({case.subject for case in held})))
+    held = tuple(sorted({case.subject for case in sides.validation}))
+    return Training(bundle=bundle, scores=scores, validation=held)
 
 
-def _calibrate(
-    trained: Trained, held: Sequence[TrainingCase], *, config: TrainingConfig, out: Path
-) -> Scores:
-    spec, grid = trained.recipe.inference, trained.recipe.grid
-    probabilities = [predict(trained.network, case, spec, kept=case.available) for case in held]
-    best, table = choose_threshold(held, probabilities, config=config.validation, spec=spec, grid=grid)
-    rows = [scores.to_json() for scores in table]
-    text = json.dumps({"chosen": best.to_json(), "candidates": rows}, indent=1)
-    (out / "thresholds.json").write_text(text + "\n", encoding="utf-8")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sides:
+    """Cases on each side, and those that have none of the sequences that are shown or judged."""
+
+    training: list[TrainingCase]
+    validation: list[TrainingCase]
+    left_out: list[TrainingCase]
+
+
+def _sides(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) -> _Sides:
+    cases = load_cases(data, sequences=recipe.network.sequences)
+    shown, judged = shown_sequences(config, recipe), judged_sequences(config, recipe)
+    if is_first_process():
+        out.mkdir(parents=True, exist_ok=True)
+    training, held = split_cases(
+        cases, config.validation, seed=config.seed, out=out / "split.json" if is_first_process() else None
+    )
+    sides = _Sides(
+        training=[case for case in training if kept_sequences(case, shown).any()],
+        validation=[case for case in held if kept_sequences(case, judged).any()],
+        left_out=[
+            case
+            for part, names in ((training, shown), (held, judged))
+            for case in part
+            if not kept_sequences(case, names).any()
+        ],
+    )
+    if not any(case.lesion_voxels.any() for case in sides.training):
+        raise DataError("no training case has a lesion", file=data, expected="labels with lesions")
+    return sides
+
+
+def _summary(sides: _Sides, recipe: Recipe) -> dict[str, Any]:
+    spacing = recipe.grid.spacing_mm
+    return {
+        **summarize(sides.training, spacing_mm=spacing),
+        "validation": summarize(sides.validation, spacing_mm=spacing),
+        "left out": [case.name for case in sides.left_out],
+    }
+
+
+def _described(summary: Mapping[str, Any]) -> str:
+    lines = [
+        describe(summary, title="training"),
+        describe(summary["validation"], title="held out"),
+    ]
+    if summary["left out"]:
+        names = summary["left out"]
+        some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        lines.append(f"left out, with none of the sequences: {len(names)} ({some})")
+    return "\n".join(lines)
+
+
+def _held_out(config: TrainingConfig, cases: list[TrainingCase], recipe: Recipe) -> HeldOut:
+    judged = replace(config.validation, sequences=judged_sequences(config, recipe))
+    return HeldOut(
+        cases=cases,
+        spec=recipe.inference,
+        grid=recipe.grid,
+        config=judged,
+        by_patch=config.sampling.by_patch,
+    )
+
+
+def _calibrate(trained: Trained, look: HeldOut, *, out: Path) -> Scores:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    best, table = look.calibrate(trained.network.to(device))
+    trained.network.cpu()
+    write_json(
+        out / "thresholds.json",
+        {"chosen": best.to_json(), "candidates": [scores.to_json() for scores in table]},
+    )
     return best
+
+
+def _record(sides: _Sides, summary: Mapping[str, Any], *, scores: Scores | None) -> ModelFacts:
+    """What programs can read in the bundle about its making."""
+    made = [case.made for case in (*sides.training, *sides.validation)]
+    preparations, methods = {m.preparation for m in made}, {m.cord_method for m in made}
+    chosen = {
+        "set": "validation",
+        "rule": "largest lesion-wise F1 (walsh2024), then Dice",
+        "subjects": len({case.subject for case in sides.validation}),
+    }
+    return ModelFacts(
+        preparation=preparations.pop() if len(preparations) == 1 else None,
+        cord_method=methods.pop() if len(methods) == 1 else None,
+        training_data=summary,
+        metrics={} if scores is None else {"validation": scores.to_json()},
+        calibration={} if scores is None else chosen,
+    )
 
 
 def export(
@@ -117,17 +216,21 @@ def export(
     scores: Scores | None,
     data: Mapping[str, object],
     facts: Mapping[str, str],
+    record: ModelFacts | None = None,
 ) -> ModelBundle:
-    """Write the bundle of a trained network; threshold and smallest volume are those of ``scores``."""
+    """Write the bundle of a trained network; threshold and smallest volume are those of ``scores``.
+
+    Encoders that were never trained (sequences that training never showed) are folded away first.
+    """
     recipe = with_threshold(trained.recipe, scores)
+    network = shipped_network(trained.network, config, recipe)
+    spec = getattr(network, "spec", recipe.network)
     weights = {
-        name: np.asarray(value.detach().float().contiguous())
-        for name, value in trained.network.state_dict().items()
+        name: np.asarray(value.detach().float().cpu().contiguous())
+        for name, value in network.state_dict().items()
     }
-    # a bundle says where it started from, but no place on the machine that made it
-    stated = replace(config, initial=Path(config.initial).name)
     provenance: dict[str, object] = {
-        "configuration": json.dumps(stated.to_json(), sort_keys=True),
+        "configuration": json.dumps(_stated(config).to_json(), sort_keys=True),
         "iterations": trained.iterations,
         "seed": config.seed,
         "training data": json.dumps(dict(data), sort_keys=True, default=str),
@@ -137,11 +240,24 @@ def export(
     return save_bundle(
         out,
         weights,
-        recipe=recipe,
-        network=recipe.network,
+        # a recipe's own network has all its sequences; the bundle's says which were trained
+        recipe=replace(recipe, network=replace(spec, sequences=recipe.sequence_names)),
+        network=spec,
         threshold=recipe.inference.threshold,
         provenance=provenance,
         card=default_card(recipe, config, scores=scores, facts=facts),
+        facts=record,
+    )
+
+
+def _stated(config: TrainingConfig) -> TrainingConfig:
+    """The configuration without places on the machine that trained: names of folders and files alone."""
+    return replace(
+        config,
+        recipe=Path(config.recipe).name,
+        initial=Path(config.initial).name,
+        arm=replace(config.arm, source=Path(config.arm.source).name),
+        validation=replace(config.validation, split=Path(config.validation.split).name),
     )
 
 
@@ -162,11 +278,13 @@ def default_card(
         "",
         WARNING,
         "",
-        f"- Training: {config.iterations} iterations, batch {config.sampling.batch}, patches of "
+        f"- Training: {config.iterations} iterations, batch "
+        f"{config.sampling.batch * config.sampling.accumulate}, patches of "
         f"{config.sampling.patch_vox} voxels, {config.optimizer.name}, learning rate {config.optimizer.lr}, "
         f"seed {config.seed}.",
         f"- Network: {recipe.network.family}, channels {recipe.network.channels}, "
         f"skips {recipe.network.skips}, imputation {recipe.network.impute}.",
+        f"- Sequences: {', '.join(shown_sequences(config, recipe))}; arm: {config.arm.kind}.",
         *(f"- {key}: {value}" for key, value in facts.items()),
     ]
     if scores is not None:

@@ -17,7 +17,7 @@ from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
 from bids_scseg.recipe.model import GridSpec, InferenceSpec
 from bids_scseg.training.config import ValidationConfig
-from bids_scseg.training.dataset import TrainingCase, crop
+from bids_scseg.training.dataset import TrainingCase, crop, kept_sequences
 from bids_scseg.training.sample import IGNORE, Sample
 
 PROFILE = PROFILES["walsh2024"]
@@ -103,25 +103,38 @@ class Scores:
 
 
 def predict(
-    network: nn.Module, case: TrainingCase, spec: InferenceSpec, *, kept: npt.NDArray[np.bool_]
+    network: nn.Module,
+    case: TrainingCase,
+    spec: InferenceSpec,
+    *,
+    kept: npt.NDArray[np.bool_],
+    by_patch: bool = False,
 ) -> Floats:
-    """Foreground probability (i, j, k) of a case from the sequences ``kept``."""
+    """Foreground probability (i, j, k) of a case from the sequences ``kept``, on the network's device.
+
+    With ``by_patch``, a sequence that covers no voxel of a window counts as missing there.
+    """
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     whole = _whole(case, spec, kept=kept)
-    available = torch.from_numpy(whole.available)[None]
+    available = torch.from_numpy(whole.available)[None].to(device)
     inputs = torch.from_numpy(np.concatenate([whole.image, whole.coverage.astype(np.float32)]))[None]
     channels = len(case.sequences)
 
     def run(window: Tensor) -> Tensor:
+        coverage = window[:, channels:] > 0.5
         flags = available.expand(len(window), -1)
-        logits: Tensor = network(window[:, :channels], flags, window[:, channels:] > 0.5)[0]
+        if by_patch:
+            here = flags & coverage.flatten(2).any(2)
+            flags = torch.where(here.any(1, keepdim=True), here, flags)
+        logits: Tensor = network(window[:, :channels], flags, coverage)[0]
         return logits.float().softmax(1)[:, 1:].sum(1, keepdim=True)
 
-    bf16 = torch.autocast("cpu", torch.bfloat16)
+    bf16 = torch.autocast(device.type, torch.bfloat16)
     with torch.inference_mode(), bf16:
         prob: Any = sliding_window_inference(
-            inputs, spec.patch_vox, 1, run, overlap=spec.overlap, mode="gaussian"
+            inputs.to(device), spec.patch_vox, 1, run, overlap=spec.overlap, mode="gaussian"
         )
-    out = np.asarray(prob[0, 0].float(), np.float32)
+    out = np.asarray(prob[0, 0].float().cpu(), np.float32)
     return np.where(whole.coverage.any(axis=0), out, np.float32(0))
 
 
@@ -169,9 +182,8 @@ def score_case(
 
 
 def _countable(case: TrainingCase, *, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    covered = np.asarray(case.coverage[kept]).any(axis=0)
     label = np.asarray(case.label)
-    return np.where(covered & (label != IGNORE), label, 0).astype(np.int32)
+    return np.where(case.covered(kept) & (label != IGNORE), label, 0).astype(np.int32)
 
 
 def _is_visible(case: TrainingCase, lesion: int, kept: npt.NDArray[np.bool_]) -> bool:
@@ -189,9 +201,20 @@ def choose_threshold(
     spec: InferenceSpec,
     grid: GridSpec,
 ) -> tuple[Scores, list[Scores]]:
-    """The candidate with the best lesion-wise F1 (then Dice) on held-out cases, and all candidates."""
+    """The candidate with the best lesion-wise F1 (then Dice) on held-out cases, and all candidates.
+
+    ``probabilities`` come from the sequences ``config.sequences`` of each case (empty: all available ones).
+    """
     table = [
-        score_all(cases, probabilities, threshold=threshold, min_volume_mm3=volume, spec=spec, grid=grid)
+        score_all(
+            cases,
+            probabilities,
+            threshold=threshold,
+            min_volume_mm3=volume,
+            spec=spec,
+            grid=grid,
+            sequences=config.sequences,
+        )
         for threshold in config.thresholds
         for volume in config.min_volumes_mm3
     ]
@@ -206,8 +229,9 @@ def score_all(
     min_volume_mm3: float,
     spec: InferenceSpec,
     grid: GridSpec,
+    sequences: tuple[str, ...] = (),
 ) -> Scores:
-    """Scores of several cases, each with all its available sequences."""
+    """Scores of several cases, each with its available sequences among ``sequences`` (empty: all)."""
     scores = [
         score_case(
             case,
@@ -216,7 +240,7 @@ def score_all(
             min_volume_mm3=min_volume_mm3,
             spec=spec,
             grid=grid,
-            kept=case.available,
+            kept=kept_sequences(case, sequences),
         )
         for case, prob in zip(cases, probabilities, strict=True)
     ]
@@ -225,20 +249,40 @@ def score_all(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Looks at held-out cases during training."""
+    """Looks at held-out cases during training, with ``config.sequences`` of each."""
 
     cases: Sequence[TrainingCase]
     spec: InferenceSpec
     grid: GridSpec
     config: ValidationConfig
+    by_patch: bool = False
 
     def __call__(self, network: nn.Module, iteration: int) -> Mapping[str, float]:
         """Best scores over the thresholds, on the first ``config.cases`` cases."""
         some = list(self.cases)[: self.config.cases or None]
-        probabilities = [predict(network, case, self.spec, kept=case.available) for case in some]
         quick = replace(self.config, min_volumes_mm3=self.config.min_volumes_mm3[:1])
-        best, _ = choose_threshold(some, probabilities, config=quick, spec=self.spec, grid=self.grid)
+        best, _ = choose_threshold(
+            some, self.probabilities(network, some), config=quick, spec=self.spec, grid=self.grid
+        )
         return best.to_json()
+
+    def calibrate(self, network: nn.Module) -> tuple[Scores, list[Scores]]:
+        """The best candidate on all cases, and all candidates."""
+        maps = self.probabilities(network, self.cases)
+        return choose_threshold(self.cases, maps, config=self.config, spec=self.spec, grid=self.grid)
+
+    def probabilities(self, network: nn.Module, cases: Sequence[TrainingCase]) -> list[Floats]:
+        """Foreground probability of each case."""
+        return [
+            predict(
+                network,
+                case,
+                self.spec,
+                kept=kept_sequences(case, self.config.sequences),
+                by_patch=self.by_patch,
+            )
+            for case in cases
+        ]
 
 
 def _dice(truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> float:

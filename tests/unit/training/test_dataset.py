@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.training.config import AugmentConfig, SamplingConfig
+from bids_scseg.training.config import AugmentConfig, SamplingConfig, ValidationConfig
 from bids_scseg.training.dataset import (
     PreparedCases,
     TrainingCase,
+    covered_only,
     crop,
     draw_place,
     draw_sequences,
     find_cases,
+    kept_sequences,
+    lesion_places,
     load_case,
-    split_subjects,
 )
 from bids_scseg.training.sample import IGNORE
+from bids_scseg.training.split import split_cases
 
 NAMES = ("T2Sag", "STIR", "MP2RAGE")
 SIZE = (16, 16, 40)
@@ -106,25 +110,69 @@ def test_a_missing_label_says_what_to_do(tmp_path: Path) -> None:
         load_case(folder, sequences=NAMES)
 
 
-def test_splits_go_by_subject_and_stay_when_cases_are_added(tmp_path: Path) -> None:
-    some = [make_case(f"{n:02d}") for n in range(30) for _ in range(2)]
-    training, held = split_subjects(some, 0.2, seed=3, out=tmp_path / "split.json")
-    assert not {c.subject for c in training} & {c.subject for c in held}
-    assert len(training) + len(held) == 60
-    assert json.loads((tmp_path / "split.json").read_text())["validation"] == sorted(
-        {c.subject for c in held}
-    )
-    more, more_held = split_subjects([*some, *(make_case(f"{n:02d}") for n in range(30, 60))], 0.2, seed=3)
-    assert {c.subject for c in training} <= {c.subject for c in more}
-    assert {c.subject for c in held} <= {c.subject for c in more_held}
+def test_splits_are_written_down_by_subject(tmp_path: Path) -> None:
+    some = [make_case(f"{n:02d}") for n in range(10) for _ in range(2)]
+    training, held = split_cases(some, ValidationConfig(fraction=0.3), seed=3, out=tmp_path / "split.json")
+    assert len(training) + len(held) == 20
+    written = json.loads((tmp_path / "split.json").read_text())
+    assert written["validation"] == sorted({c.subject for c in held})
+    assert written["training"] == sorted({c.subject for c in training})
+    assert not set(written["training"]) & set(written["validation"])
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("fraction", [0.01, 0.99])
-def test_neither_side_of_a_split_is_empty(count: int, fraction: float) -> None:
-    training, held = split_subjects([make_case(str(n)) for n in range(count)], fraction, seed=0)
-    assert training
-    assert held
+def test_a_network_of_some_sequences_takes_their_channels(tmp_path: Path) -> None:
+    case = make_case()
+    folder = save(tmp_path / "a", case)
+    some = load_case(folder, sequences=("MP2RAGE", "STIR"))
+    assert some.sequences == ("MP2RAGE", "STIR")
+    assert some.available.tolist() == [False, True]
+    assert isinstance(some.image, np.memmap)  # nothing is copied
+    for one in (some, pickle.loads(pickle.dumps(some))):  # noqa: S301
+        patch = crop(one, (8, 8, 20), SIZE, kept=np.array([False, True]))
+        assert np.array_equal(patch.image[1], case.image[1].astype(np.float32))
+        assert not patch.image[0].any()
+        assert np.array_equal(patch.coverage[1], case.coverage[1])
+    assert np.array_equal(some.covered(some.available), case.coverage[1])
+    # none of the wanted ones is there: no error, training leaves such cases out
+    assert not load_case(folder, sequences=("MP2RAGE",)).available.any()
+
+
+def test_shown_sequences_are_the_available_ones_among_the_wanted() -> None:
+    assert kept_sequences(make_case(), ()).tolist() == [True, True, False]
+    assert kept_sequences(make_case(), ("STIR", "MP2RAGE")).tolist() == [False, True, False]
+    sampling = SamplingConfig(patch_vox=(16, 16, 16), sequences=("STIR",))
+    source = PreparedCases(cases=[make_case()], sampling=sampling)
+    assert {tuple(source.sample(n).available) for n in range(5)} == {(False, True, False)}
+
+
+def test_by_patch_a_sequence_that_covers_nothing_is_missing() -> None:
+    none = AugmentConfig(flip=0.0, spatial=0.0)
+    sampling = SamplingConfig(patch_vox=(16, 16, 8), foreground=0.0, by_patch=True)
+    source = PreparedCases(cases=[make_case()], sampling=sampling, augmentation=none)
+    samples = [source.sample(n) for n in range(60)]
+    # STIR begins at slice 10: there are patches with and without it
+    assert {bool(sample.available[1]) for sample in samples} == {True, False}
+    assert all(sample.available[1] == sample.coverage[1].any() for sample in samples)
+    assert all(sample.available[0] for sample in samples)
+    nothing = replace(samples[0], coverage=np.zeros_like(samples[0].coverage))
+    assert covered_only(nothing).available.any()
+
+
+def test_known_places_change_nothing() -> None:
+    sampling = SamplingConfig(patch_vox=(16, 16, 16), foreground=0.7)
+    case, kept = make_case(), np.array([True, True, False])
+    for seed in range(20):
+        one = draw_place(np.random.default_rng(seed), case, sampling, kept=kept)
+        places = lesion_places(case)
+        assert one == draw_place(np.random.default_rng(seed), case, sampling, kept=kept, places=places)
+
+
+def test_how_a_case_was_made_is_read(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", make_case())
+    assert load_case(folder, sequences=NAMES).made.cord_method is None
+    record = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps({**record, "preparation": 1, "cord_method": "masks"}))
+    assert load_case(folder, sequences=NAMES).made.cord_method == "masks"
 
 
 @given(seed=st.integers(0, 5000), dropout=st.floats(0, 1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bids_scseg.cli.tools import main
 from bids_scseg.errors import DataError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import load_network, predict_case
 from bids_scseg.recipe.load import load_recipe
-from bids_scseg.training.config import OptimizerConfig, SamplingConfig, TrainingConfig, ValidationConfig
+from bids_scseg.training.config import (
+    ArmConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+from bids_scseg.training.console import Console
 from bids_scseg.training.train import WARNING, train
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*num_workers.*"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
 
 NAMES = load_recipe("cord-lesion").sequence_names
 SIZE = (16, 16, 32)
@@ -28,6 +30,8 @@ CONFIG = TrainingConfig(
     recipe="cord-lesion",
     iterations=2,
     precision="32-true",
+    tensorboard=False,
+    threads=1,
     network={"channels": [2, 2, 2, 2, 2], "skips": "mean"},
     optimizer=OptimizerConfig(name="adamw", lr=0.01),
     sampling=SamplingConfig(patch_vox=(16, 16, 16), batch=1, sequence_dropout=0.5),
@@ -66,6 +70,8 @@ def test_from_prepared_cases_to_a_bundle_that_predicts(tmp_path: Path) -> None:
     assert result.scores is not None
     assert result.scores.threshold == bundle.threshold
     assert bundle.recipe.inference.min_volume_mm3 == result.scores.min_volume_mm3
+    assert bundle.facts.metrics["validation"]["threshold"] == bundle.threshold
+    assert bundle.facts.training_data["subjects"] == len(split["training"])
     card = (bundle.path / "card.md").read_text()
     assert WARNING in "".join(card.splitlines()[:4])
     assert "made up" in card
@@ -92,3 +98,72 @@ def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 2, lesions=False)
     with pytest.raises(DataError, match="no training case has a lesion"):
         train(CONFIG, tmp_path / "data", out=tmp_path / "run")
+
+
+def test_a_summary_comes_before_the_first_step(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 4)
+    stream = io.StringIO()
+    train(CONFIG, tmp_path / "data", out=tmp_path / "run", display=Console(stream))
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("training: ")
+    assert "T2Sag" in lines[1]
+    assert any(line.startswith("held out: ") for line in lines)
+    assert lines[-1].startswith("2/2  loss")
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert data["subjects"] + data["validation"]["subjects"] == 4
+    assert data["lesions"] == data["cases"]
+    assert data["left out"] == []
+
+
+def test_a_model_of_one_sequence_leaves_out_cases_without_it(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 6)
+    config = replace(
+        CONFIG,
+        network={**CONFIG.network, "sequences": ["STIR"]},
+        validation=replace(CONFIG.validation, fraction=0.0, subjects=("0", "1")),
+    )
+    result = train(config, tmp_path / "data", out=tmp_path / "run")
+    # STIR is there for subjects with even numbers
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["left out"] == ["sub-3", "sub-5", "sub-1"]
+    assert result.validation == ("0",)
+    assert result.bundle.network.sequences == ("STIR",)
+    assert result.bundle.recipe.sequence_names == NAMES
+    assert (
+        predict_case(
+            load_network(result.bundle),
+            result.bundle,
+            image=np.zeros((6, *SIZE), np.float32),
+            coverage=np.ones((6, *SIZE), bool),
+            available=(True, True, *(False,) * 4),
+        ).shape
+        == SIZE
+    )
+
+
+def test_the_control_ships_a_network_of_one_sequence(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 4)
+    config = replace(CONFIG, arm=ArmConfig(kind="replicated"))
+    result = train(config, tmp_path / "data", out=tmp_path / "run")
+    assert result.bundle.network.sequences == ("T2Sag",)
+    load_network(result.bundle)
+
+
+def test_the_command_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cases(tmp_path / "data", 4)
+    config = tmp_path / "tiny.toml"
+    config.write_text(
+        'name = "tiny"\nrecipe = "cord-lesion"\niterations = 1\nprecision = "32-true"\n'
+        "tensorboard = false\nthreads = 1\n"
+        '[network]\nchannels = [2, 2, 2, 2, 2]\nskips = "mean"\n'
+        "[sampling]\npatch_vox = [16, 16, 16]\nbatch = 1\n",
+        encoding="utf-8",
+    )
+    run = [str(config), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main(["train", *run, "--seed", "3", "--deterministic"]) == 0
+    said = capsys.readouterr().err
+    assert "training: " in said
+    assert "model bundle: " in said
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["seed"], stored["deterministic"], stored["devices"]) == (3, True, 1)
+    assert main(["train", *run, "--seed", "4"]) == 65
+    assert "the run in this folder has seed 3" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 from bids_scseg.recipe.model import GridSpec, InferenceSpec
 from bids_scseg.training.config import ValidationConfig
 from bids_scseg.training.dataset import TrainingCase
-from bids_scseg.training.validate import choose_threshold, predict, score_case
+from bids_scseg.training.validate import HeldOut, choose_threshold, predict, score_case
 
 SIZE = (16, 16, 32)
 SPEC = InferenceSpec(patch_vox=(16, 16, 16), overlap=0.5, connectivity=26)
@@ -96,3 +96,53 @@ def test_the_threshold_that_separates_is_chosen() -> None:
     assert len(table) == 3
     assert np.isnan(table[2].precision)
     assert table[2].f1 == 0.0
+
+
+class Counting(torch.nn.Module):
+    """Notes which sequences each window had; its parameter tells its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[bool]] = []
+
+    def forward(
+        self, images: torch.Tensor, available: torch.Tensor, coverage: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        assert images.device == available.device == self.weight.device
+        self.seen += available.tolist()
+        return [torch.zeros(len(images), 2, *images.shape[2:])]
+
+
+def two_sequences() -> TrainingCase:
+    one = case()
+    coverage = np.concatenate([one.coverage, np.zeros((1, *SIZE), bool)])
+    coverage[1, :, :, 16:24] = True
+    return TrainingCase(
+        name="c",
+        subject="c",
+        sequences=("A", "B"),
+        available=np.array([True, True]),
+        image=np.concatenate([one.image, one.image]),
+        coverage=coverage,
+        label=one.label,
+    )
+
+
+def test_a_chosen_subset_is_what_the_network_sees() -> None:
+    network = Counting()
+    config = ValidationConfig(thresholds=(0.4, 0.6), min_volumes_mm3=(0.0,), sequences=("A",))
+    look = HeldOut(cases=[two_sequences()], spec=SPEC, grid=GRID, config=config)
+    scores = look(network, 1)
+    assert {tuple(row) for row in network.seen} == {(True, False)}
+    assert scores["visible"] == 2  # lesion 3 lies beyond the coverage of A
+    network.seen.clear()
+    predict(network, two_sequences(), SPEC, kept=np.array([True, True]))
+    assert {tuple(row) for row in network.seen} == {(True, True)}
+
+
+def test_by_patch_windows_have_what_covers_them() -> None:
+    network = Counting()
+    predict(network, two_sequences(), SPEC, kept=np.array([True, True]), by_patch=True)
+    # windows start at slices 0, 8 and 16; B covers slices 16 to 24
+    assert network.seen == [[True, False], [True, True], [True, True]]
