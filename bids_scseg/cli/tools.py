@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bids_scseg.cli import model
+from bids_scseg.cli import model, prepare, train
 from bids_scseg.cli.parser import Parser
 from bids_scseg.errors import OutputError, ScsegError, UsageError
 from bids_scseg.options import available_cpus
@@ -23,14 +23,9 @@ def build_tools_parser() -> Parser:
     demo.add_argument("--subjects", type=int, default=3, metavar="N", help="number of subjects (default 3)")
     demo.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes")
     demo.set_defaults(run=run_demo)
-    train = commands.add_parser("train", help="train a model from a configuration and prepared cases")
-    train.add_argument("config", type=Path, help="training configuration (TOML)")
-    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of training data")
-    train.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the model"
-    )
-    train.set_defaults(run=run_train)
+    train.add_parser(commands)
     model.add_parser(commands)
+    prepare.add_parser(commands)
     return parser
 
 
@@ -51,15 +46,6 @@ def run_demo(arguments: argparse.Namespace) -> None:
             out, subjects=arguments.subjects, seed=arguments.seed, workers=workers, progress=bar.update
         )
     sys.stderr.write(f"{arguments.subjects} synthetic subjects in {out}\n")
-
-
-def run_train(arguments: argparse.Namespace) -> None:
-    """Train a model."""
-    from bids_scseg.training.config import load_config
-    from bids_scseg.training.train import train
-
-    training = train(load_config(arguments.config), arguments.data, out=arguments.out)
-    sys.stderr.write(f"model bundle: {training.bundle.path}\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,45 @@
+"""``scseg train``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers of ``scseg``."""
+    train = commands.add_parser(
+        "train",
+        help="train a model from a configuration and prepared cases",
+        description="Train a model; the same command goes on after an interruption.",
+    )
+    train.add_argument("config", type=Path, help="training configuration (TOML)")
+    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of prepared cases")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for logs, checkpoints and the model"
+    )
+    train.add_argument("--seed", type=int, metavar="S", help="instead of the configuration's")
+    train.add_argument("--devices", type=int, metavar="N", help="GPUs to use at once; 0: all of them")
+    train.add_argument(
+        "--deterministic", action="store_true", help="only operations that give the same bits every time"
+    )
+    train.set_defaults(run=run_train)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Train a model."""
+    from bids_scseg.training.config import config_from_mapping, read_mapping
+    from bids_scseg.training.console import Console
+    from bids_scseg.training.train import train
+
+    wanted = {name: getattr(arguments, name) for name in ("seed", "devices", "deterministic")}
+    changes = {key: value for key, value in wanted.items() if value is not None and value is not False}
+    config = config_from_mapping({**read_mapping(arguments.config), **changes}, file=arguments.config)
+    training = train(config, arguments.data, out=arguments.out, display=Console(sys.stderr))
+    if training.scores is not None:
+        scores = training.scores.to_json()
+        shown = ", ".join(f"{key} {scores[key]}" for key in ("sensitivity", "precision", "f1", "dice"))
+        sys.stderr.write(f"held-out subjects at threshold {scores['threshold']}: {shown}\n")
+    sys.stderr.write(f"model bundle: {training.bundle.path}\n")
