@@ -84,10 +84,15 @@ def apply_spatial(sample: Sample, draw: SpatialDraw) -> Sample:
     image, coverage = np.flip(sample.image, axes), np.flip(sample.coverage, axes)
     label = np.flip(sample.label, draw.flips)
     if draw.scale != 1.0 or draw.angle:
-        stacked = np.concatenate([coverage, label[None]]).astype(np.float32)
-        nearest = _affine(stacked, draw, mode="nearest")
-        coverage, label = nearest[:-1] > 0.5, nearest[-1].astype(np.uint8)
-        image = _affine(np.ascontiguousarray(image), draw, mode="bilinear") * coverage
+        # missing sequences are zeros wherever they are moved
+        there = np.flatnonzero(sample.available)
+        nearest = _affine(
+            np.concatenate([coverage[there], label[None]], dtype=np.float32), draw, mode="nearest"
+        )
+        linear = _affine(image[there], draw, mode="bilinear")
+        image, coverage = np.zeros_like(image), np.zeros_like(coverage)
+        coverage[there], label = nearest[:-1] > 0.5, nearest[-1].astype(np.uint8)
+        image[there] = linear * coverage[there]
     return replace(
         sample,
         image=np.ascontiguousarray(image, np.float32),

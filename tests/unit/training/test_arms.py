@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,17 @@ from bids_scseg.training.config import (
     SamplingConfig,
     TrainingConfig,
     ValidationConfig,
+    config_from_mapping,
     configured_recipe,
+    load_config,
+    merge,
+    read_mapping,
 )
 from bids_scseg.training.fit import Trained, fit
 from bids_scseg.training.sample import Sample
 
 RECIPE = load_recipe("cord-lesion")
+WALSH = Path(__file__).resolve().parents[3] / "configs" / "walsh2024"
 NAMES = RECIPE.sequence_names
 SMALL = {"channels": [4, 6, 8], "strides": [[1, 1, 1], [2, 2, 2], [1, 1, 2]], "deep_supervision": 2}
 
@@ -277,3 +283,28 @@ def test_a_network_of_some_sequences_keeps_to_them() -> None:
     assert recipe_of(one).network.sequences == ("STIR", "T2Ax")
     with pytest.raises(DataError, match="Did you mean 'T2Sag'"):
         recipe_of(config(network={**SMALL, "sequences": ["T2sag"]}))
+
+
+@pytest.mark.parametrize("path", sorted(WALSH.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_shipped_arms_fit_and_differ_from_their_scale_in_little(path: Path) -> None:
+    one = load_config(path)
+    build_arm(one, recipe_of(one))
+    assert judged_sequences(one, recipe_of(one))[0] == "T2Sag"
+    own = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "extends" in own:
+        assert own["extends"] == "reduced.toml"
+        assert set(own) <= {"extends", "name", "network", "arm", "validation"}
+        # the same arm at the paper's scale
+        big = config_from_mapping(
+            merge(
+                read_mapping(WALSH / "paper.toml"),
+                {key: value for key, value in own.items() if key != "extends"},
+            ),
+            file=path,
+        )
+        assert big.iterations == 250_000
+
+
+def test_all_arms_are_shipped() -> None:
+    kinds = [load_config(path).arm.kind for path in sorted(WALSH.glob("*.toml"))]
+    assert {"plain", "latent", "frozen", "distillation", "replicated"} == set(kinds)
