@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bids_scseg.errors import DataError, MissingToolError, OutputError
 from bids_scseg.inference.bundle import CARD_FILE, ModelBundle, load_weights
 from bids_scseg.inference.describe import describe
+from bids_scseg.inference.predict import Network, load_network
 from bids_scseg.inference.verify import bundle_anchors, probe_image, probe_patterns
 from bids_scseg.network.build import Encoded, SegmentationNet, build_network, fold_missing
-from bids_scseg.network.spec import Size
+from bids_scseg.network.spec import Size, total_stride
 
 ONNX_FILE, DESCRIPTION_FILE = "model.onnx", "export.json"
 OPSET = 20  # of ONNX; onnxruntime reads it since 1.17
@@ -99,11 +101,21 @@ class DenseNet(nn.Module):
             weighted = [skip * weights[:, channel, None, None, None, None] for skip in skips]
             pairs = zip(total, weighted, strict=True)
             total = [a + b for a, b in pairs] if total and weighted else total or weighted
-        encoded = Encoded(features=torch.stack(features, dim=1), skips=total, available=present)
-        covered = None if coverage is None else coverage > 0.5
-        fused = self.network.fuse(encoded, covered)
+        counts = present
+        if self.network.spec.impute == "voxel" and coverage is not None:
+            counts = self._coverage_weights(coverage > 0.5, present)
+        # weights of places stand in for flags: pooling of fuse's own kind has no form in ONNX
+        encoded = Encoded(features=torch.stack(features, dim=1), skips=total, available=counts)
+        fused = self.network.fuse(encoded)
         logits = self.network.decode(fused, encoded.skips)[0]
         return 1 - torch.softmax(logits, dim=1)[:, :1]
+
+    def _coverage_weights(self, coverage: Tensor, present: Tensor) -> Tensor:
+        """As :func:`bids_scseg.network.fusion.coverage_weights`, for multiples of the stride."""
+        flags = present[:, :, None, None, None].float()
+        pooled = functional.avg_pool3d(coverage.float(), total_stride(self.network.spec)) * flags
+        nobody = pooled.sum(1, keepdim=True) == 0
+        return torch.where(nobody, flags, pooled).unsqueeze(2)
 
     def _skip_weights(self, flags: Tensor) -> Tensor:
         """(B, S): share of each sequence in the skips."""
@@ -296,6 +308,7 @@ def compare(
     run: Run,
     *,
     sequences: tuple[str, ...] = (),
+    flips: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
     """Compare an export with the network that the program itself runs, on a fixed input.
@@ -308,6 +321,8 @@ def compare(
         (images, available, coverage), float32 each, to the probability (1, 1, i, j, k).
     sequences
         Fixed set of available sequences; empty: several sets are compared.
+    flips
+        Whether ``run`` averages the copy mirrored along R-L in.
     tolerance
         Largest difference of probabilities that is allowed.
 
@@ -316,19 +331,14 @@ def compare(
     DataError
         If they differ by more.
     """
-    from bids_scseg.inference.predict import load_network
-
     reference, names = load_network(bundle), bundle.network.sequences
-    images = probe_image(bundle, _patch(bundle))
-    coverage = _probe_coverage(images)
+    coverage = _probe_coverage(bundle)
+    images = probe_image(bundle, _patch(bundle)) * coverage
     patterns = [tuple(n in sequences for n in names)] if sequences else _patterns(bundle)
     worst = 0.0
     for flags in patterns:
-        with torch.inference_mode():
-            tensors = (torch.from_numpy(images), torch.tensor([flags]), torch.from_numpy(coverage > 0.5))
-            logits = reference(*tensors)[0]
-            wanted = 1 - torch.softmax(logits, dim=1)[:, :1].numpy()
-        kept = [n for n, there in enumerate(flags) if there] if sequences else list(range(len(names)))
+        wanted = _probability(reference, images, flags, coverage, flips=flips)
+        kept = [n for n, there in enumerate(flags) if there or not sequences]
         found = run(images[:, kept], np.array([flags], np.float32)[:, kept], coverage[:, kept])
         difference = np.abs(found - wanted).max() if found.shape == wanted.shape else np.inf
         worst = max(worst, float(np.nan_to_num(difference, nan=np.inf)))
@@ -356,11 +366,26 @@ def _patterns(bundle: ModelBundle) -> list[tuple[bool, ...]]:
     return list(dict.fromkeys([singles[0], *rest, *singles[1:]]))[:MOST_PATTERNS]
 
 
-def _probe_coverage(images: Floats) -> Floats:
-    """Ones, but the lower third of every second sequence: partial coverage must count."""
-    coverage = np.ones_like(images)
-    coverage[:, 1::2, :, :, : images.shape[-1] // 3] = 0
+def _probe_coverage(bundle: ModelBundle) -> Floats:
+    """Ones, but zeros in the lower third of every second sequence: partial coverage must count."""
+    shape = (1, len(bundle.network.sequences), *_patch(bundle))
+    coverage = np.ones(shape, np.float32)
+    coverage[:, 1::2, :, :, : shape[-1] // 3] = 0
     return coverage
+
+
+def _probability(
+    network: Network, images: Floats, flags: tuple[bool, ...], coverage: Floats, *, flips: bool
+) -> Floats:
+    """Foreground probability (1, 1, i, j, k) by the program's own network, as in its inference."""
+    available = torch.tensor([flags])
+    total = np.zeros((1, 1, *images.shape[2:]), np.float32)
+    for step in (1, -1) if flips else (1,):
+        given = [torch.from_numpy(part[:, :, ::step].copy()) for part in (images, coverage)]
+        with torch.inference_mode():
+            logits = network(given[0], available, given[1] > 0.5)[0]
+        total += (1 - torch.softmax(logits, dim=1)[:, :1].numpy())[:, :, ::step]
+    return total / np.float32(2 if flips else 1)
 
 
 def export_record(

@@ -25,6 +25,7 @@ from bids_scseg.inference.export import (
     quiet,
     write_json,
 )
+from bids_scseg.inference.predict import load_network, predict_case
 from bids_scseg.inference.verify import probe_image
 
 SCRIPT_FILE, STATE_FILE = "models/model.ts", "models/model.pt"
@@ -137,7 +138,8 @@ def _compare(bundle: ModelBundle, out: Path, network: StackedNet, *, sequences: 
     """Numbers of the script as MONAI's configuration loads it, of the state dict, and of a whole case."""
     _compare_states(out, network)
     parser = read_config(out)
-    script = parser.get_parsed_content("network")
+    with quiet():
+        script = parser.get_parsed_content("network")
 
     def run(images: Floats, available: Floats, coverage: Floats) -> Floats:
         flags = np.broadcast_to(available[:, :, None, None, None], images.shape)
@@ -145,7 +147,7 @@ def _compare(bundle: ModelBundle, out: Path, network: StackedNet, *, sequences: 
         with torch.inference_mode():
             return np.asarray(script(stacked.to(parser.get_parsed_content("device"))).cpu())
 
-    done = compare(bundle, out, run, sequences=sequences)
+    done = compare(bundle, out, run, sequences=sequences, flips=bundle.recipe.inference.flips)
     worst = max(done.difference, _compare_case(bundle, out, sequences=sequences))
     return Exported(path=out, difference=worst, tolerance=done.tolerance, checked=done.checked)
 
@@ -175,8 +177,6 @@ def read_config(out: Path, **changes: object) -> Any:
 
 def _compare_case(bundle: ModelBundle, out: Path, *, sequences: tuple[str, ...]) -> float:
     """Largest difference between MONAI's run of the configuration and ours, on a case of one window."""
-    from bids_scseg.inference.predict import load_network, predict_case
-
     image, coverage = probe_case(bundle, sequences)
     flags = [bool(part.any()) for part in coverage]
     wanted = predict_case(load_network(bundle), bundle, image=image, coverage=coverage, available=flags)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,16 +13,25 @@ import pytest
 
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.inference.bundle import (
+    MAX_HEADER_BYTES,
+    MAX_TEXT_BYTES,
     ModelBundle,
     _first_line,
     find_bundle,
     load_bundle,
     load_weights,
+    mismatch,
     packaged_models,
+    read_header,
     save_bundle,
+    session_mismatch,
     sha256,
 )
+from bids_scseg.inference.facts import ModelFacts
+from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.recipe.model import InferenceSpec, NetworkSpec, Recipe, SequenceRule
+from bids_scseg.recipe.study import ImageFile, Plan, SequencePlan
 
 WEIGHTS = {"b": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "a": np.array([0.5], np.float32)}
 
@@ -64,8 +74,10 @@ def test_whatever_decides_the_networks_output_is_in_the_checksum(tmp_path: Path)
         replace(bundle, network=replace(spec, impute="voxel")),
         replace(bundle, recipe=replace(bundle.recipe, anchors=bundle.recipe.anchors[::-1])),
         replace(bundle, weights_sha256="0" * 64),
+        replace(bundle, recipe=replace(bundle.recipe, normalize="cord")),
+        replace(bundle, recipe=replace(bundle.recipe, grid=replace(bundle.recipe.grid, spacing_mm=0.4))),
     ]
-    assert len({bundle.inference_sha256, *(other.inference_sha256 for other in others)}) == 6
+    assert len({bundle.inference_sha256, *(other.inference_sha256 for other in others)}) == 8
     later = [
         changed(threshold=0.9),
         changed(min_volume_mm3=7.0),
@@ -199,3 +211,180 @@ def test_what_a_card_says_first_is_its_text_not_its_heading(tmp_path):
     assert _first_line(card) == "Not validated on patients. Made for tests."
     card.write_text("# A model\n")
     assert _first_line(card) == "A model"
+
+
+def plain_bundle(**changes: Any) -> ModelBundle:
+    """A bundle of nothing but defaults, apart from what is stated here."""
+    rules = [SequenceRule(name=n, suffixes=(f"{n}w",), planes=("sag",)) for n in ("A", "B")]
+    network = NetworkSpec(
+        channels=(2, 4),
+        strides=((1, 1, 1), (2, 2, 2)),
+        sequences=("A", "B"),
+        skips="mean",
+        deep_supervision=1,
+    )
+    recipe = Recipe(
+        name="t", version="1", frame="centerline", target="lesion", sequences=tuple(rules),
+        anchors=("A", "B"), network=network, inference=InferenceSpec(patch_vox=(8, 8, 8)),
+    )  # fmt: skip
+    fields: dict[str, Any] = {
+        "name": "t", "path": Path("t"), "recipe": recipe, "network": network, "threshold": 0.5,
+        "provenance": (), "weights_sha256": "0" * 64, "numerical_version": 1, "summary": "",
+    }  # fmt: skip
+    return ModelBundle(**{**fields, **changes})
+
+
+def test_checksums_of_the_first_release_stay() -> None:
+    # computed by version 0.1.0; results in work folders are found again by this number
+    expected = "a753cace3994b5fd26cd98c2c49d1e99ac6a36f526bfe34f24014b5365c4a5bd"
+    assert plain_bundle().inference_sha256 == expected
+    assert plain_bundle(facts=ModelFacts(preparation=7, license="MIT")).inference_sha256 == expected
+
+
+def test_what_is_known_of_the_training_is_kept(tmp_path: Path) -> None:
+    facts = ModelFacts(
+        preparation=3,
+        cord_method="masks",
+        license="cc-by-4.0",
+        training_data={"subjects": 50},
+        metrics={"test": {"dice": float("nan")}},
+        calibration={"set": "validation"},
+    )
+    bundle = write(tmp_path, facts=facts)
+    assert bundle.facts == replace(facts, license="CC-BY-4.0", metrics={"test": {"dice": None}})
+    assert load_bundle(tmp_path) == bundle
+    # facts that do not say it: it is not known; no facts at all: this program trained on its own preparation
+    assert write(tmp_path, facts=ModelFacts(license="MIT")).facts.preparation is None
+    assert write(tmp_path).facts == ModelFacts(preparation=PREPARATION_VERSION)
+    with pytest.raises(DataError, match="SPDX"):
+        write(tmp_path, facts=ModelFacts(license="ask us"))
+
+
+def test_bundles_without_facts_load(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "model.json"
+    data = json.loads(path.read_text())
+    del data["facts"]
+    path.write_text(json.dumps(data))
+    assert load_bundle(tmp_path).facts == ModelFacts()
+    rewrite(tmp_path, facts=[])
+    with pytest.raises(DataError, match="facts is \\[\\]; expected dict"):
+        load_bundle(tmp_path)
+    rewrite(tmp_path, facts={"cord_method": "by eye"})
+    with pytest.raises(DataError, match="one of"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "card.md"])
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "model")
+    (tmp_path / "model" / name).rename(tmp_path / name)
+    (tmp_path / "model" / name).symlink_to(tmp_path / name)
+    with pytest.raises(DataError, match="is a link to"):
+        load_bundle(tmp_path / "model")
+
+
+def test_a_link_to_the_whole_folder_is_fine(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    assert load_bundle(tmp_path / "link") == bundle
+
+
+def test_pipes_and_folders_in_place_of_files(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "card.md").unlink()
+    os.mkfifo(tmp_path / "card.md")  # reading it would never end
+    with pytest.raises(DataError, match="no regular file"):
+        load_bundle(tmp_path)
+    (tmp_path / "card.md").unlink()
+    (tmp_path / "card.md").mkdir()
+    with pytest.raises(DataError, match="no regular file"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[" * 100_000, '{"format": ' + "1" * 5000 + "}", "\ufeff{}", '{"a": NaN}', '{"a": 1, "a": 2}'],
+)
+def test_json_that_is_none(tmp_path: Path, text: str) -> None:
+    write(tmp_path)
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(DataError):
+        load_bundle(tmp_path)
+
+
+def test_oversize_files_are_not_read(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    with (tmp_path / "card.md").open("ab") as stream:
+        stream.truncate(MAX_TEXT_BYTES + 1)
+    with pytest.raises(DataError, match="bytes long"):
+        load_bundle(tmp_path)
+    bundle.weights.write_bytes((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
+    with pytest.raises(DataError, match="a header of 16000001 bytes"):
+        read_header(bundle.weights)
+
+
+def test_the_header_tells_types_and_shapes(tmp_path: Path) -> None:
+    assert read_header(write(tmp_path).weights) == {"a": ("F16", (1,)), "b": ("F16", (2, 3))}
+
+
+@pytest.mark.parametrize(
+    ("trained", "run", "differs"),
+    [
+        ("masks", "masks", False),
+        ("masks", "builtin", True),
+        ("masks", "sct", True),
+        ("cord-finder", "builtin", False),
+        ("cord-finder", "cord-finder", False),
+        ("cord-finder", "masks", True),
+        ("sct", "sct", False),
+        ("sct", "builtin", True),
+        ("jittered-masks", "masks", False),
+        ("jittered-masks", "builtin", True),
+        (None, "builtin", False),
+        ("masks", "", False),
+    ],
+)
+def test_cords_from_elsewhere_are_named(trained: str | None, run: str, differs: bool) -> None:
+    bundle = plain_bundle(facts=ModelFacts(preparation=1, cord_method=trained))
+    found = mismatch(bundle, preparation=1, cord_method=run)
+    assert len(found) == differs
+    if differs:
+        assert f"trained with cords from {trained}" in found[0]
+
+
+def test_another_preparation_is_named() -> None:
+    bundle = plain_bundle(facts=ModelFacts(preparation=1, cord_method="sct"))
+    assert mismatch(bundle, preparation=1, cord_method="sct") == ()
+    (text,) = mismatch(bundle, preparation=2, cord_method="sct")
+    assert "by version 1" in text
+    assert "by version 2" in text
+    assert len(mismatch(bundle, preparation=2, cord_method="masks")) == 2
+    assert mismatch(plain_bundle(), preparation=2, cord_method="sct") == ()
+
+
+def session(*names: str, masked: tuple[str, ...] = ()) -> Plan:
+    files = tuple(ImageFile(path=f"/data/{n}", relative=n, entities=(), suffix="T2w") for n in names)
+    return Plan(
+        subject="1",
+        session=None,
+        dataset="/data",
+        recipe="t",
+        sequences=(SequencePlan(name="A", files=files),),
+        missing=(),
+        anchor="A",
+        cord_masks=tuple((name, f"/masks/{name}") for name in masked),
+    )
+
+
+def test_a_session_has_the_cords_of_its_images() -> None:
+    bundle = plain_bundle(facts=ModelFacts(preparation=PREPARATION_VERSION, cord_method="masks"))
+    assert session_mismatch(bundle, session("a", "b", masked=("a", "b")), cord_method="builtin") == ()
+    (text,) = session_mismatch(bundle, session("a", "b", masked=("a",)), cord_method="builtin")
+    assert "here they come from cord-finder" in text
+    other = replace(
+        bundle, facts=replace(bundle.facts, preparation=PREPARATION_VERSION + 1, cord_method="sct")
+    )
+    texts = session_mismatch(other, session("a", "b", masked=("a",)), cord_method="builtin")
+    assert len(texts) == 3  # the preparation once, masks, finder
+    assert session_mismatch(bundle, session(), cord_method="builtin") == ()
