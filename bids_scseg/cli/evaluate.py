@@ -9,7 +9,7 @@ from typing import Any
 
 from bids_scseg.errors import UsageError
 
-#: Names of the profiles; a test keeps them equal to those of ``measure.profiles``, which would load numpy here.
+#: Names of the profiles, as in ``measure.profiles`` (a test compares), which would load numpy here.
 PROFILE_NAMES = ("walsh2024", "anima", "neuropoly", "msms", "panoptica")
 DEFAULT_NAME = "prediction"
 

@@ -15,6 +15,7 @@ from bids_scseg.measure.overlap import FrocCurve, find_profile, froc_curve
 from bids_scseg.measure.statistics import (
     Interval,
     PairedTest,
+    bootstrap_f1,
     bootstrap_mean,
     bootstrap_ratio,
     holm,
@@ -268,10 +269,15 @@ def evaluate_all(
 def _summary(results: Sequence[ImageResult], by: Sequence[str], *, seed: int) -> Iterable[SummaryRow]:
     yield from summary_rows(results, EVERYBODY, EVERYBODY, seed=seed)
     for column in by:
-        values = sorted({result.key.groups[column] for result in results}, key=lambda v: (v == NO_VALUE, v))
+        values = sorted({result.key.groups[column] for result in results}, key=_group_order)
         for value in values:
             group = [result for result in results if result.key.groups[column] == value]
             yield from summary_rows(group, column, value, seed=seed)
+
+
+def _group_order(value: str) -> tuple[bool, bool, str]:
+    """The lower half first, missing values last."""
+    return value == NO_VALUE, value.startswith("over "), value
 
 
 def summary_rows(
@@ -310,21 +316,9 @@ def _pooled(results: Sequence[ImageResult], *, seed: int) -> Iterable[tuple[str,
         [2 * r.shared_mm3 for r in results],
         [r.scores.truth_mm3 + r.scores.predicted_mm3 for r in results],
     )
-    sensitivity, precision = bootstrap_ratio(*found, seed=seed), bootstrap_ratio(*right, seed=seed)
-    yield "pooled_sensitivity", sensitivity
-    yield "pooled_precision", precision
-    total = sensitivity.mean + precision.mean
-    yield (
-        "pooled_f1",
-        Interval(
-            mean=2 * sensitivity.mean * precision.mean / total if total else total,
-            low=NAN,
-            high=NAN,
-            n=sensitivity.n,
-            subjects=sensitivity.subjects,
-            reason="no interval is computed for this number",
-        ),
-    )
+    yield "pooled_sensitivity", bootstrap_ratio(*found, seed=seed)
+    yield "pooled_precision", bootstrap_ratio(*right, seed=seed)
+    yield "pooled_f1", bootstrap_f1(*found, *right, seed=seed)
     yield "pooled_dice", bootstrap_ratio(*shared, seed=seed)
 
 
@@ -362,7 +356,7 @@ def strata_rows(results: Sequence[ImageResult], *, seed: int = 0) -> Iterable[St
                     name = size_class(lesion.volume_mm3) if by == "size" else getattr(lesion, by)
                     if lesion.side == side and name is not None:
                         found.setdefault(name, []).append((result.key.subject, lesion.matched))
-            for stratum in sorted(found, key=_stratum_order):
+            for stratum in sorted(found, key=stratum_order):
                 yield _stratum(results[0].key.prediction, by, stratum, measure, found[stratum], seed=seed)
 
 
@@ -383,7 +377,7 @@ def _stratum(
     )
 
 
-def _stratum_order(name: str) -> tuple[int, float, str]:
+def stratum_order(name: str) -> tuple[int, float, str]:
     """Levels from top to bottom, sizes from small to large, other names by letter."""
     if name in LEVELS:
         return 0, LEVELS.index(name), ""

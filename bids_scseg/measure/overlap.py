@@ -109,44 +109,6 @@ class FrocCurve:
     score: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverlapSummary:
-    """Agreement over several images, by one profile.
-
-    Attributes
-    ----------
-    profile
-        Name of the rules.
-    images, lesion_free
-        How many images; of how many the truth is empty.
-    dice, f1, sensitivity, precision
-        Means over the images where each is defined; NaN if it is nowhere.
-    undefined_dice, undefined_f1
-        Images left out of those means.
-    pooled_sensitivity, pooled_precision, pooled_f1
-        Over all lesions of all images at once.
-    lesion_free_false_positives
-        Mean number of false lesions in lesion-free images; NaN without such images.
-    specificity
-        Share of lesion-free images with no predicted lesion; NaN without such images.
-    """
-
-    profile: str
-    images: int
-    lesion_free: int
-    dice: float
-    f1: float
-    sensitivity: float
-    precision: float
-    undefined_dice: int
-    undefined_f1: int
-    pooled_sensitivity: float
-    pooled_precision: float
-    pooled_f1: float
-    lesion_free_false_positives: float
-    specificity: float
-
-
 def score(truth: Mask, prediction: Mask, *, profile: str | Profile, voxel_volume_mm3: float) -> OverlapScores:
     """Compare a prediction with the truth, on the lattice of the truth.
 
@@ -286,48 +248,6 @@ def _f1(sensitivity: float, precision: float) -> float:
     if np.isnan(precision) or sensitivity + precision == 0:
         return 0.0
     return 2 * sensitivity * precision / (sensitivity + precision)
-
-
-def summarise(scores: Sequence[OverlapScores]) -> OverlapSummary:
-    """Means over images, undefined scores left out and counted beside them.
-
-    Raises
-    ------
-    DataError
-        If there are no scores, or scores of different profiles.
-    """
-    names = sorted({item.profile for item in scores})
-    if len(names) != 1:
-        raise DataError(f"scores of {len(names)} profiles {names}", expected="scores of one profile")
-    free = [item for item in scores if item.truth_count == 0]
-    sensitivity = _share(sum(item.found for item in scores), sum(item.truth_count for item in scores))
-    predicted = sum(item.predicted_count for item in scores)
-    precision = _share(predicted - sum(item.false_positives for item in scores), predicted)
-    return OverlapSummary(
-        profile=names[0],
-        images=len(scores),
-        lesion_free=len(free),
-        dice=_mean([item.dice for item in scores]),
-        f1=_mean([item.f1 for item in scores]),
-        sensitivity=_mean([item.sensitivity for item in scores]),
-        precision=_mean([item.precision for item in scores]),
-        undefined_dice=sum(bool(np.isnan(item.dice)) for item in scores),
-        undefined_f1=sum(bool(np.isnan(item.f1)) for item in scores),
-        pooled_sensitivity=sensitivity,
-        pooled_precision=precision,
-        pooled_f1=_f1(sensitivity, precision),
-        lesion_free_false_positives=_mean([float(item.false_positives) for item in free]),
-        specificity=_mean([float(item.predicted_count == 0) for item in free]),
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else NAN
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else NAN
 
 
 def froc(

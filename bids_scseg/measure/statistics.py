@@ -24,6 +24,8 @@ RESAMPLES = 9999
 #: From six non-zero differences on, an exact two-sided signed-rank test can reach p < 0.05 (2 / 2⁶ = 0.031;
 #: with five the smallest p is 0.0625).
 MIN_DIFFERENCES = 6
+#: With more undefined resamples than this there is no interval: it would speak of a chosen part (ours).
+MAX_UNDEFINED = 0.05
 #: Differences closer to 0 than this are equal scores that rounding tells apart.
 ZERO = 1e-12
 
@@ -179,6 +181,62 @@ def _ratio(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(mean=mean, low=float(found.low), high=float(found.high), n=n, subjects=subjects)
+
+
+def bootstrap_f1(
+    found: npt.ArrayLike,
+    true: npt.ArrayLike,
+    right: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Pooled F1 with a percentile bootstrap interval: harmonic mean of Σ found/Σ true, Σ right/Σ predicted.
+
+    Parameters
+    ----------
+    found, true, right, predicted : (subjects,)
+        Lesions: found of the true ones, right of the predicted ones; one entry per subject.
+    level, resamples, seed
+        As in :func:`bootstrap_mean`.
+
+    Returns
+    -------
+    Interval; 0 where something is there and nothing found, NaN without true lesions. Resamples without true
+    lesions are left out; if they are more than 5 %, there is no interval.
+
+    Raises
+    ------
+    DataError
+        If a number is NaN or infinite.
+    """
+    sums = np.stack([_finite(values) for values in (found, true, right, predicted)])
+    subjects = sums.shape[1]
+    value = float(_f1_of(sums.sum(axis=1)))
+    reason = "no values" if np.isnan(value) else "one subject only" if subjects == 1 else ""
+    low = high = NAN
+    if not reason:
+        rng = np.random.default_rng(seed)
+        times_drawn = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples)
+        scores = _f1_of(sums @ times_drawn.T)
+        defined = scores[~np.isnan(scores)]
+        if defined.size < (1 - MAX_UNDEFINED) * resamples:
+            reason = "too many resamples have no true lesion"
+        else:
+            low, high = (float(end) for end in np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]))
+    return Interval(mean=value, low=low, high=high, n=subjects, subjects=subjects, reason=reason)
+
+
+def _f1_of(sums: FloatArray) -> FloatArray:
+    """F1 of (4, ...) sums: found, true, right, predicted."""
+    found, true, right, predicted = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity = np.where(true > 0, found / true, NAN)
+        precision = np.where(predicted > 0, right / predicted, 0.0)
+        total = sensitivity + precision
+        return np.asarray(np.where(total == 0, 0.0, 2 * sensitivity * precision / total))
 
 
 def paired_wilcoxon(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:

@@ -179,8 +179,8 @@ def _lead(found: FolderEvaluation) -> str:
         parts.append(
             f"{method.prediction}: lesion-wise F1 {_with_interval(f1.interval)}, Dice "
             f"{_with_interval(dice.interval)} (means over {f1.images - f1.undefined} and "
-            f"{dice.images - dice.undefined} of {method.images} images; {method.lesion_free} of them are "
-            f"lesion-free)."
+            f"{dice.images - dice.undefined} of {method.images} images; lesion-free images: "
+            f"{method.lesion_free})."
         )
     return f"Profile {evaluation.profile}, {evaluation.space} space. " + " ".join(parts)
 
@@ -204,6 +204,14 @@ def _flags(found: FolderEvaluation) -> Iterable[Flag]:
             text="They lay on another lattice than the reference mask and were brought onto it by the "
             "nearest voxel.",
         )
+    loose = sum(facts.pair.how == "session" for facts in found.facts)
+    if loose:
+        yield Flag(
+            severity="note",
+            title=f"{loose} of {len(found.facts)} pairs found by session alone",
+            text="The prediction's name says more about its image than the reference mask's; they were taken "
+            "for one another because the session leaves no other choice.",
+        )
     outside = [facts for facts in found.facts if facts.truth_outside_mm3 > 0]
     if outside:
         yield Flag(
@@ -222,16 +230,15 @@ def _scores_table(evaluation: Evaluation, column: str, value: str, *, pooled: bo
         if (row.column, row.value) == (column, value) and row.metric.startswith("pooled_") == pooled
     }
     names = [method.prediction for method in evaluation.methods]
-    texts = {metric.name: (metric.text, metric.description) for metric in METRICS}
+    texts = {metric.name: metric.text for metric in METRICS}
     body = []
     for metric in dict.fromkeys(name for name, _ in rows):
-        text, hint = texts.get(metric, (metric.removeprefix("pooled_").capitalize(), ""))
-        cells: list[Cell] = [Cell(text=text), Cell(text=hint, tone="muted")]
+        cells: list[Cell] = [Cell(text=texts.get(metric, metric.removeprefix("pooled_").capitalize()))]
         for name in names:
             row = rows.get((metric, name))
             cells += _score_cells(row)
         body.append(tuple(cells))
-    headers = [Header(text="Metric"), Header(text="")]
+    headers = [Header(text="Metric")]
     for name in names:
         headers += [Header(text=name, numeric=True), Header(text="images (undefined)", numeric=True)]
     return Table(headers=tuple(headers), rows=tuple(body))
@@ -398,6 +405,7 @@ def _methods(evaluation: Evaluation, rules: str) -> Iterable[str]:
         "metric is defined; the others are counted beside it. Lesion-free images are scored by their false "
         "lesions and by specificity where the profile leaves their scores undefined."
     )
+    yield "; ".join(f"{metric.text}: {metric.description}" for metric in METRICS) + "."
     yield (
         f"Intervals: {LEVEL:.0%} bootstrap (BCa, {RESAMPLES} resamples), subjects being resampled with all "
         "their images. Tests: Wilcoxon's signed-rank test, two-sided, on one number per subject (the mean "

@@ -9,7 +9,7 @@ import numpy as np
 
 from bids_scseg.measure.agreement import LIMITS
 from bids_scseg.measure.evaluate import ImageResult
-from bids_scseg.measure.evaluation import Evaluation, MethodResult, StratumRow
+from bids_scseg.measure.evaluation import Evaluation, MethodResult, StratumRow, stratum_order
 from bids_scseg.measure.overlap import FROC_RATES
 from bids_scseg.report.canvas import (
     BLACK,
@@ -50,8 +50,9 @@ def colors(evaluation: Evaluation) -> dict[str, str]:
 
 
 def short(name: str) -> str:
-    """A name that fits an axis."""
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+    """A name that fits an axis; a dollar sign is no formula."""
+    fits = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+    return fits.replace("$", r"\$")
 
 
 def draw_scores(evaluation: Evaluation) -> Figure:
@@ -93,9 +94,9 @@ def draw_agreement(evaluation: Evaluation) -> Figure:
     with styled():
         many = len(evaluation.methods)
         rows = -(-many // 3)
-        canvas = new_canvas(WIDTH_IN, 3.0 * rows + 0.1)
+        canvas = new_canvas(WIDTH_IN, 2.9 * rows + 0.1)
         for number, method in enumerate(evaluation.methods):
-            axes = canvas.axes(0.75 + number % 3 * 3.5, 0.3 + number // 3 * 3.0, 2.7, 2.1)
+            axes = canvas.axes(0.75 + number % 3 * 3.5, 0.3 + number // 3 * 2.9, 2.7, 2.1)
             own = [result for result in evaluation.results if result.key.prediction == method.prediction]
             _bland_altman(axes, own, method, color=colors(evaluation)[method.prediction])
         return canvas.figure
@@ -121,16 +122,17 @@ def draw_strata(evaluation: Evaluation, by: str) -> Figure | None:
     if not sides:
         return None
     with styled():
-        canvas = new_canvas(WIDTH_IN, 3.2)
+        canvas = new_canvas(WIDTH_IN, 3.0)
         for number, measure in enumerate(sides):
-            axes = canvas.axes(0.6 + number * 5.3, 0.35, 4.6, 2.0)
+            axes = canvas.axes(0.6 + number * 5.3, 0.45, 4.6, 2.0)
             _strata(axes, [row for row in rows if row.measure == measure], colors(evaluation))
             axes.set_title(f"{measure.capitalize()} by {by}")
+        _key(canvas, colors(evaluation))
         return canvas.figure
 
 
 def _strata(axes: Axes, rows: Sequence[StratumRow], palette: Mapping[str, str]) -> None:
-    strata = list(dict.fromkeys(row.stratum for row in rows))
+    strata = sorted({row.stratum for row in rows}, key=stratum_order)
     width = 0.8 / len(palette)
     for number, (name, color) in enumerate(palette.items()):
         own = {row.stratum: row for row in rows if row.prediction == name}
@@ -146,6 +148,13 @@ def _strata(axes: Axes, rows: Sequence[StratumRow], palette: Mapping[str, str]) 
     axes.set_axisbelow(True)
 
 
+def _key(canvas: Canvas, palette: Mapping[str, str]) -> None:
+    """Which colour is whose; not needed for one method."""
+    if len(palette) > 1:
+        for number, (name, color) in enumerate(palette.items()):
+            canvas.text(0.6 + number * 1.4, 0.05, f"■ {short(name)}", color=color, fontsize=8)
+
+
 def _bar(axes: Axes, row: StratumRow, *, x: float, width: float, color: str) -> None:
     interval = row.interval
     axes.bar(x, interval.mean, width=width, color=color, alpha=0.75)
@@ -158,7 +167,7 @@ def draw_probabilities(evaluation: Evaluation) -> Figure | None:
     if all(method.froc is None for method in evaluation.methods):
         return None
     with styled():
-        canvas = new_canvas(WIDTH_IN, 3.9)
+        canvas = new_canvas(WIDTH_IN, 3.75)
         _froc(canvas.axes(0.65, 0.35, 4.2, 2.9), evaluation)
         _calibration(canvas, evaluation)
         return canvas.figure

@@ -81,3 +81,17 @@ def test_perfect_and_degenerate_agreement():
     assert math.isnan(limits_of_agreement([], []).bias)
     with pytest.raises(DataError, match="finite"):
         limits_of_agreement([1], [float("nan")])
+
+
+@pytest.mark.slow
+def test_another_implementation_agrees():
+    metrics = pytest.importorskip("monai.metrics")
+    torch = pytest.importorskip("torch")
+    one, two = np.random.default_rng(0).random((2, 10, 12, 14)) < 0.1
+    found = surface_distances(one, two, spacing=(3, 0.5, 1))
+    masks = [torch.from_numpy(mask)[None, None] for mask in (one, two)]
+    options = {"include_background": True, "spacing": (3.0, 0.5, 1.0)}
+    average = metrics.compute_average_surface_distance(*masks, symmetric=True, **options)
+    robust = metrics.compute_hausdorff_distance(*masks, percentile=95, **options)
+    assert found.average == pytest.approx(float(average), rel=1e-5)
+    assert found.robust == pytest.approx(float(robust), rel=1e-5)

@@ -17,7 +17,6 @@ from bids_scseg.measure.overlap import (
     match_lesions,
     overlap_table,
     score,
-    summarise,
 )
 from bids_scseg.measure.profiles import PROFILES
 
@@ -126,29 +125,7 @@ def test_panoptica_pairs_each_lesion_once():
     assert right.tolist() == [True, False]
 
 
-def test_summary_leaves_undefined_scores_out_and_counts_them():
-    pairs = [
-        (_column((0, 10)), _column((0, 10))),  # 1
-        (_column((0, 10)), _column((40, 50))),  # 0
-        (_column(), _column((40, 50))),  # undefined, a false positive
-        (_column(), _column()),  # undefined
-    ]
-    summary = summarise([score(t, p, profile="walsh2024", voxel_volume_mm3=1) for t, p in pairs])
-    assert summary.profile == "walsh2024"
-    assert (summary.images, summary.lesion_free, summary.undefined_f1, summary.undefined_dice) == (4, 2, 2, 2)
-    assert summary.f1 == 0.5
-    assert summary.dice == 0.5
-    assert summary.lesion_free_false_positives == 0.5
-    assert summary.specificity == 0.5
-    assert summary.pooled_sensitivity == 0.5  # 1 of 2 lesions
-    assert summary.pooled_precision == pytest.approx(1 / 3)
-    assert summary.pooled_f1 == pytest.approx(0.4)
-
-
-def test_profiles_are_not_mixed():
-    one, two = (score(_column(), _column(), profile=p, voxel_volume_mm3=1) for p in ("anima", "msms"))
-    with pytest.raises(DataError, match="2 profiles"):
-        summarise([one, two])
+def test_what_cannot_be_scored_is_refused():
     with pytest.raises(DataError, match="walsh2024"):
         score(_column(), _column(), profile="nobody", voxel_volume_mm3=1)
     with pytest.raises(GeometryError, match="shape"):
