@@ -346,10 +346,23 @@ def _draw_muscles(rng: Rng) -> Floats:
     for station in range(grid.stations):
         right = seeds + drift[station] - drift[grid.stations // 2]
         every = np.concatenate([right, right * [-1, 1]]).astype(np.float32)
-        squares = (x[:, None, None] - every[:, 0]) ** 2 + 1.6 * (x[None, :, None] - every[:, 1]) ** 2
-        nearest = np.sqrt(np.partition(squares, 1, axis=2)[..., :2])
-        out[station] = (nearest[..., 1] - nearest[..., 0]) / 2
+        first, second = _two_smallest(
+            (x - every[:, 0, None]) ** 2, np.float32(1.6) * (x - every[:, 1, None]) ** 2
+        )
+        out[station] = (np.sqrt(second) - np.sqrt(first)) / 2
     return out
+
+
+def _two_smallest(rows: Floats, columns: Floats) -> tuple[Floats, Floats]:
+    """Smallest and second smallest over n of ``rows[n][:, None] + columns[n][None]``, ``(x, y)`` each."""
+    first = np.full((rows.shape[1], columns.shape[1]), np.inf, np.float32)
+    second, each, larger = first.copy(), np.empty_like(first), np.empty_like(first)
+    for row, column in zip(rows, columns, strict=True):
+        np.add(row[:, None], column[None], out=each)
+        np.maximum(first, each, out=larger)
+        np.minimum(second, larger, out=second)
+        np.minimum(first, each, out=first)
+    return first, second
 
 
 def _draw_wobble(rng: Rng) -> Doubles:

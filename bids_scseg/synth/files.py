@@ -30,7 +30,8 @@ def write_nifti(path: Path, data: npt.NDArray[Any], affine: npt.ArrayLike) -> No
     affine
         Index → world RAS+ mm, ``(4, 4)``.
     """
-    image: Any = _nifti(data, np.asarray(affine, float))
+    # nibabel writes Fortran order slice by slice, which takes twice as long from other layouts
+    image: Any = _nifti(np.asfortranarray(data), np.asarray(affine, float))
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")

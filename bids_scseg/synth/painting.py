@@ -24,6 +24,9 @@ NOTHING = 255
 NEAR_SIDE_MM, NEAR_FRONT_MM, NEAR_BACK_MM, NEAR_LAMINA_MM, NEAR_SPINOUS_MM = 27.0, 46.0, 62.0, 26.0, 8.0
 #: Above this height, mm from the C2-C3 disc, there is only brain.
 NEAR_TOP_MM = 115.0
+#: Vertebral bodies reach this far behind the canal's front at most (0.081 of half their depth, under 24 mm),
+#: arches this far in front of the cord's centre (the vertebral arteries, 6 + 2 mm).
+BODY_REACH_MM, ARCH_REACH_MM = 2.0, 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,25 +249,31 @@ def _spine(anatomy: Anatomy, xyz: Floats) -> Labels:
     foot, u, v = project(profiles, xyz)
     at = table_index(foot)
     out = np.full(foot.shape, NOTHING, np.uint8)
-    vertebral = foot < FORAMEN_MM - 2
-    _paint_bodies(out, profiles, u=u, v=v, z=foot, at=at, allowed=vertebral)
-    _paint_arches(out, profiles, u=u, v=v, z=foot, at=at, allowed=vertebral)
+    # the canal has the last word inside the dura, so bone is painted only where it can show
+    bony = (foot < FORAMEN_MM - 2) & (_dural(profiles, u=u, v=v, at=at) >= 1)
+    front = np.flatnonzero(bony & (v > _canal_edge(profiles, at) - BODY_REACH_MM))
+    out[front] = _bodies(profiles, u=u[front], v=v[front], z=foot[front], at=at[front])
+    back = np.flatnonzero(bony & (v < ARCH_REACH_MM))
+    out[back] = _arches(out[back], profiles, u=u[back], v=v[back], z=foot[back], at=at[back])
     _paint_canal(out, anatomy, u=u, v=v, z=foot, at=at)
     return out
 
 
-def _paint_bodies(
-    out: Labels,
-    profiles: Profiles,
-    *,
-    u: Floats,
-    v: Floats,
-    z: Floats,
-    at: npt.NDArray[np.intp],
-    allowed: Mask,
-) -> None:
+def _dural(profiles: Profiles, *, u: Floats, v: Floats, at: npt.NDArray[np.intp]) -> Floats:
+    """Squared radius relative to the dural sac's surface, below 1 inside it."""
+    w = v - profiles.sac_shift[at]
+    return np.asarray((u / profiles.sac_rl[at]) ** 2 + (w / profiles.sac_ap[at]) ** 2)
+
+
+def _canal_edge(profiles: Profiles, at: npt.NDArray[np.intp]) -> Floats:
+    """Where the canal ends in front (v in mm)."""
+    return np.asarray(profiles.sac_shift[at] + profiles.sac_ap[at] + 1.2)
+
+
+def _bodies(profiles: Profiles, *, u: Floats, v: Floats, z: Floats, at: npt.NDArray[np.intp]) -> Labels:
     """Vertebral bodies with cortical shells and end plates, discs, dens and the arch of C1."""
-    front = profiles.sac_shift[at] + profiles.sac_ap[at] + 1.2
+    out = np.full(u.shape, NOTHING, np.uint8)
+    front = _canal_edge(profiles, at)
     phase, period = profiles.phase[at], profiles.period[at]
     waist = 1 - 0.09 * np.sin(np.pi * phase)
     half, deep = profiles.body_half_rl[at] * waist, profiles.body_ap[at] / 2 * waist
@@ -274,8 +283,8 @@ def _paint_bodies(
     gap = profiles.disc_half[at] * (1.0 - 0.25 * np.minimum(shape, 1))
     to_disc = np.minimum(phase, 1 - phase) * period
     real = (z < 9) | (np.minimum(phase, 1 - phase) < 0) | (phase > 0.5)
-    solid = allowed & (shape < 1)
-    out[allowed & (shape < 1.28)] = Tissue.LIGAMENT
+    solid = shape < 1
+    out[shape < 1.28] = Tissue.LIGAMENT
     out[solid] = Tissue.MARROW
     out[solid & (shape > 0.82)] = Tissue.CORTEX
     below = z < 18
@@ -288,19 +297,13 @@ def _paint_bodies(
     out[ring & ~inside_ellipse(u, v - (front + profiles.body_ap[at] + 3.5), at=(0, 0), radii=(7, 2.0))] = (
         Tissue.CORTEX
     )
+    return out
 
 
-def _paint_arches(
-    out: Labels,
-    profiles: Profiles,
-    *,
-    u: Floats,
-    v: Floats,
-    z: Floats,
-    at: npt.NDArray[np.intp],
-    allowed: Mask,
-) -> None:
-    """Laminae, articular pillars with foramina, vertebral arteries and spinous processes."""
+def _arches(
+    out: Labels, profiles: Profiles, *, u: Floats, v: Floats, z: Floats, at: npt.NDArray[np.intp]
+) -> Labels:
+    """Laminae, articular pillars with foramina, vertebral arteries and spinous processes, over ``out``."""
     side, period = np.abs(u), profiles.period[at]
     wide = profiles.sac_rl[at] + profiles.fat_side[at]
     back = profiles.sac_ap[at] - profiles.sac_shift[at] + profiles.fat_post[at]
@@ -310,54 +313,49 @@ def _paint_arches(
     shell = (u / wide) ** 2 + (v / back) ** 2
     thick = np.sqrt(shell) * back - back
     shingle = np.mod(phase + thick / period * 0.8, 1)
-    behind = allowed & (v < -0.25 * back) & (thick > 0) & (thick < 6.0)
+    behind = (v < -0.25 * back) & (thick > 0) & (thick < 6.0)
     out[behind & (thick < 3)] = Tissue.LIGAMENT
     bone = behind & (shingle > 0.12) & (shingle < 0.72)
     out[bone] = Tissue.MARROW
     out[bone & ((thick < 1.2) | (thick > 4.6) | (shingle < 0.17) | (shingle > 0.67))] = Tissue.CORTEX
     # pillars beside the canal; between two pedicles the foramen with root and fat
-    hub = inside_ellipse(side - wide, v, at=(6.5, -3.5), radii=(7.0, 8.0)) & allowed & (z < 22)
+    hub = inside_ellipse(side - wide, v, at=(6.5, -3.5), radii=(7.0, 8.0)) & (z < 22)
     joint = np.mod(phase - (v + 3.5) / period * 0.7, 1)
     out[hub] = Tissue.MARROW
     rim = ~inside_ellipse(side - wide, v, at=(6.5, -3.5), radii=(5.6, 6.6))
     out[hub & (rim | (np.abs(joint - 0.05) < 0.035) | (joint > 0.985))] = Tissue.CORTEX
-    hole = allowed & (z < 22) & (side > wide - 1) & (side < wide + 9) & (v > -2) & (v < 6.5)
+    hole = (z < 22) & (side > wide - 1) & (side < wide + 9) & (v > -2) & (v < 6.5)
     pedicle = (phase > 0.45) & (phase < 0.88)
     out[hole & pedicle & (side < wide + 6)] = Tissue.MARROW
     out[hole & ~pedicle] = Tissue.FAT
     root = hole & ~pedicle & (np.abs(v - 1.5) < 2.2) & (np.abs(phase - 0.2) < 0.12)
     out[root] = Tissue.ROOT
-    artery = inside_ellipse(side - wide, v, at=(5.5, 6.0), radii=(2.0, 2.0)) & allowed & cervical & (z > -80)
+    artery = inside_ellipse(side - wide, v, at=(5.5, 6.0), radii=(2.0, 2.0)) & cervical & (z > -80)
     out[artery] = Tissue.VESSEL
-    _paint_spinous(out, profiles, u=u, v=v, z=z, at=at, allowed=allowed & (z < 20), back=back)
+    strip = np.flatnonzero((z < 20) & (-v - back > 2) & (side < 4.5))
+    out[strip] = _spinous(
+        out[strip], profiles, u=u[strip], z=z[strip], at=at[strip], behind=-v[strip] - back[strip]
+    )
     rear = inside_ellipse(u, v + back + 3.0, at=(0, 0), radii=(14, 3.0)) & (np.abs(z - 30) < 4)
     out[rear] = Tissue.MARROW
+    return out
 
 
-def _paint_spinous(
-    out: Labels,
-    profiles: Profiles,
-    *,
-    u: Floats,
-    v: Floats,
-    z: Floats,
-    at: npt.NDArray[np.intp],
-    allowed: Mask,
-    back: Floats,
-) -> None:
-    """Spinous processes: thin plates in the midline that lean downwards."""
-    behind = -v - back
+def _spinous(
+    out: Labels, profiles: Profiles, *, u: Floats, z: Floats, at: npt.NDArray[np.intp], behind: Floats
+) -> Labels:
+    """Spinous processes, thin plates in the midline that lean downwards, over ``out``."""
     root = table_index(z + profiles.spinous_slope[at] * np.clip(behind, 0, 60))
     length, phase = profiles.spinous_mm[root], profiles.phase[root]
-    strip = allowed & (behind > 2) & (np.abs(u) < 4.5)
     reach = behind / length
     low, high = 0.14 + 0.05 * reach, 0.66 - 0.10 * reach
-    inside = strip & (reach < 1) & (phase > low) & (phase < high) & (np.abs(u) < 2.6 + 1.6 * reach)
-    out[strip & (reach < 1) & (np.abs(u) < 1.2)] = Tissue.LIGAMENT
-    out[strip & (reach < 0.9) & (np.abs(u) < 2.0) & (np.sin(z / 2.3) > 0.4)] = Tissue.FAT
+    inside = (reach < 1) & (phase > low) & (phase < high) & (np.abs(u) < 2.6 + 1.6 * reach)
+    out[(reach < 1) & (np.abs(u) < 1.2)] = Tissue.LIGAMENT
+    out[(reach < 0.9) & (np.abs(u) < 2.0) & (np.sin(z / 2.3) > 0.4)] = Tissue.FAT
     out[inside] = Tissue.MARROW
     edge = (phase < low + 0.06) | (phase > high - 0.06) | (reach > 0.95) | (np.abs(u) > 1.6 + 1.6 * reach)
     out[inside & edge] = Tissue.CORTEX
+    return out
 
 
 def _paint_canal(

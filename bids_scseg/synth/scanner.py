@@ -158,7 +158,7 @@ def expose(
         intensity += intensities[labels] / np.float32(len(through))
         close |= canal[labels]
         tissue = labels
-    near = np.flatnonzero(ndimage.binary_dilation(close, np.ones((3, 3, 3), bool)))
+    near = np.flatnonzero(_grown(close))
     fine = _Fine(anatomy, placed, shape=acquisition.shape, near=near)
     offsets = _offsets(spacing, profile, acquisition.slice_axis)
     cord, fluid, shares = fine.sample(offsets, intensities, lesions)
@@ -227,6 +227,19 @@ def develop(
 def _stepped(affine: Doubles, axis: int, step_vox: float) -> Doubles:
     out = affine.copy()
     out[:3, 3] += affine[:3, axis] * step_vox
+    return out
+
+
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask and its 26-neighbourhood; many times faster than `scipy.ndimage.binary_dilation`."""
+    out = mask
+    for axis in range(3):
+        wider = out.copy()
+        one, other = ([slice(None)] * 3 for _ in range(2))
+        one[axis], other[axis] = slice(1, None), slice(None, -1)
+        wider[tuple(one)] |= out[tuple(other)]
+        wider[tuple(other)] |= out[tuple(one)]
+        out = wider
     return out
 
 
