@@ -102,9 +102,13 @@ def write_training_set(
     )
     jobs = []
     for number in range(first, first + subjects):
-        scenario = training_scenario(np.random.default_rng([seed, number, 1]), sequences)
-        jobs.append((number, labels[number], (scenario,)))
+        jobs.append((number, labels[number], (numbered_scenario(seed, number, sequences),)))
     _run(partial(_write_numbered, out, seed), jobs, workers)
+
+
+def numbered_scenario(seed: int, number: int, sequences: tuple[str, ...] = SIX) -> Scenario:
+    """What the session of subject ``number`` of a training set has."""
+    return training_scenario(np.random.default_rng([seed, number, 1]), sequences)
 
 
 def write_subject(
@@ -127,7 +131,7 @@ def write_subject(
     anatomy = draw_anatomy(rng)
     lesions: tuple[Lesion, ...] = ()
     for number, scenario in enumerate(sessions, start=1):
-        lesions = _session_lesions(rng, anatomy, scenario, lesions)
+        lesions = session_lesions(rng, anatomy, scenario, lesions)
         place = Place(root=out, subject=label, session=str(number) if len(sessions) > 1 else None)
         write_session(place, rng, anatomy=anatomy, lesions=lesions, scenario=scenario)
     if len(sessions) > 1:
@@ -162,8 +166,8 @@ def write_descriptions(out: Path, *, name: str, labels: list[str], cases: list[s
     write_tsv(out / "participants.tsv", ("participant_id", "species", "case"), rows)
 
 
-def _session_lesions(
-    rng: Rng, anatomy: Anatomy, scenario: Scenario, before: tuple[Lesion, ...]
+def session_lesions(
+    rng: Rng, anatomy: Anatomy, scenario: Scenario, before: tuple[Lesion, ...] = ()
 ) -> tuple[Lesion, ...]:
     """Lesions of a session: drawn afresh, or those of the session before and, below them, new ones."""
     if not before:

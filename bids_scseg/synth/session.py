@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from bids_scseg.synth.contrast import FAINT_CNR, LESION_SIGN, SEQUENCES, VISIBLE_CNR, draw_intensities
 from bids_scseg.synth.fields import smooth_noise
@@ -18,6 +20,7 @@ from bids_scseg.synth.scanner import Acquisition, Image, develop, expose
 from bids_scseg.synth.scenario import Scenario
 from bids_scseg.synth.subject import (
     FORAMEN_MM,
+    STEP_MM,
     VERTEBRAE,
     Anatomy,
     Doubles,
@@ -107,31 +110,56 @@ def write_session(
     scenario
         What the session has.
     """
+    realised = Realised()
+    for scan, image in scan_session(rng, anatomy=anatomy, lesions=lesions, scenario=scenario):
+        _write_scan(place, scan, image, anatomy=anatomy, lesion_count=len(lesions))
+        realised.add(scan, image)
+    _write_truth(place, anatomy, lesions, realised=realised.cnr)
+
+
+def scan_session(
+    rng: Rng, *, anatomy: Anatomy, lesions: tuple[Lesion, ...], scenario: Scenario
+) -> Iterator[tuple[Scan, Image]]:
+    """The scans of a session with their images, one after another; see :func:`write_session`."""
     contrasts: dict[str, Floats] = {}
-    realised: dict[str, Doubles] = {}
-    weights: dict[str, npt.NDArray[np.intp]] = {}
     for scan in plan_session(rng, anatomy, scenario):
         key = scan.acquisition.sequence
         if key not in contrasts:
             contrasts[key] = draw_intensities(rng, key)
-        image = _scan(scan, rng, anatomy=anatomy, lesions=lesions, means=contrasts[key])
-        _write_scan(place, scan, image, anatomy=anatomy, lesion_count=len(lesions))
-        if scan.sequence:
-            _keep_best(realised, weights, scan.sequence, image)
-    _write_truth(place, anatomy, lesions, realised=realised)
+        yield scan, _scan(scan, rng, anatomy=anatomy, lesions=lesions, means=contrasts[key])
 
 
-def _keep_best(
-    realised: dict[str, Doubles], weights: dict[str, npt.NDArray[np.intp]], sequence: str, image: Image
-) -> None:
-    """Keep, for each lesion, the contrast in the slab that shows most of it."""
-    count = np.array([int((image.lesions == n + 1).sum()) for n in range(image.cnr.size)])
-    if sequence not in realised:
-        realised[sequence], weights[sequence] = image.cnr.copy(), count
-        return
-    better = np.isfinite(image.cnr) & ((count > weights[sequence]) | ~np.isfinite(realised[sequence]))
-    realised[sequence][better] = image.cnr[better]
-    weights[sequence][better] = count[better]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Realised:
+    """Measured contrasts of a session.
+
+    Attributes
+    ----------
+    cnr
+        By sequence: contrast-to-noise ratio of each lesion ``(lesion,)`` in the slab that shows most of it;
+        NaN where no slab covers it.
+    voxels
+        By sequence: voxels of each lesion in that slab ``(lesion,)``.
+    """
+
+    cnr: dict[str, Doubles] = field(default_factory=dict)
+    voxels: dict[str, npt.NDArray[np.intp]] = field(default_factory=dict)
+
+    def add(self, scan: Scan, image: Image) -> None:
+        """Take in one image; images that are no sequence of the recipe are passed over."""
+        if not scan.sequence:
+            return
+        count = np.array([int((image.lesions == n + 1).sum()) for n in range(image.cnr.size)])
+        if scan.sequence not in self.cnr:
+            self.cnr[scan.sequence], self.voxels[scan.sequence] = image.cnr.copy(), count
+            return
+        cnr, voxels = self.cnr[scan.sequence], self.voxels[scan.sequence]
+        better = np.isfinite(image.cnr) & ((count > voxels) | ~np.isfinite(cnr))
+        cnr[better], voxels[better] = image.cnr[better], count[better]
+
+    def showing(self, lesion: int, degree: str) -> tuple[str, ...]:
+        """Sequences in which lesion number ``lesion`` (from 1) is ``visible``, ``faint`` or ``invisible``."""
+        return tuple(name for name, cnr in self.cnr.items() if realised_class(cnr[lesion - 1]) == degree)
 
 
 def _scan(scan: Scan, rng: Rng, *, anatomy: Anatomy, lesions: tuple[Lesion, ...], means: Floats) -> Image:
@@ -284,14 +312,16 @@ def truth_maps(
 
 def _near_cord(anatomy: Anatomy, shape: tuple[int, int, int], affine: Doubles) -> npt.NDArray[np.intp]:
     """Flat indices of voxels within the box round the centerline in each k-plane (axis-parallel lattices)."""
-    heights = z_axis()
-    line = centerline_world(anatomy, heights)
+    line = centerline_world(anatomy, z_axis())
     z = affine[2, 3] + affine[2, 2] * np.arange(shape[2])
-    middle = [np.interp(z, line[:, 2], line[:, axis]) for axis in range(2)]
-    masks = [
-        np.abs(affine[a, 3] + affine[a, a] * np.arange(shape[a])[:, None] - middle[a][None]) < TRUTH_HALF_MM
-        for a in range(2)
-    ]
+    masks = []
+    for axis, half in enumerate((anatomy.profiles.cord_rl, anatomy.profiles.cord_ap)):
+        middle = np.interp(z, line[:, 2], line[:, axis])
+        # the widest cord within 5 mm, seen obliquely (its slope stays under 0.9), with a margin
+        widest = ndimage.maximum_filter1d(half.astype(float), round(10 / STEP_MM) + 1)
+        reach = np.minimum(1.35 * np.interp(z, line[:, 2], widest) + 1, TRUTH_HALF_MM)
+        place = affine[axis, 3] + affine[axis, axis] * np.arange(shape[axis])
+        masks.append(np.abs(place[:, None] - middle) < reach)
     return np.flatnonzero(masks[0][:, None, :] & masks[1][None, :, :])
 
 
