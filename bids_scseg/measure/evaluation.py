@@ -470,6 +470,16 @@ def _notes(
                     f"The {what} of {unknown} of {len(lesions)} {word} lesions is not known (no lesion table "
                     f"names it); they are in no row by {what}."
                 )
+    given = {
+        m.prediction: {r.key.image for r in results if r.key.prediction == m.prediction} for m in methods
+    }
+    if len({frozenset(images) for images in given.values()}) > 1:
+        counts = ", ".join(f"{name} {len(images)}" for name, images in given.items())
+        shared = len(set.intersection(*given.values()))
+        yield (
+            f"The predictions do not have the same images ({counts}; {shared} in common): their means must not "
+            "be compared. Tests use common images only."
+        )
     for method in methods:
         if method.without_probability:
             yield (

@@ -122,7 +122,7 @@ CAPTIONS: Mapping[str, str] = {
     "scores": "A point is an image; beside the points, the mean with its 95 % interval over subjects.",
     "agreement": f"A point is an image. {figures.limits_words()}",
     "size": "Share of lesions found (of the true ones) and right (of the predicted ones), with 95 % "
-    "intervals over subjects; below each class, its number of lesions under the first method.",
+    "intervals over subjects; below each class, its number of lesions under the first method that has any.",
     "level": "The same by vertebral level.",
     "column": "The same by column of the cord.",
     "probabilities": "Left: lesions are kept from falling probabilities on. Right: voxels of probability "

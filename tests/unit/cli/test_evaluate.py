@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_scseg.cli.evaluate import PROFILE_NAMES
+from bids_scseg.cli.evaluate import PROFILE_NAMES, add_parser
 from bids_scseg.cli.tools import main
 from bids_scseg.measure.profiles import PROFILES
 
@@ -63,3 +65,15 @@ def test_wrong_usage_is_code_64(folders, pred, more, words, capsys):
 def test_absent_folders_are_code_66(folders, capsys):
     assert _run(folders, pred=[str(folders / "none")]) == 66
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_documentation_names_every_option_profile_and_file():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    options = parser.parse_args(["evaluate", "--pred", "a", "--truth", "b", "--out", "c"])
+    names = {f"--{name.replace('_', '-')}" for name in vars(options) if name != "run"}
+    assert len(names) == 12
+    assert not {word for word in (*names, *PROFILES) if f"`{word}`" not in text}
+    for name in ("images", "lesions", "summary", "strata", "comparisons", "unpaired"):
+        assert f"`{name}.tsv`" in text

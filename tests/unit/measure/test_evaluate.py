@@ -168,6 +168,12 @@ def test_two_images_of_a_subject_are_one_pair():
     assert math.isnan(dice.p_holm)
 
 
+def test_different_images_are_pointed_out():
+    found = evaluate_all(_cohort("base") + _cohort("ours")[:3], space="native", baseline="base")
+    assert any("(base 5, ours 3; 3 in common)" in note for note in found.notes)
+    assert {row.images for row in found.comparisons} == {3}
+
+
 def test_what_cannot_be_evaluated_says_so():
     with pytest.raises(DataError, match="0 profiles"):
         evaluate_all([], space="native")
