@@ -470,16 +470,7 @@ def _notes(
                     f"The {what} of {unknown} of {len(lesions)} {word} lesions is not known (no lesion table "
                     f"names it); they are in no row by {what}."
                 )
-    given = {
-        m.prediction: {r.key.image for r in results if r.key.prediction == m.prediction} for m in methods
-    }
-    if len({frozenset(images) for images in given.values()}) > 1:
-        counts = ", ".join(f"{name} {len(images)}" for name, images in given.items())
-        shared = len(set.intersection(*given.values()))
-        yield (
-            f"The predictions do not have the same images ({counts}; {shared} in common): their means must not "
-            "be compared. Tests use common images only."
-        )
+    yield from _unequal_images(results)
     for method in methods:
         if method.without_probability:
             yield (
@@ -491,3 +482,17 @@ def _notes(
     few = len({result.key.subject for result in results})
     if few < FEW_SUBJECTS:
         yield f"Intervals over few subjects (here {few}) are too narrow to be taken at their word."
+
+
+def _unequal_images(results: Sequence[ImageResult]) -> Iterable[str]:
+    """A warning if methods were given different images."""
+    given: dict[str, set[str]] = {}
+    for result in results:
+        given.setdefault(result.key.prediction, set()).add(result.key.image)
+    if len({frozenset(images) for images in given.values()}) > 1:
+        counts = ", ".join(f"{name} {len(images)}" for name, images in given.items())
+        shared = len(set.intersection(*given.values()))
+        yield (
+            f"The predictions do not have the same images ({counts}; {shared} in common): their means must "
+            "not be compared. Tests use common images only."
+        )
