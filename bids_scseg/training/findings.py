@@ -1,0 +1,247 @@
+"""What an experiment found: tables, JSON and one page, from whichever of its runs are finished."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bids_scseg import __version__
+from bids_scseg.bids.write import TableValue, write_tsv
+from bids_scseg.measure.statistics import Interval
+from bids_scseg.measure.trials import TRIAL_COLUMNS, TrialRow, TrialSummary, summarise_trials
+from bids_scseg.recipe.load import load_recipe
+from bids_scseg.report.experiment import ArmLabel, ExperimentPage, RunLine, write_experiment_page
+from bids_scseg.training.checkpoint import write_json
+from bids_scseg.training.config import config_from_mapping, merge
+from bids_scseg.training.experiment import (
+    EVALUATION,
+    TRAINED,
+    ExperimentConfig,
+    Place,
+    Run,
+    read_state,
+)
+
+RESULTS, SUMMARY, SUMMARY_JSON, PAGE = "results.tsv", "summary.tsv", "summary.json", "report.html"
+SHOWN = ("f1", "dice", "sensitivity", "precision", "pooled_sensitivity", "pooled_precision", "pooled_dice",
+         "false_positives_lesion_free", "specificity")  # fmt: skip
+TESTED = ("f1", "dice")
+
+
+def write_findings(place: Place, *, wanted: Sequence[Run] = ()) -> tuple[TrialSummary, ...]:
+    """Write ``results.tsv``, ``summary.tsv``, ``summary.json`` and ``report.html`` of the finished runs.
+
+    Parameters
+    ----------
+    place
+        The experiment.
+    wanted
+        Runs that were to be done; those that are not finished are named in the page.
+    """
+    rows, facts = collect(place)
+    summaries = summarise_trials(rows, baseline=place.config.baseline)
+    write_tsv(place.out, RESULTS, [row.to_row() for row in rows], columns=TRIAL_COLUMNS)
+    lines = [_summary_row(item, place.config) for item in summaries]
+    write_tsv(place.out, SUMMARY, lines, columns=_summary_columns())
+    write_json(place.out / SUMMARY_JSON, _json(summaries, facts, place.config))
+    write_experiment_page(place.out / PAGE, _page(place, summaries, facts, wanted))
+    return summaries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunFacts:
+    """What is known of a finished run beside its scores."""
+
+    run: Run
+    seconds: float
+    parameters: int
+    sequences: tuple[str, ...]
+    settings: Mapping[str, Any]
+    log: tuple[tuple[int, float], ...]
+
+
+def collect(place: Place) -> tuple[list[TrialRow], list[RunFacts]]:
+    """Rows and facts of all finished runs of an experiment, in the order of its arms and seeds."""
+    rows: list[TrialRow] = []
+    facts: list[RunFacts] = []
+    for arm in place.config.arms:
+        for seed in place.config.seeds:
+            run = Run(arm=arm.name, seed=seed)
+            folder = place.folder(run)
+            known, trained = read_state(folder / EVALUATION), read_state(folder / TRAINED)
+            if not known or not trained:
+                continue
+            rows += [TrialRow.from_row(row) for row in known["rows"]]
+            facts.append(
+                RunFacts(
+                    run=run, seconds=float(trained["seconds"]), parameters=int(known["parameters"]),
+                    sequences=tuple(known["sequences"]), settings=known["settings"], log=_log(folder),
+                )
+            )  # fmt: skip
+    return rows, facts
+
+
+def _log(folder: Path) -> tuple[tuple[int, float], ...]:
+    """(iteration, loss) of a training."""
+    try:
+        with (folder / "log.csv").open(newline="", encoding="utf-8") as handle:
+            return tuple((int(row["iteration"]), float(row["loss"])) for row in csv.DictReader(handle))
+    except (OSError, KeyError, ValueError):
+        return ()
+
+
+def network_facts(config: ExperimentConfig) -> dict[str, str]:
+    """What all arms share, in words."""
+    base = config_from_mapping(merge(config.training, {"name": config.name}), file=config.name)
+    recipe = load_recipe(base.recipe)
+    sampling = base.sampling
+    return {
+        "recipe": recipe.name,
+        "iterations of every run": f"{base.iterations}",
+        "patches": f"{' × '.join(map(str, sampling.patch_vox))} voxels of {recipe.grid.spacing_mm:g} mm, "
+        f"{sampling.batch * sampling.accumulate} per iteration",
+        "channels": ", ".join(map(str, base.network.get("channels", recipe.network.channels))),
+        "optimizer": f"{base.optimizer.name}, learning rate {base.optimizer.lr:g}",
+        "seeds": ", ".join(map(str, config.seeds)),
+        "profile of the scores": config.profile,
+    }
+
+
+def _summary_columns() -> list[str]:
+    out = ["setting", "arm", "title", "seeds", "images", "lesion_free"]
+    for metric in SHOWN:
+        out += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_undefined"]
+    for metric in TESTED:
+        difference = f"{metric}_minus_baseline"
+        out += [f"{metric}_by_seed", difference, f"{difference}_low", f"{difference}_high"]
+        out += [f"{metric}_p", f"{metric}_p_holm", f"{metric}_paper"]
+    return out
+
+
+def _summary_row(item: TrialSummary, config: ExperimentConfig) -> dict[str, TableValue]:
+    arm = config.arm(item.arm)
+    out: dict[str, TableValue] = {
+        "setting": item.setting,
+        "arm": item.arm,
+        "title": arm.title or arm.name,
+        "seeds": ",".join(map(str, item.seeds)),
+        "images": item.images,
+        "lesion_free": item.lesion_free,
+    }
+    for metric in SHOWN:
+        found = item.metrics.get(metric)
+        if found is not None:
+            out |= _interval(metric, found) | {f"{metric}_undefined": item.undefined.get(metric, 0)}
+    for metric in TESTED:
+        out[f"{metric}_by_seed"] = ",".join(f"{value:.4f}" for value in item.by_seed.get(metric, ()))
+        out[f"{metric}_paper"] = _finite(float(arm.paper[metric])) if metric in arm.paper else None
+        against = item.comparisons.get(metric)
+        if against is not None:
+            out |= _interval(f"{metric}_minus_baseline", against.difference)
+            out |= {f"{metric}_p": _finite(against.test.p), f"{metric}_p_holm": _finite(against.p_holm)}
+    return {name: out.get(name) for name in _summary_columns()}
+
+
+def _interval(name: str, found: Interval) -> dict[str, TableValue]:
+    return {name: _finite(found.mean), f"{name}_low": _finite(found.low), f"{name}_high": _finite(found.high)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _json(
+    summaries: Sequence[TrialSummary], facts: Sequence[RunFacts], config: ExperimentConfig
+) -> dict[str, Any]:
+    """Everything of the tables and more, without NaN."""
+    return {
+        "name": config.name,
+        "baseline": config.baseline,
+        "profile": config.profile,
+        "version": __version__,
+        "arms": [{"name": arm.name, "title": arm.title, "paper": dict(arm.paper)} for arm in config.arms],
+        "summaries": [_plain(_record(item)) for item in summaries],
+        "runs": [
+            _plain({**asdict(fact.run), "seconds": fact.seconds, "parameters": fact.parameters,
+                    "sequences": fact.sequences, "settings": fact.settings})
+            for fact in facts
+        ],
+    }  # fmt: skip
+
+
+def _record(item: TrialSummary) -> dict[str, Any]:
+    return {
+        "arm": item.arm,
+        "setting": item.setting,
+        "seeds": item.seeds,
+        "images": item.images,
+        "lesion_free": item.lesion_free,
+        "undefined": item.undefined,
+        "metrics": {name: asdict(found) for name, found in item.metrics.items()},
+        "by_seed": item.by_seed,
+        "comparisons": {name: asdict(found) for name, found in item.comparisons.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
+
+
+def _page(
+    place: Place, summaries: tuple[TrialSummary, ...], facts: Sequence[RunFacts], wanted: Sequence[Run]
+) -> ExperimentPage:
+    config, done = place.config, {fact.run for fact in facts}
+    everything = "every sequence that they know and a session has"
+    settings = {
+        item.name: f"{', '.join(item.sequences)} alone" if item.sequences else everything
+        for item in config.settings
+    }
+    return ExperimentPage(
+        title=config.title or config.name,
+        arms=tuple(
+            ArmLabel(name=arm.name, title=arm.title or arm.name,
+                     paper={key: float(value) for key, value in arm.paper.items()})
+            for arm in config.arms
+        ),
+        baseline=config.baseline,
+        summaries=summaries,
+        settings=settings,
+        runs=tuple(_line(fact) for fact in facts),
+        missing=tuple(run.label for run in wanted if run not in done),
+        facts=network_facts(config) | _split_facts(place),
+        notes=config.notes,
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        version=__version__,
+    )  # fmt: skip
+
+
+def _split_facts(place: Place) -> dict[str, str]:
+    split = read_state(place.out / "split.json")
+    counts = {side: len(split.get(side, ())) for side in ("training", "validation", "test")}
+    test = str(counts["test"]) if place.test is None else "a data set of their own"
+    return {"subjects": f"training {counts['training']}, validation {counts['validation']}, test {test}"}
+
+
+def _line(fact: RunFacts) -> RunLine:
+    return RunLine(
+        arm=fact.run.arm,
+        seed=fact.run.seed,
+        seconds=fact.seconds,
+        parameters=fact.parameters,
+        sequences=fact.sequences,
+        thresholds={
+            name: f"probability {found['threshold']:g}, {found['min_volume_mm3']:g} mm³"
+            + ("" if found["validation"] else " (no validation case)")
+            for name, found in fact.settings.items()
+        },
+        log=fact.log,
+    )
