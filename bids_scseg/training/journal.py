@@ -129,6 +129,10 @@ class Journal(Callback):
         if trainer.is_global_zero:
             self.display.end()
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        self.display.end()
+
     def _after(self, trainer: Any, task: Loop, step: int) -> None:
         if trainer.is_global_zero:
             self.display.advance(step, task.terms["loss"])
