@@ -385,7 +385,7 @@ def _probability(
         with torch.inference_mode():
             logits = network(given[0], available, given[1] > 0.5)[0]
         total += (1 - torch.softmax(logits, dim=1)[:, :1].numpy())[:, :, ::step]
-    return total / np.float32(2 if flips else 1)
+    return np.asarray(total / (2 if flips else 1), np.float32)
 
 
 def export_record(
