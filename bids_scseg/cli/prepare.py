@@ -54,6 +54,10 @@ def add_parser(commands: Any) -> None:
         "--jitter", type=_millimetres, default=0.0, metavar="MM",
         help="displace centerlines smoothly by this standard deviation, as a finder's errors do (default 0)",
     )  # fmt: skip
+    parser.add_argument(
+        *_both("no-registration"), dest="register", action="store_false",
+        help="keep slabs where their headers say (the app registers them)",
+    )  # fmt: skip
     parser.add_argument(*_both("random-seed"), dest="seed", type=_whole, default=0, metavar="N")
     parser.add_argument("--nprocs", type=_whole, default=1, metavar="N", help="sessions at once (default 1)")
     parser.set_defaults(run=run_prepare)
@@ -147,6 +151,7 @@ def preparation(arguments: argparse.Namespace) -> Preparation:
         use_masks=arguments.cord != "builtin",
         desc=None if arguments.lesion_desc is None else arguments.lesion_desc.removeprefix("desc-"),
         jitter_mm=arguments.jitter,
+        register=arguments.register,
         seed=arguments.seed,
         threads=max(1, available_cpus() // max(1, arguments.nprocs)),
     )

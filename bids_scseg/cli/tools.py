@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bids_scseg.cli import evaluate, experiment, model, prepare, train
+from bids_scseg.cli import evaluate, experiment, model, prepare, synth, train
 from bids_scseg.cli.parser import Parser
 from bids_scseg.errors import OutputError, ScsegError, UsageError
 from bids_scseg.options import available_cpus
@@ -25,6 +25,7 @@ def build_tools_parser() -> Parser:
     demo.set_defaults(run=run_demo)
     train.add_parser(commands)
     model.add_parser(commands)
+    synth.add_parser(commands)
     prepare.add_parser(commands)
     experiment.add_parser(commands)
     evaluate.add_parser(commands)

@@ -77,6 +77,8 @@ class ExperimentPage:
         Of all settings and arms.
     settings
         Name to the sequences given, in words.
+    published
+        Setting that published values belong to.
     runs
         Finished ones.
     missing
@@ -94,6 +96,7 @@ class ExperimentPage:
     baseline: str
     summaries: tuple[TrialSummary, ...]
     settings: Mapping[str, str]
+    published: str = ""
     runs: tuple[RunLine, ...] = ()
     missing: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -119,7 +122,7 @@ class Part:
     key: str
     title: str
     lead: str
-    main: Table
+    main: tuple[Table, ...]
     details: Table
     figures: tuple[Shown, ...]
 
@@ -212,38 +215,39 @@ def _part(page: ExperimentPage, setting: str) -> Part:
         key=f"setting-{list(page.settings).index(setting)}",
         title=f"Given {setting}",
         lead=text,
-        main=_main(page, summaries),
+        main=tuple(_main(page, summaries, metric, word) for metric, word in METRICS),
         details=_details(page, summaries),
         figures=tuple(figures),
     )
 
 
-def _main(page: ExperimentPage, summaries: Sequence[TrialSummary]) -> Table:
-    headers = [Header(text="Arm")]
-    for _, word in METRICS:
-        headers += [
-            Header(
-                text=f"{word} [95 %]", numeric=True, hint="Mean over images and seeds; interval over subjects"
-            ),
-            Header(text="per seed", numeric=True),
-            Header(text="paper", numeric=True, hint="Walsh et al. 2024: other data, other scale"),
-            Header(text="minus baseline", numeric=True, hint="Paired by subject"),
-            Header(text="p (Holm)", numeric=True, hint="Wilcoxon's signed-rank test over subjects"),
-        ]
+def _main(page: ExperimentPage, summaries: Sequence[TrialSummary], metric: str, word: str) -> Table:
+    published = summaries[0].setting == page.published
+    compared = any(metric in item.comparisons for item in summaries)
+    headers = [
+        Header(text="Arm"),
+        Header(
+            text=f"{word} [95 %]", numeric=True, hint="Mean over images and seeds; interval over subjects"
+        ),
+        Header(text="per seed", numeric=True),
+    ]
+    if published:
+        headers.append(Header(text="paper", numeric=True, hint="Other data, another scale"))
+    if compared:
+        headers.append(Header(text="minus baseline [95 %]", numeric=True, hint="Paired by subject"))
+        headers.append(
+            Header(text="p (Holm)", numeric=True, hint="Wilcoxon's signed-rank test over subjects")
+        )
     rows = []
     for item in summaries:
-        label = page.label(item.arm)
-        cells = [_text(label.title)]
-        for metric, _ in METRICS:
-            against = item.comparisons.get(metric)
-            paper = label.paper.get(metric)
-            cells += [
-                _cell(item.metrics.get(metric)),
-                _text(" ".join(_number(value) for value in item.by_seed.get(metric, ()))),
-                _text(ABSENT if paper is None else _number(paper)),
-                _cell(None if against is None else against.difference, sign=True),
-                _text(_p(None if against is None else against.p_holm)),
-            ]
+        label, against = page.label(item.arm), item.comparisons.get(metric)
+        cells = [_text(label.title), _cell(item.metrics.get(metric))]
+        cells.append(_text(" ".join(_number(value) for value in item.by_seed.get(metric, ()))))
+        if published:
+            cells.append(_text(_number(label.paper.get(metric, math.nan))))
+        if compared:
+            cells.append(_cell(None if against is None else against.difference, sign=True))
+            cells.append(_text(_p(None if against is None else against.p_holm)))
         rows.append(tuple(cells))
     return Table(headers=tuple(headers), rows=tuple(rows))
 
@@ -336,15 +340,19 @@ def _dots(page: ExperimentPage, setting: str, summaries: Sequence[TrialSummary])
                 _bar(ax, row, found, color=canvas.BLUE)
             seeds = [value for value in item.by_seed.get(metric, ()) if not math.isnan(value)]
             ax.plot(seeds, [row + 0.22] * len(seeds), "o", ms=2.6, color=canvas.MUTED, alpha=0.8)
-            if metric in label.paper:
+            if metric in label.paper and setting == page.published:
                 ax.plot([label.paper[metric]], [row], "D", ms=5, mfc="none", mec=canvas.VERMILION)
         _finish(ax, page, summaries, word, first=metric == METRICS[0][0])
     return _shown(
         sheet,
         key=f"dots-{setting}",
         title="Scores.",
-        caption="Blue: mean with 95 % interval over subjects. Grey: the mean of each seed. "
-        "Orange diamond: the paper's value, on other data and at another scale.",
+        caption="Blue: mean with 95 % interval over subjects. Grey: the mean of each seed."
+        + (
+            " Orange diamond: the paper's value, on other data and at another scale."
+            if setting == page.published
+            else ""
+        ),
         alt=f"Lesion-wise F1 and Dice of {len(summaries)} arms given {setting}",
     )
 
@@ -354,7 +362,7 @@ def _differences(page: ExperimentPage, setting: str, summaries: Sequence[TrialSu
     sheet, axes = _rows_canvas(len(compared))
     for ax, (metric, word) in zip(axes, METRICS, strict=True):
         ax.axvline(0, color=canvas.MUTED, lw=0.8)
-        base = page.label(page.baseline).paper.get(metric)
+        base = page.label(page.baseline).paper.get(metric) if setting == page.published else None
         for row, item in enumerate(compared):
             against, label = item.comparisons.get(metric), page.label(item.arm)
             if against is not None:

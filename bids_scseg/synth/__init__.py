@@ -1,1 +1,5 @@
 """Synthetic spinal cords: anatomy, lesions, contrasts, scanner and the demo dataset."""
+
+#: Raised whenever the same seed gives other images or another truth; frozen test sets name the version that
+#: draws them.
+GENERATOR_VERSION = 1

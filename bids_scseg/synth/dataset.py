@@ -77,7 +77,14 @@ def write_demo(
 
 
 def write_training_set(
-    out: Path, subjects: int, *, seed: int, workers: int = 1, sequences: tuple[str, ...] = SIX, first: int = 0
+    out: Path,
+    subjects: int,
+    *,
+    seed: int,
+    workers: int = 1,
+    sequences: tuple[str, ...] = SIX,
+    first: int = 0,
+    progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Write many random subjects for training: all sequences, small fields of view, truth as in the demo.
 
@@ -95,6 +102,8 @@ def write_training_set(
         Sequences of every session.
     first
         Number of the first subject, to extend a set (the participants table then lists all from 0 on).
+    progress
+        Called whenever a subject is written.
     """
     labels = [f"{n:04d}" for n in range(first + subjects)]
     write_descriptions(
@@ -103,7 +112,7 @@ def write_training_set(
     jobs = []
     for number in range(first, first + subjects):
         jobs.append((number, labels[number], (numbered_scenario(seed, number, sequences),)))
-    _run(partial(_write_numbered, out, seed), jobs, workers)
+    _run(partial(_write_numbered, out, seed), jobs, workers, progress)
 
 
 def numbered_scenario(seed: int, number: int, sequences: tuple[str, ...] = SIX) -> Scenario:

@@ -62,7 +62,7 @@ class ArmPlan:
     optional
         Whether it runs only when it is asked for.
     paper
-        Published values, ``f1`` and ``dice``, to be shown beside.
+        Published values, ``f1`` and ``dice``, to be shown beside those of the first setting.
     """
 
     name: str

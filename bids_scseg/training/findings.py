@@ -139,7 +139,8 @@ def _summary_row(item: TrialSummary, config: ExperimentConfig) -> dict[str, Tabl
             out |= _interval(metric, found) | {f"{metric}_undefined": item.undefined.get(metric, 0)}
     for metric in TESTED:
         out[f"{metric}_by_seed"] = ",".join(f"{value:.4f}" for value in item.by_seed.get(metric, ()))
-        out[f"{metric}_paper"] = _finite(float(arm.paper[metric])) if metric in arm.paper else None
+        if metric in arm.paper and item.setting == config.settings[0].name:
+            out[f"{metric}_paper"] = _finite(float(arm.paper[metric]))
         against = item.comparisons.get(metric)
         if against is not None:
             out |= _interval(f"{metric}_minus_baseline", against.difference)
@@ -215,6 +216,7 @@ def _page(
         baseline=config.baseline,
         summaries=summaries,
         settings=settings,
+        published=config.settings[0].name,
         runs=tuple(_line(fact) for fact in facts),
         missing=tuple(run.label for run in wanted if run not in done),
         facts=network_facts(config) | _split_facts(place),

@@ -44,6 +44,7 @@ def page(*summaries: TrialSummary, **changes) -> ExperimentPage:
         "baseline": "base",
         "summaries": summaries,
         "settings": {"T2Sag": "T2Sag alone", "all": "everything"},
+        "published": "T2Sag",
         "runs": (
             RunLine(arm="base", seed=0, seconds=90, parameters=12345, sequences=("T2Sag",),
                     thresholds={"T2Sag": "probability 0.5"}, log=((1, 1.0), (2, 0.5))),
@@ -75,6 +76,12 @@ def test_numbers_stand_with_intervals_beside_the_papers(tmp_path: Path) -> None:
     assert "&lt; 0.001" in html
     assert "0.300 (one subject only)" in text
     assert "4 of 24" in text
+
+
+def test_published_values_stand_beside_their_own_setting_only(tmp_path: Path) -> None:
+    html = written(tmp_path, page(summary("base", 0.5, setting="all"), summary("new", 0.6, setting="all")))
+    assert "0.603" not in html
+    assert "paper" not in html.split("<main>")[1].lower().replace("var(--paper)", "")
 
 
 def test_the_first_sentence_says_who_differs() -> None:
