@@ -317,16 +317,16 @@ def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
 
 
 def _open_folder(out: Path, config: TrainingConfig, *, summary: Mapping[str, Any]) -> None:
+    check_same_run(out, config)
     out.mkdir(parents=True, exist_ok=True)
-    if has_checkpoint(out):
-        _check_same(out / CONFIG, config)
     write_json(out / CONFIG, config.to_json())
     write_json(out / DATA, summary)
 
 
-def _check_same(file: Path, config: TrainingConfig) -> None:
-    """Refuse to go on with another training than the checkpoint's."""
-    if not file.is_file():
+def check_same_run(out: Path, config: TrainingConfig) -> None:
+    """Refuse to go on in a folder with another training than that of its checkpoint (DataError)."""
+    file = out / CONFIG
+    if not has_checkpoint(out) or not file.is_file():
         return
     before = _flat(json.loads(file.read_text(encoding="utf-8")))
     now = _flat(json.loads(json.dumps(config.to_json(), default=str)))

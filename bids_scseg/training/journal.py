@@ -159,7 +159,7 @@ class Journal(Callback):
         row: dict[str, Any] = {
             "iteration": step,
             **{key: round(value, 5) for key, value in means.items()},
-            "lr": task.optimizer.param_groups[0]["lr"],
+            "lr": float(f"{task.optimizer.param_groups[0]['lr']:.4g}"),
             "seconds": round(total / (step - self.since), 4),
             "waiting": round(waiting, 4),
         }

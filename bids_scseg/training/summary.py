@@ -66,6 +66,6 @@ def describe(summary: Mapping[str, Any], *, title: str) -> str:
             f"subjects, {lengths[0]} to {lengths[-1]} slices long",
             f"  cases by sequence: {counts}",
             f"  {summary['lesions']} lesions, {volume['total']} mm3 in all{spread}; "
-            f"{summary['without lesions']} cases without",
+            f"{summary['without lesions']} cases without any",
         ]
     )

@@ -22,7 +22,7 @@ from bids_scseg.training.checkpoint import write_json
 from bids_scseg.training.config import TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
 from bids_scseg.training.dataset import PreparedCases, TrainingCase, kept_sequences, load_cases
-from bids_scseg.training.fit import Schedule, Trained, fit, is_first_process
+from bids_scseg.training.fit import Schedule, Trained, check_same_run, fit, is_first_process
 from bids_scseg.training.split import split_cases
 from bids_scseg.training.summary import describe, summarize
 from bids_scseg.training.validate import HeldOut, Scores
@@ -87,6 +87,7 @@ def train(
     """
     recipe = configured_recipe(config, load_recipe(config.recipe))
     display = display or Silent()
+    check_same_run(out, config)
     sides = _sides(config, data, recipe=recipe, out=out)
     summary = _summary(sides, recipe)
     if is_first_process():

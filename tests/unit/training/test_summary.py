@@ -45,9 +45,9 @@ def test_counts_by_hand() -> None:
     text = describe(summary, title="training")
     assert "3 cases, 3 sessions of 2 subjects, 10 to 12 slices" in text
     assert "T2Sag 3, STIR 2" in text
-    assert "3 lesions, 1.8 mm3 in all (each 0.25 to 1.0 mm3, median 0.5); 1 cases without" in text
+    assert "3 lesions, 1.8 mm3 in all (each 0.25 to 1.0 mm3, median 0.5); 1 cases without any" in text
 
 
 def test_nothing_and_no_lesion() -> None:
     assert describe(summarize([]), title="held out") == "held out: no case"
-    assert "0 lesions, 0.0 mm3 in all; 1 cases without" in describe(summarize([case("a", "")]), title="x")
+    assert "0 lesions, 0.0 mm3 in all; 1 cases without any" in describe(summarize([case("a", "")]), title="x")

@@ -165,5 +165,7 @@ def test_the_command_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFi
     assert "model bundle: " in said
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (stored["seed"], stored["deterministic"], stored["devices"]) == (3, True, 1)
+    split = (tmp_path / "run" / "split.json").read_text()
     assert main(["train", *run, "--seed", "4"]) == 65
+    assert (tmp_path / "run" / "split.json").read_text() == split
     assert "the run in this folder has seed 3" in capsys.readouterr().err
