@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bids_scseg.errors import DataError
 from bids_scseg.network.spec import Size
 
 KERNEL = 3  # Walsh et al. 2024 follow nnU-Net's plain blocks
@@ -20,9 +19,14 @@ def conv_norm_relu(in_channels: int, out_channels: int, stride: Size) -> nn.Sequ
     """One 3x3x3 convolution with bias, affine instance normalisation and leaky ReLU."""
     return nn.Sequential(
         nn.Conv3d(in_channels, out_channels, KERNEL, stride=stride, padding=KERNEL // 2, bias=True),
-        nn.InstanceNorm3d(out_channels, eps=NORM_EPS, affine=True),
+        instance_norm(out_channels),
         nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
     )
+
+
+def instance_norm(channels: int) -> nn.InstanceNorm3d:
+    """Affine instance normalisation: batches of two patches are too small for batch statistics."""
+    return nn.InstanceNorm3d(channels, eps=NORM_EPS, affine=True)
 
 
 def plain_stage(in_channels: int, out_channels: int, stride: Size) -> nn.Module:
@@ -33,24 +37,28 @@ def plain_stage(in_channels: int, out_channels: int, stride: Size) -> nn.Module:
     )
 
 
-STAGES: dict[str, StageBuilder] = {"plain": plain_stage}
+def residual_block(in_channels: int, out_channels: int, stride: Size) -> nn.Module:
+    """MONAI's residual block of two convolutions, with affine instance normalisation and leaky ReLU.
 
-
-def stage_builder(family: str) -> StageBuilder:
-    """The stage builder of a block family.
-
-    Raises
-    ------
-    DataError
-        If there is no such family.
+    Where size or channels change, a strided pointwise convolution with normalisation is the shortcut.
     """
-    if family not in STAGES:
-        raise DataError(
-            f"network family {family!r} does not exist here",
-            expected=f"one of {sorted(STAGES)}",
-            remedy="choose one of these in the recipe's network.family",
-        )
-    return STAGES[family]
+    from monai.networks.blocks.dynunet_block import UnetResBlock
+
+    block: nn.Module = UnetResBlock(
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        kernel_size=KERNEL,
+        stride=stride,
+        norm_name=("instance", {"affine": True, "eps": NORM_EPS}),
+        act_name=("leakyrelu", {"inplace": True, "negative_slope": LEAKY_SLOPE}),
+    )
+    return block
+
+
+def plain_up(in_channels: int, out_channels: int, stride: Size) -> nn.Module:
+    """A transposed convolution that undoes a stride: kernel = stride, with bias (the paper's)."""
+    return nn.ConvTranspose3d(in_channels, out_channels, kernel_size=stride, stride=stride, bias=True)
 
 
 def init_he(module: nn.Module) -> None:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bids_scseg.errors import DataError
-from bids_scseg.network.blocks import init_he, stage_builder
 from bids_scseg.network.decoder import Decoder
-from bids_scseg.network.encoder import Encoder
-from bids_scseg.network.fusion import coverage_weights, fold_weights, fused_linear, impute
+from bids_scseg.network.families import family
+from bids_scseg.network.fusion import AttentionFusion, coverage_weights, fold_weights, fused_linear, impute
 from bids_scseg.network.spec import EncoderContract, total_stride
 from bids_scseg.recipe.check import check_network
 from bids_scseg.recipe.model import NetworkSpec
@@ -37,7 +36,7 @@ class Encoded:
 
 
 class SegmentationNet(nn.Module):
-    """Encoders by sequence, imputation and linear fusion at the bottleneck, one decoder.
+    """Encoders by sequence, imputation and fusion at the bottleneck, one decoder.
 
     Build it by :func:`build_network`. ``forward`` is ``encode``, ``fuse`` and ``decode`` in a row; training
     variants that work on the bottleneck call the three themselves.
@@ -54,12 +53,15 @@ class SegmentationNet(nn.Module):
         super().__init__()
         self.spec = spec
         self.anchors = anchors
-        contract, stage = EncoderContract.of(spec), stage_builder(spec.family)
-        self.encoders = nn.ModuleDict({name: Encoder(contract, stage) for name in spec.sequences})
-        # the single-sequence baseline of the paper has no fusion layer
-        single = len(spec.sequences) == 1
-        self.fusion = None if single else fused_linear(spec.channels[-1], len(spec.sequences))
-        self.decoder = Decoder(contract, stage, classes=spec.classes, heads=spec.deep_supervision)
+        contract, parts = EncoderContract.of(spec), family(spec.family)
+        self.encoders = nn.ModuleDict(
+            {
+                name: parts.encoder(contract, spec.skips == "mean" or name in anchors)
+                for name in spec.sequences
+            }
+        )
+        self.fusion = _fusion(spec)
+        self.decoder = Decoder(contract, parts, classes=spec.classes, heads=spec.deep_supervision)
 
     def forward(self, images: Tensor, available: Tensor, coverage: Tensor | None = None) -> list[Tensor]:
         """Segment.
@@ -106,13 +108,16 @@ class SegmentationNet(nn.Module):
         return Encoded(features=stacked, skips=collector.mean(gives_skips.sum(1)), available=available)
 
     def fuse(self, encoded: Encoded, coverage: Tensor | None = None) -> Tensor:
-        """Impute missing features and fuse: (B, S, C, i, j, k) to (B, C, i, j, k)."""
+        """Fuse, with missing features imputed or masked out: (B, S, C, i, j, k) to (B, C, i, j, k)."""
         if self.fusion is None:
             return encoded.features[:, 0]
         weights = encoded.available
         if self.spec.impute == "voxel" and coverage is not None:
             size = encoded.features.shape[-3:]
             weights = coverage_weights(coverage, encoded.available, (size[0], size[1], size[2]))
+        if isinstance(self.fusion, AttentionFusion):
+            attended: Tensor = self.fusion(encoded.features, weights)
+            return attended
         fused: Tensor = self.fusion(impute(encoded.features, weights).flatten(1, 2))
         return fused
 
@@ -192,7 +197,16 @@ class _SkipSum:
         if bool((counts == 1).all()):
             return self.total
         share = counts[:, None, None, None, None]
-        return [total / share.to(total.dtype) for total in self.total]
+        return [total / share.to(total) for total in self.total]
+
+
+def _fusion(spec: NetworkSpec) -> nn.Conv3d | AttentionFusion | None:
+    """The fusion layer; the single-sequence baseline of the paper has none."""
+    count = len(spec.sequences)
+    if count == 1:
+        return None
+    build = AttentionFusion if spec.fusion == "attention" else fused_linear
+    return build(spec.channels[-1], count)
 
 
 def _scatter(features: Tensor, rows: Tensor, batch: int) -> Tensor:
@@ -209,7 +223,7 @@ def _stack_present(features: list[Tensor | None]) -> Tensor:
 
 
 def build_network(spec: NetworkSpec, *, anchors: tuple[str, ...] = ()) -> SegmentationNet:
-    """Build a network with He-initialised weights.
+    """Build a network with fresh weights, He-initialised where its family does not say otherwise.
 
     Parameters
     ----------
@@ -233,14 +247,14 @@ def build_network(spec: NetworkSpec, *, anchors: tuple[str, ...] = ()) -> Segmen
             f"anchors {strangers} have no encoder", expected=f"names among {list(spec.sequences)}"
         )
     network = SegmentationNet(spec, anchors)
-    network.apply(init_he)
-    return network
+    init = family(spec.family).init
+    return network.apply(init) if init else network
 
 
 def fold_missing(network: SegmentationNet, available: tuple[str, ...]) -> SegmentationNet:
     """The same function for one fixed set of available sequences, without the encoders it never runs.
 
-    Mean imputation is linear, so it folds into the fusion weights.
+    Mean imputation is linear, so it folds into the weights of a linear fusion; attention does without it.
 
     Parameters
     ----------
@@ -278,9 +292,13 @@ def fold_missing(network: SegmentationNet, available: tuple[str, ...]) -> Segmen
     return folded.train(network.training)
 
 
-def _folded_fusion(fusion: nn.Conv3d | None, available: list[bool]) -> nn.Conv3d | None:
+def _folded_fusion(
+    fusion: nn.Conv3d | AttentionFusion | None, available: list[bool]
+) -> nn.Conv3d | AttentionFusion | None:
     if fusion is None:
         return None
+    if isinstance(fusion, AttentionFusion):
+        return fusion.among(available)
     weight = fold_weights(fusion.weight.detach(), available)
     folded = nn.Conv3d(
         weight.shape[1], weight.shape[0], kernel_size=1, device=weight.device, dtype=weight.dtype

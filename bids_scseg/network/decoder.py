@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bids_scseg.network.blocks import StageBuilder
+from bids_scseg.network.families import Family
 from bids_scseg.network.spec import EncoderContract
 
 
@@ -16,26 +16,30 @@ class Decoder(nn.Module):
     ----------
     contract
         Channels and strides of the encoder that feeds it.
-    stage
-        Builds one stage.
+    family
+        Gives its parts.
     classes
         Output classes, background included.
     heads
         Number of resolutions with a segmentation head, full resolution first.
     """
 
-    def __init__(self, contract: EncoderContract, stage: StageBuilder, *, classes: int, heads: int) -> None:
+    def __init__(self, contract: EncoderContract, family: Family, *, classes: int, heads: int) -> None:
         super().__init__()
         channels, strides = contract.channels, contract.strides
         # index 0 = full resolution; upsampling undoes the stride of the next deeper stage
         self.ups = nn.ModuleList(
-            nn.ConvTranspose3d(deep, shallow, kernel_size=stride, stride=stride, bias=True)
+            family.up(deep, shallow, stride)
             for shallow, deep, stride in zip(channels[:-1], channels[1:], strides[1:], strict=True)
         )
-        self.stages = nn.ModuleList(stage(2 * shallow, shallow, (1, 1, 1)) for shallow in channels[:-1])
+        self.stages = nn.ModuleList(
+            family.stage(2 * shallow, shallow, (1, 1, 1)) for shallow in channels[:-1]
+        )
         self.heads = nn.ModuleList(
             nn.Conv3d(channels[level], classes, kernel_size=1) for level in range(heads)
         )
+        self.gates = nn.ModuleList(map(family.gate, channels[:-1]) if family.gate else ())
+        self.bottleneck = family.bottleneck(channels[-1]) if family.bottleneck else nn.Identity()
 
     def forward(self, bottleneck: Tensor, skips: list[Tensor], outputs: int = 1) -> list[Tensor]:
         """Decode.
@@ -55,10 +59,15 @@ class Decoder(nn.Module):
             Logits, full resolution first.
         """
         logits: list[Tensor] = []
-        features = bottleneck
+        features = self.bottleneck(bottleneck)
         for level in reversed(range(len(self.stages))):
-            features = torch.cat([self.ups[level](features), skips.pop()], dim=1)
+            features = torch.cat(self._joined(level, features, skips), dim=1)
             features = self.stages[level](features)
             if level < outputs:
                 logits.append(self.heads[level](features))
         return logits[::-1]
+
+    def _joined(self, level: int, features: Tensor, skips: list[Tensor]) -> list[Tensor]:
+        """Upsampled features and the skip that belongs to them."""
+        up, skip = self.ups[level](features), skips.pop()
+        return [up, self.gates[level](up, skip) if len(self.gates) else skip]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Iterable
 
-from bids_scseg.network.blocks import StageBuilder
-from bids_scseg.network.spec import EncoderContract
+from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
@@ -13,19 +12,13 @@ class Encoder(nn.Module):
 
     Parameters
     ----------
-    contract
-        Channels and strides of the stages.
-    stage
-        Builds one stage.
+    stages
+        Full resolution first; each takes the output of the one before.
     """
 
-    def __init__(self, contract: EncoderContract, stage: StageBuilder) -> None:
+    def __init__(self, stages: Iterable[nn.Module]) -> None:
         super().__init__()
-        inputs = (1, *contract.channels[:-1])
-        self.stages = nn.ModuleList(
-            stage(before, after, stride)
-            for before, after, stride in zip(inputs, contract.channels, contract.strides, strict=True)
-        )
+        self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor, keep_skips: bool = True) -> tuple[list[Tensor], Tensor]:
         """Encode images of one sequence.

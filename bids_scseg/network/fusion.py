@@ -1,10 +1,15 @@
-"""Imputation of missing sequences at the bottleneck, and the linear fusion that follows it."""
+"""Missing sequences at the bottleneck: imputed before a linear fusion, or masked in an attention."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from bids_scseg.network.attention import TABLE_SD, bias_table, heads_for, relative_bias
+
+HEAD_CHANNELS = 64  # of fusing attention, Vaswani et al. 2017
+REACH = 4  # positions that attention tells apart each way: 16 mm in plane, 32 mm along S-I (ours)
 
 
 def impute(features: Tensor, weights: Tensor) -> Tensor:
@@ -23,13 +28,24 @@ def impute(features: Tensor, weights: Tensor) -> Tensor:
         ``w_s f_s + (1 - w_s) m`` with ``m = sum(w f) / sum(w)``. Where no sequence has weight,
         the result is 0 (callers make sure that some sequence does).
     """
-    if weights.ndim == 2:
-        weights = weights[:, :, None, None, None, None]
-    weights = weights.to(features.dtype)
-    known = torch.where(weights > 0, features, torch.zeros_like(features)) * weights
+    weights = _spatial(weights).to(features)
+    known = _known(features, weights) * weights
+    return known + (1 - weights) * _mean(known, weights)
+
+
+def _spatial(weights: Tensor) -> Tensor:
+    return weights[:, :, None, None, None, None] if weights.ndim == 2 else weights
+
+
+def _known(features: Tensor, weights: Tensor) -> Tensor:
+    """Features, 0 where they have no weight, whatever stood there."""
+    return torch.where(weights > 0, features, torch.zeros_like(features))
+
+
+def _mean(weighted: Tensor, weights: Tensor) -> Tensor:
+    """(B, 1, ...): sum over sequences of weighted features by the sum of weights."""
     total = weights.sum(1, keepdim=True)
-    mean = known.sum(1, keepdim=True) / torch.where(total > 0, total, torch.ones_like(total))
-    return known + (1 - weights) * mean
+    return weighted.sum(1, keepdim=True) / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def coverage_weights(coverage: Tensor, available: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -87,3 +103,73 @@ def fold_weights(weight: Tensor, available: list[bool]) -> Tensor:
         return weight
     share = torch.stack(missing).sum(0) / len(present)
     return torch.cat([part + share for part in present], dim=1)
+
+
+class AttentionFusion(nn.Module):
+    """Cross-attention at the bottleneck: the mean over sequences asks, every place of every sequence answers.
+
+    The answer is added to the mean. A weight enters as so many copies of a place (its logarithm is added to
+    the logits), so what has weight 0 is not there at all, and nothing is imputed.
+
+    Parameters
+    ----------
+    channels
+        Features of each sequence, and of the result.
+    sequences
+        Number of sequences; each has a learned mark on its keys and values.
+    """
+
+    def __init__(self, channels: int, sequences: int) -> None:
+        super().__init__()
+        self.heads = heads_for(channels, HEAD_CHANNELS)
+        self.marks = nn.Parameter(torch.randn(sequences, channels) * TABLE_SD)
+        self.norm_query = nn.LayerNorm(channels)
+        self.norm_context = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.project = nn.Linear(channels, channels)
+        self.offsets = bias_table(self.heads, REACH)
+
+    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Fuse.
+
+        Parameters
+        ----------
+        features : (B, S, C, i, j, k)
+            Bottleneck features of each sequence; values of weight 0 are never used, not even NaN.
+        weights : (B, S) or (B, S, 1, i, j, k)
+            As :func:`impute`; some weight above 0 for each item.
+
+        Returns
+        -------
+        (B, C, i, j, k)
+        """
+        weights = _spatial(weights).to(features)
+        known = _known(features, weights)
+        mean = _mean(known * weights, weights)[:, 0]
+        answer = self._attend(mean, known, weights.expand(-1, -1, 1, *features.shape[3:]))
+        return mean + answer.transpose(1, 2).reshape(mean.shape)
+
+    def _attend(self, mean: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+        """(B, n, C): what each of n places gathers from the S * n places of all sequences."""
+        batch, sequences, channels, *size = known.shape
+        query = self._by_head(self.query(self.norm_query(mean.flatten(2).transpose(1, 2))))
+        context = self.norm_context(known.flatten(3).transpose(2, 3)) + self.marks[:, None]
+        key, value = map(self._by_head, self.key_value(context.flatten(1, 2)).chunk(2, dim=-1))
+        bias = relative_bias(self.offsets, (size[0], size[1], size[2]))
+        logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + bias.repeat(1, 1, sequences)
+        logits = logits + weights.reshape(batch, 1, 1, -1).log()
+        gathered = torch.softmax(logits, dim=-1).to(value.dtype) @ value
+        answer: Tensor = self.project(gathered.transpose(1, 2).reshape(batch, -1, channels))
+        return answer
+
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        """(B, n, C) to (B, heads, n, C / heads)."""
+        return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def among(self, available: list[bool]) -> AttentionFusion:
+        """The same function where only some sequences are ever there; weights are copied."""
+        fewer = AttentionFusion(len(self.norm_query.weight), sum(available)).to(self.marks)
+        state = self.state_dict()
+        fewer.load_state_dict({**state, "marks": state["marks"][available]})
+        return fewer

@@ -32,6 +32,11 @@ class EncoderContract:
         """The contract that a network specification implies."""
         return cls(channels=spec.channels, strides=spec.strides)
 
+    @property
+    def steps(self) -> tuple[tuple[int, int, Size], ...]:
+        """(input channels, output channels, stride) of each stage of an encoder of one image."""
+        return tuple(zip((1, *self.channels[:-1]), self.channels, self.strides, strict=True))
+
 
 def total_stride(spec: NetworkSpec) -> Size:
     """Downsampling from input to bottleneck along the three axes; input sizes must be multiples of it."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 Plane = Literal["sag", "ax", "cor", "iso"]
 Polarity = Literal["hyper", "hypo", "iso-hypo"]
+Family = Literal["plain", "resenc", "attgate", "se", "cbam", "nonlocal", "swinunetr", "mednext"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,7 @@ class NetworkSpec:
     Attributes
     ----------
     family
-        Name of the block family; ``plain`` is the paper's.
+        Architecture of encoders and decoder (docs/networks.md); ``plain`` is the paper's.
     channels
         Channels of each stage, from full resolution to the bottleneck.
     strides
@@ -89,9 +90,12 @@ class NetworkSpec:
         ``anchor``: skips of the anchor's encoder only; ``mean``: mean over available sequences.
     deep_supervision
         Number of decoder outputs that are supervised in training (2 in the paper).
+    fusion
+        How the sequences' bottleneck features become one set: ``linear`` (the paper's pointwise convolution)
+        or ``attention`` (cross-attention over the available ones). One sequence alone is not fused.
     """
 
-    family: str = "plain"
+    family: Family = "plain"
     channels: tuple[int, ...] = (32, 64, 128, 256, 320)
     strides: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 2))
     sequences: tuple[str, ...] = ("T2Sag",)
@@ -99,6 +103,7 @@ class NetworkSpec:
     impute: Literal["mean", "voxel"] = "mean"
     skips: Literal["anchor", "mean"] = "anchor"
     deep_supervision: int = 2
+    fusion: Literal["linear", "attention"] = "linear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -270,7 +270,7 @@ def test_wrong_input_is_refused(shape: tuple[int, ...], available: Tensor) -> No
 @pytest.mark.parametrize(
     "changes",
     [
-        {"family": "swinunetr"},
+        {"family": "unet"},
         {"channels": (3, 4)},
         {"strides": ((2, 2, 2), (2, 2, 2), (1, 1, 2))},
         {"sequences": ("T2Sag", "T2Sag")},
@@ -285,8 +285,8 @@ def test_impossible_networks_are_refused(changes: dict[str, object]) -> None:
 
 
 def test_an_unknown_family_says_which_exist() -> None:
-    with pytest.raises(DataError, match=r"family 'mednext'.*\['plain'\]"):
-        build_network(replace(TINY, family="mednext"))
+    with pytest.raises(DataError, match=r"family 'unet'.*'mednext'.*'plain'"):
+        build_network(replace(TINY, family="unet"))
 
 
 def test_unknown_anchor_is_refused() -> None:

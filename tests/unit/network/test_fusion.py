@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_scseg.network.fusion import coverage_weights, fold_weights, impute
+from bids_scseg.network.fusion import AttentionFusion, coverage_weights, fold_weights, impute
 
 
 def values(*numbers: float) -> torch.Tensor:
@@ -60,3 +60,56 @@ def test_where_nothing_is_covered_the_mean_per_subject_holds() -> None:
     coverage = torch.zeros(1, 2, 2, 2, 4, dtype=torch.bool)
     weights = coverage_weights(coverage, torch.tensor([[True, False]]), (1, 1, 1))
     assert weights.flatten().tolist() == [1.0, 0.0]
+
+
+def attention(channels: int = 4, sequences: int = 3) -> AttentionFusion:
+    torch.manual_seed(6)
+    fusion = AttentionFusion(channels, sequences)
+    torch.nn.init.normal_(fusion.marks)
+    return fusion
+
+
+def test_attention_does_not_see_absent_sequences() -> None:
+    fusion, features = attention(), torch.randn(2, 3, 4, 2, 2, 2)
+    available = torch.tensor([[True, False, True], [False, True, False]])
+    soiled = features.clone()
+    soiled[~available] = float("nan")
+    with torch.no_grad():
+        assert torch.equal(fusion(soiled, available), fusion(features, available))
+
+
+def test_attention_sees_every_place_of_every_available_sequence() -> None:
+    fusion, features = attention(), torch.randn(1, 3, 4, 2, 2, 3)
+    changed = features.clone()
+    changed[0, 2, 0, 1, 1, 2] += 1  # one channel: the same for all would be normalised away
+    available = torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        difference = (fusion(changed, available) - fusion(features, available)).abs().amax(1)
+    assert difference.min() > 1e-6
+
+
+def test_attention_tells_sequences_apart() -> None:
+    fusion, features = attention(), torch.randn(1, 3, 4, 2, 2, 2)
+    available = torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        found, swapped = fusion(features, available), fusion(features.flip(1), available)
+    assert (found - swapped).abs().max() > 1e-4
+
+
+def test_attention_weights_by_coverage() -> None:
+    """A weight of one half counts like one of two equal copies."""
+    fusion, features = attention(sequences=2), torch.randn(1, 2, 4, 2, 2, 2)
+    twice = AttentionFusion(4, 4)
+    twice.load_state_dict({**fusion.state_dict(), "marks": fusion.marks.detach().repeat_interleave(2, dim=0)})
+    with torch.no_grad():
+        whole = twice(features.repeat_interleave(2, dim=1), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+        half = fusion(features, torch.tensor([[1.0, 0.5]]))
+    torch.testing.assert_close(half, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_among_fewer_sequences_is_the_same() -> None:
+    fusion, features = attention(), torch.randn(1, 3, 4, 2, 2, 2)
+    with torch.no_grad():
+        masked = fusion(features, torch.tensor([[True, False, True]]))
+        fewer = fusion.among([True, False, True])(features[:, [0, 2]], torch.ones(1, 2, dtype=torch.bool))
+    torch.testing.assert_close(fewer, masked, rtol=1e-5, atol=1e-6)

@@ -54,6 +54,13 @@ def test_json_round_trip(name: str) -> None:
     assert network_from_json(json.loads(json.dumps(network_to_json(recipe.network)))) == recipe.network
 
 
+def test_networks_written_before_a_field_existed_load_with_its_default() -> None:
+    written = network_to_json(load_recipe("cord-lesion").network)
+    del written["fusion"]
+    assert network_from_json(written) == load_recipe("cord-lesion").network
+    assert network_from_json(written).fusion == "linear"
+
+
 def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**data(), "name": "mine"}))
@@ -81,6 +88,8 @@ def spoil(*keys: str | int, value: object) -> dict[str, Any]:
             spoil("network", "impute", value="zero"),
             r"impute is \"zero\"; expected one of \['mean', 'voxel'\]",
         ),
+        (spoil("network", "family", value="unet"), r"network\.family is \"unet\"; expected one of \['plain'"),
+        (spoil("network", "fusion", value="mean"), r"expected one of \['linear', 'attention'\]"),
         (
             spoil("network", "strides", 1, value=[2, 2]),
             r"strides\[1\] is \[2, 2\]; expected a list of 3 entries",
