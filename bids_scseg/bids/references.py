@@ -165,7 +165,7 @@ def _place(study: Study, path: Path) -> LesionMap:
     grid = read_header(path)
     owner = _owner(study, path.name)
     if owner is not None:
-        if owner.grid is None or not same_lattice(grid, owner.grid):
+        if owner.grid is None or not _drawn_in(grid, owner.grid):
             raise lattice_error(path, grid, [owner])
         return LesionMap(path=str(path), image=owner, grid=grid, group=owner.relative)
     pairs = entity_pairs(path.name)
@@ -188,6 +188,17 @@ def _place(study: Study, path: Path) -> LesionMap:
     image = fits[0] if fits else None
     group = image.relative if image else "_".join("-".join(pair) for pair in head)
     return LesionMap(path=str(path), image=image, grid=grid, group=group)
+
+
+def _drawn_in(grid: Grid, image: Grid) -> bool:
+    """Whether a map that bears an image's name has its voxels: the same shape, nowhere a voxel apart.
+
+    Tools round headers, and name and shape agree; what was drawn voxel by voxel is taken voxel by voxel.
+    """
+    if grid.shape != image.shape:
+        return False
+    apart = float(np.linalg.norm(grid.corners() - image.corners(), axis=1).max())
+    return same_lattice(grid, image) or apart < float(image.spacing.min())
 
 
 def _best(candidates: Sequence[tuple[int, LesionMap]]) -> LesionMap:

@@ -129,6 +129,13 @@ def test_another_lattice_than_the_images_says_what_differs(tmp_path: Path) -> No
         names(tmp_path)
 
 
+def test_a_rounded_header_is_forgiven_where_the_name_says_whose_it_is(tmp_path: Path) -> None:
+    moved = AFFINE.copy()
+    moved[2, 3] = 0.9  # voxels are 1 mm at the least
+    draw(tmp_path, "acq-sag_T2w_lesion-manual", affine=moved)
+    assert find_lesion_maps(STUDY, (tmp_path,))[0][0].image == SAG
+
+
 def test_a_session_without_a_map_says_what_would_be_one(tmp_path: Path) -> None:
     draw(tmp_path, "acq-sag_label-lesion_probseg")
     with pytest.raises(MissingInputError, match=r"sub-01 has no lesion map.*probseg.*an empty one"):
