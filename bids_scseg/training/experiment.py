@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -335,6 +335,12 @@ def open_experiment(place: Place) -> dict[str, Any]:
     """
     if place.test is not None and place.test.resolve() == place.data.resolve():
         raise DataError("test cases are the training cases", file=place.test, expected="another folder")
+    for folder in filter(None, (place.data, place.test)):
+        if place.out.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                "lies among the prepared cases", file=place.out, expected="a folder elsewhere",
+                remedy="name another folder for the experiment",
+            )  # fmt: skip
     subjects, digest = _survey(place.data)
     test = None if place.test is None else _survey(place.test)
     config = place.config
@@ -374,8 +380,9 @@ def _thin_out(place: Place) -> None:
         own = place.cases / folder.relative_to(place.data)
         own.mkdir(parents=True, exist_ok=True)
         for file in folder.iterdir():
-            if file.name != "case.json" and not (own / file.name).exists():
-                (own / file.name).symlink_to(file.resolve())
+            if file.name != "case.json":
+                with suppress(FileExistsError):  # from before, or by another process of this experiment
+                    (own / file.name).symlink_to(file.resolve())
         rng = np.random.default_rng([plan.seed, *folder.name.encode()])
         draws = rng.random(len(record["sequences"])) < plan.share
         kept = [

@@ -231,6 +231,8 @@ def test_a_folder_belongs_to_one_experiment(finished: Place, tmp_path: Path) -> 
         open_experiment(replace(finished, data=other))
     with pytest.raises(DataError, match="test cases are the training cases"):
         open_experiment(replace(finished, test=finished.data))
+    with pytest.raises(DataError, match="among the prepared cases"):
+        open_experiment(replace(finished, out=finished.data / "experiment"))
     # an arm that was trained otherwise is no longer this arm
     arms = [replace(arm, training={**arm.training, "loss": {"smooth": 1.0}}) for arm in finished.config.arms]
     (ending,) = run_all(
