@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bids_scseg.errors import DataError
 
 TENSORS, STATE = "checkpoint.safetensors", "checkpoint.json"
+PROGRESS = "progress"  # in the file's metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,8 @@ def save_checkpoint(
     content = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     stated = {"step": progress.step, "examples": progress.examples}
     temporary = folder / (TENSORS + ".new")
-    save_file(content, temporary, {key: str(value) for key, value in stated.items()})
+    # one entry: the file format keeps several in no fixed order, and equal runs should give equal bytes
+    save_file(content, temporary, {PROGRESS: json.dumps(stated)})
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
     temporary.replace(folder / TENSORS)
@@ -91,6 +93,8 @@ def load_checkpoint(
     _load_optimizer(optimizer, _section(tensors, "optimizer"), file=file)
     with safe_open(file, framework="pt") as handle:
         stated: dict[str, str] = handle.metadata()
+    if PROGRESS in stated:
+        return Progress(**json.loads(stated[PROGRESS]))
     # checkpoints of the first release state no examples
     return Progress(step=int(stated["step"]), examples=int(stated.get("examples", -1)))
 

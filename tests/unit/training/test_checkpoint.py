@@ -49,6 +49,22 @@ def test_round_trip_keeps_values_and_layout(tmp_path: Path) -> None:
     assert one["exp_avg_sq"].stride() == two["exp_avg_sq"].stride()
 
 
+def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save(tmp_path / name, 0, 5)
+    one, two = (tmp_path / name / "checkpoint.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_checkpoints_of_the_first_release_are_read(tmp_path: Path) -> None:
+    network, optimizer = trained(0)
+    tensors = {f"weights.{key}": value.clone() for key, value in network.state_dict().items()}
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    checkpoint.save_file(tensors, tmp_path / "checkpoint.safetensors", {"step": "7"})
+    progress = load_checkpoint(tmp_path, network, average=None, optimizer=optimizer)
+    assert progress == Progress(step=7, examples=-1)
+
+
 def test_a_write_that_breaks_off_leaves_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
