@@ -122,6 +122,8 @@ class ModelBundle:
             **{name: recipe[name] for name in ("frame", "anchors")},
             "grid": _changed(asdict(self.recipe.grid), asdict(GridSpec()), first=_FIRST_GRID),
         }
+        if self.recipe.inference.by_patch:
+            decisive["by_patch"] = True
         if self.recipe.normalize != "coverage":
             decisive["normalize"] = self.recipe.normalize
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -132,7 +132,7 @@ def predict_case(
     available: Sequence[bool],
     device: str = "cpu",
     sequences: tuple[str, ...] | None = None,
-    by_patch: bool = False,
+    by_patch: bool | None = None,
 ) -> Floats:
     """Probability of the target in one prepared case.
 
@@ -155,7 +155,7 @@ def predict_case(
     sequences
         Names of the channels; default: the recipe's. Channels that the network does not know are left out.
     by_patch
-        Whether a sequence is missing in those windows that it does not cover.
+        Whether a sequence is missing in those windows that it does not cover; default: as the recipe says.
 
     Returns
     -------
@@ -171,6 +171,7 @@ def predict_case(
     names = sequences or bundle.recipe.sequence_names
     values, covered = _channels(image, coverage, available, names=names, wanted=bundle.network.sequences)
     spec = bundle.recipe.inference
+    by_patch = spec.by_patch if by_patch is None else by_patch
     try:
         probability = _predict(network, values, covered, spec=spec, device=device, by_patch=by_patch)
     except torch.cuda.OutOfMemoryError as error:

@@ -113,6 +113,11 @@ def _inference_problems(spec: InferenceSpec, network: NetworkSpec) -> Iterator[t
             multiple *= stride[axis]
         if size < 1 or size % multiple:
             yield f"inference.patch_vox {spec.patch_vox}", f"a multiple of {multiple} along axis {axis}"
+    if spec.by_patch and network.skips == "anchor":
+        yield (
+            "inference.by_patch with network.skips 'anchor'",
+            "network.skips 'mean': an anchor that is missing in a window can give no skips",
+        )
     if not 0.0 <= spec.overlap < 1.0:
         yield f"inference.overlap is {spec.overlap}", "at least 0 and below 1"
     if not 0.0 <= spec.threshold <= 1.0:

@@ -124,6 +124,8 @@ class InferenceSpec:
         Neighbourhood by which voxels form one lesion: 6, 18 or 26.
     flips
         Whether mirrored copies along R-L are averaged in.
+    by_patch
+        Whether a sequence that covers no voxel of a window counts as missing there (needs ``skips: mean``).
     """
 
     patch_vox: tuple[int, int, int] = (48, 48, 320)
@@ -132,6 +134,7 @@ class InferenceSpec:
     min_volume_mm3: float = 0.0
     connectivity: Literal[6, 18, 26] = 26
     flips: bool = False
+    by_patch: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,8 @@ class Recipe:
     anchors
         Sequence names, best anchor first.
     normalize
-        ``coverage``: z-score over covered voxels; ``cord``: contrast against the cord, in units of its spread.
+        ``coverage``: z-score over covered voxels; ``cord``: contrast against the cord, in units of the
+        cord's spread.
     grid, network, inference
         See their types.
     references

@@ -32,6 +32,9 @@ class LossConfig:
         Added to numerator and denominator of the overlap term (1e-5, nnU-Net; 0: Dice without smoothing).
     ce_weight, overlap_weight
         Weights of cross-entropy and of the overlap term.
+    ce_foreground
+        Weight of a foreground voxel in the cross-entropy, background being 1 (the paper's). More of it keeps
+        a training with single patches from ending where nothing is ever predicted.
     alpha, beta, gamma
         Tversky's weights of false positives and false negatives, and the focal exponent (Abraham & Khan 2019:
         0.3, 0.7, 0.75).
@@ -42,6 +45,7 @@ class LossConfig:
     name: LossName = "dice-ce"
     smooth: float = 1e-5
     ce_weight: float = 1.0
+    ce_foreground: float = 1.0
     overlap_weight: float = 1.0
     alpha: float = 0.3
     beta: float = 0.7
@@ -95,6 +99,9 @@ class SamplingConfig:
         Share of patches centred on the target (0.33: nnU-Net).
     sequence_dropout
         Probability that a random non-empty subset of the available sequences is kept; else all are.
+    dropout_keeps
+        Most sequences that such a subset has (0: no limit). Sequences that show lesions best otherwise keep
+        the others from being learned.
     sequences
         The only sequences that are shown, others count as missing; empty: all of the network's.
     by_patch
@@ -111,6 +118,7 @@ class SamplingConfig:
     accumulate: int = 1
     foreground: float = 0.33
     sequence_dropout: float = 0.0
+    dropout_keeps: int = 0
     sequences: tuple[str, ...] = ()
     by_patch: bool = False
     workers: int = 0
@@ -367,7 +375,7 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
             expected="network.skips 'mean': an anchor that is missing in a patch can give no skips",
         )
     window = config.sampling.window_vox if any(config.sampling.window_vox) else config.sampling.patch_vox
-    inference = replace(recipe.inference, patch_vox=window)
+    inference = replace(recipe.inference, patch_vox=window, by_patch=config.sampling.by_patch)
     return replace(recipe, network=spec, inference=inference)
 
 
@@ -468,9 +476,10 @@ _TABLES: dict[str, type[Any]] = {
 # fields by the least value that makes sense, and probabilities
 _AT_LEAST_ONE = ("iterations", "checkpoint_every", "log_every", "sampling.batch", "sampling.accumulate")
 _NOT_NEGATIVE = (
-    "seed", "threads", "devices", "loss.smooth", "loss.ce_weight", "loss.overlap_weight",
-    "optimizer.lr", "optimizer.weight_decay", "optimizer.power", "optimizer.warmup", "optimizer.clip",
-    "sampling.workers", "arm.weight", "arm.logistic_scale", "arm.normal_sd",
+    "seed", "threads", "devices",
+    "loss.smooth", "loss.ce_weight", "loss.ce_foreground", "loss.overlap_weight", "optimizer.lr",
+    "optimizer.weight_decay", "optimizer.power", "optimizer.warmup", "optimizer.clip",
+    "sampling.dropout_keeps", "sampling.workers", "arm.weight", "arm.logistic_scale", "arm.normal_sd",
     "validation.every", "validation.cases", "validation.folds", "validation.fold",
 )  # fmt: skip
 _SHARES = (

@@ -220,8 +220,14 @@ class PreparedCases:
         number = int(rng.integers(len(self.cases)))
         case = self.cases[number]
         available = kept_sequences(case, self.sampling.sequences)
-        kept = draw_sequences(rng, available, self.sampling.sequence_dropout)
-        place = draw_place(rng, case, self.sampling, kept=kept, places=self._places(number))
+        if self.sampling.by_patch:
+            # the place first: a sequence that is kept but does not reach it would teach nothing
+            place = draw_place(rng, case, self.sampling, kept=available, places=self._places(number))
+            here = available & reaching(case, place, self.sampling.patch_vox)
+            kept = draw_sequences(rng, here if here.any() else available, self.sampling)
+        else:
+            kept = draw_sequences(rng, available, self.sampling)
+            place = draw_place(rng, case, self.sampling, kept=kept, places=self._places(number))
         patch = augment(crop(case, place, self.sampling.patch_vox, kept=kept), rng, self.augmentation)
         return covered_only(patch) if self.sampling.by_patch else patch
 
@@ -247,13 +253,28 @@ def covered_only(sample: Sample) -> Sample:
     return replace(sample, available=here) if here.any() else sample
 
 
-def draw_sequences(rng: Rng, available: npt.NDArray[np.bool_], dropout: float) -> npt.NDArray[np.bool_]:
-    """(S,) bool: all available sequences or, with probability ``dropout``, a non-empty subset of them."""
-    if rng.random() >= dropout:
+def reaching(
+    case: TrainingCase, place: tuple[int, int, int], patch: tuple[int, int, int]
+) -> npt.NDArray[np.bool_]:
+    """(S,) bool: sequences with data at the height of the place, within half a patch's length of it."""
+    size = case.label.shape
+    heights = slice(max(place[2] - patch[2] // 4, 0), place[2] + patch[2] // 4 + 1)
+    column = (size[0] // 2, size[1] // 2, heights)
+    return np.array(
+        [bool(case.coverage[case.channel(n)][column].any()) for n in range(len(case.sequences))], bool
+    )
+
+
+def draw_sequences(
+    rng: Rng, available: npt.NDArray[np.bool_], sampling: SamplingConfig
+) -> npt.NDArray[np.bool_]:
+    """(S,) bool: all available sequences or, by ``sequence_dropout``, a non-empty subset of them."""
+    if rng.random() >= sampling.sequence_dropout:
         return available.copy()
     names = np.flatnonzero(available)
     # the number kept is uniform, so that single sequences are seen as often as full sets
-    count = int(rng.integers(1, len(names) + 1))
+    most = min(len(names), sampling.dropout_keeps or len(names))
+    count = int(rng.integers(1, most + 1))
     kept = np.zeros(available.shape, bool)
     kept[rng.permutation(names)[:count]] = True
     return kept

@@ -49,7 +49,8 @@ class SegmentationLoss(nn.Module):
         every = functional.one_hot(classes, logits.shape[1]).movedim(-1, 1).float() * mask
         logs = functional.log_softmax(logits, 1)
         # by hand: PyTorch's own cross-entropy has no deterministic form on GPUs
-        entropy = -(logs * every).sum() / mask.sum().clamp_min(1)
+        weight = mask * torch.where(classes > 0, self.config.ce_foreground, 1.0)[:, None]
+        entropy = -(logs * every * weight).sum() / weight.sum().clamp_min(1)
         # clamped: rounding can make an overlap loss slightly negative, whose power is not a number
         overlap: Tensor = self.overlap(logs.exp()[:, 1:] * mask, every[:, 1:]).clamp_min(1e-7)
         something = counts.any().float()

@@ -23,6 +23,7 @@ from bids_scseg.training.dataset import (
     kept_sequences,
     lesion_places,
     load_case,
+    reaching,
 )
 from bids_scseg.training.sample import IGNORE
 from bids_scseg.training.split import split_cases
@@ -178,16 +179,40 @@ def test_how_a_case_was_made_is_read(tmp_path: Path) -> None:
 @given(seed=st.integers(0, 5000), dropout=st.floats(0, 1))
 def test_dropout_keeps_a_non_empty_subset_of_the_available(seed: int, dropout: float) -> None:
     available = np.array([True, False, True, True])
-    kept = draw_sequences(np.random.default_rng(seed), available, dropout)
+    kept = draw_sequences(np.random.default_rng(seed), available, SamplingConfig(sequence_dropout=dropout))
     assert kept.any()
     assert not (kept & ~available).any()
 
 
 def test_every_sequence_can_be_dropped_the_anchor_too() -> None:
     rng = np.random.default_rng(0)
-    draws = np.array([draw_sequences(rng, np.ones(3, bool), 1.0) for _ in range(200)])
+    sampling = SamplingConfig(sequence_dropout=1.0)
+    draws = np.array([draw_sequences(rng, np.ones(3, bool), sampling) for _ in range(200)])
     assert not draws.all(axis=0).any()
     assert (draws.sum(axis=1) == 1).mean() > 0.2
+
+
+def test_dropout_keeps_no_more_sequences_than_it_may() -> None:
+    rng = np.random.default_rng(0)
+    sampling = SamplingConfig(sequence_dropout=1.0, dropout_keeps=2)
+    counts = [int(draw_sequences(rng, np.ones(5, bool), sampling).sum()) for _ in range(100)]
+    assert set(counts) == {1, 2}
+
+
+def test_by_patch_keeps_only_sequences_that_reach_the_place() -> None:
+    case = make_case()
+    coverage = np.array(case.coverage)
+    coverage[0, :, :, 20:] = False
+    case = replace(case, coverage=coverage)
+    assert reaching(case, (8, 8, 35), (16, 16, 16)).tolist() == [False, *case.available[1:].tolist()]
+    assert reaching(case, (8, 8, 10), (16, 16, 16))[0]
+    sampling = SamplingConfig(patch_vox=(16, 16, 16), sequence_dropout=1.0, by_patch=True, foreground=0.0)
+    source = PreparedCases(
+        cases=[case], sampling=sampling, augmentation=AugmentConfig(flip=0.0, spatial=0.0), seed=3
+    )
+    for number in range(30):
+        sample = source.sample(number)
+        assert sample.coverage[sample.available].any(axis=(1, 2, 3)).all()
 
 
 def test_crop_pads_short_cases_in_the_middle() -> None:

@@ -26,6 +26,13 @@ def test_golden_value() -> None:
     assert float(loss) == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2 + 1 - 1.6 / 2.2, abs=1e-4)
 
 
+def test_foreground_weighs_more_in_the_cross_entropy() -> None:
+    # weights 3 and 1: -(3 ln 0.8 + ln 0.6) / 4
+    config = LossConfig(ce_foreground=3.0, overlap_weight=0.0)
+    value = float(SegmentationLoss(config)(logits_of([0.8, 0.4]), label_of([1, 0])))
+    assert value == pytest.approx(-(3 * math.log(0.8) + math.log(0.6)) / 4, abs=1e-5)
+
+
 def test_ignored_voxels_change_nothing() -> None:
     rule = SegmentationLoss(LossConfig())
     alone = rule(logits_of([0.8, 0.4]), label_of([1, 0]))
