@@ -145,7 +145,7 @@ def predict_case(
     network, bundle
         From :func:`load_network` and its bundle.
     image : (S, i, j, k) float32
-        Prepared image, z-scored. Values that are not finite count as not covered.
+        Prepared image, normalised as in training. Values that are not finite count as not covered.
     coverage : (S, i, j, k) bool
         Where each sequence has data.
     available

@@ -182,8 +182,8 @@ def sequence_columns(sequences: Sequence[str]) -> tuple[Column, ...]:
                 name=f"{name}_contrast",
                 dtype="float64",
                 description=f"Mean {name} signal of the lesion minus that of the lesion-free cord within "
-                "10 mm of its ends, in standard deviations of the prepared image (z-scores); n/a where "
-                "either is not covered.",
+                "10 mm of its ends, in units of the prepared image (the spread of the cord or of the "
+                "window, as the model's recipe says); n/a where either is not covered.",
             ),
             Column(
                 name=f"{name}_cnr",
@@ -236,7 +236,7 @@ def lesion_table(
     probability : (i, j, k) float
         Lesion probability.
     image : (S, i, j, k) float
-        Prepared images, z-scored, in the order of ``sequences``.
+        Prepared images in the order of ``sequences``.
     coverage : (S, i, j, k) bool
         Where each has data.
     cord : (i, j, k) float or bool

@@ -24,7 +24,7 @@ class PreparedCase:
     Attributes
     ----------
     image : (sequence, i, j, k) float32
-        Channels in the recipe's order; z-scored over covered voxels, 0 elsewhere and in absent channels.
+        Channels in the recipe's order; normalised as it says, 0 where not covered and in absent channels.
     coverage : (sequence, i, j, k) bool
         Where a channel has data.
     available
