@@ -25,8 +25,9 @@ import torch
 
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training.arms import shown_sequences
+from bids_scseg.training.cases import kept_sequences, load_cases
 from bids_scseg.training.config import configured_recipe, load_config
-from bids_scseg.training.dataset import PreparedCases, kept_sequences, load_cases
+from bids_scseg.training.dataset import PreparedCases
 from bids_scseg.training.fit import fit
 from bids_scseg.training.loader import Order, make_loader
 

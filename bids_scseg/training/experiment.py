@@ -24,6 +24,7 @@ from bids_scseg import NUMERICAL_VERSION, __version__
 from bids_scseg.errors import BusyError, DataError, MissingInputError, ScsegError, SessionError, UsageError
 from bids_scseg.measure.overlap import find_profile
 from bids_scseg.measure.trials import TrialRow
+from bids_scseg.training.cases import TrainingCase, find_cases, load_cases
 from bids_scseg.training.checkpoint import write_json
 from bids_scseg.training.config import (
     TrainingConfig,
@@ -33,7 +34,6 @@ from bids_scseg.training.config import (
     merge,
     read_mapping,
 )
-from bids_scseg.training.dataset import TrainingCase, find_cases, load_cases
 from bids_scseg.training.judge import Judge, Setting, judge_cases
 from bids_scseg.training.split import split_subjects
 from bids_scseg.training.train import train

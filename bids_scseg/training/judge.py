@@ -18,8 +18,8 @@ from bids_scseg.measure.instances import label_lesions
 from bids_scseg.measure.overlap import match_lesions, score_match
 from bids_scseg.measure.trials import TrialRow
 from bids_scseg.recipe.model import InferenceSpec, Recipe
+from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import TrainingConfig
-from bids_scseg.training.dataset import TrainingCase, kept_sequences
 from bids_scseg.training.sample import IGNORE
 from bids_scseg.training.validate import Scores, choose_threshold, predict
 

@@ -36,6 +36,7 @@ from bids_scseg.recipe.study import ImageFile, Plan, Study
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
+from bids_scseg.training.cases import LESIONS_FILE
 from bids_scseg.training.reference import place_maps
 from bids_scseg.training.sample import IGNORE
 
@@ -390,8 +391,6 @@ def _write_case(
     np.save(folder / "label.npy", label, allow_pickle=False)
     table = maps[0].table
     if len(maps) == 1 and table.is_file():
-        from bids_scseg.training.dataset import LESIONS_FILE  # with it comes torch
-
         lesions = read_detectability(table, recipe.sequence_names)
         (folder / LESIONS_FILE).write_text(json.dumps(lesions, indent=1) + "\n", encoding="utf-8")
     facts |= _facts(read, maps, label=label, geometry=geometry, setting=setting)

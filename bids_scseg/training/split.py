@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.checkpoint import write_json
 from bids_scseg.training.config import ValidationConfig
-from bids_scseg.training.dataset import TrainingCase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

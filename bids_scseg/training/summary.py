@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bids_scseg.training.augment import SPACING_MM
-
-if TYPE_CHECKING:
-    from bids_scseg.training.dataset import TrainingCase
+from bids_scseg.training.cases import TrainingCase
 
 
 def summarize(cases: Sequence[TrainingCase], *, spacing_mm: float = SPACING_MM) -> dict[str, object]:

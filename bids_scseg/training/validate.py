@@ -16,8 +16,9 @@ from bids_scseg.measure.instances import label_lesions
 from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
 from bids_scseg.recipe.model import GridSpec, InferenceSpec
+from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import ValidationConfig
-from bids_scseg.training.dataset import TrainingCase, crop, kept_sequences
+from bids_scseg.training.dataset import crop
 from bids_scseg.training.sample import IGNORE, Sample
 
 PROFILE = PROFILES["walsh2024"]

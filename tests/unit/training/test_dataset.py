@@ -1,146 +1,26 @@
 from __future__ import annotations
 
-import json
-import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_cases import SIZE, make_case
 
-from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.training.config import AugmentConfig, SamplingConfig, ValidationConfig
+from bids_scseg.training.config import AugmentConfig, SamplingConfig
 from bids_scseg.training.dataset import (
     PreparedCases,
-    TrainingCase,
     covered_only,
     crop,
     draw_place,
     draw_sequences,
-    find_cases,
-    kept_sequences,
     lesion_places,
-    load_case,
     reaching,
 )
 from bids_scseg.training.sample import IGNORE
-from bids_scseg.training.split import split_cases
-
-NAMES = ("T2Sag", "STIR", "MP2RAGE")
-SIZE = (16, 16, 40)
 
 
-def make_case(subject: str = "01", **changes: object) -> TrainingCase:
-    coverage = np.ones((3, *SIZE), bool)
-    coverage[2] = False
-    coverage[1, :, :, :10] = False
-    label = np.zeros(SIZE, np.uint8)
-    label[6:9, 6:9, 5:8] = 1
-    label[6:9, 6:9, 30:34] = 2
-    image = np.random.default_rng(0).standard_normal((3, *SIZE)).astype(np.float16) * coverage
-    fields = {
-        "name": f"sub-{subject}",
-        "subject": subject,
-        "sequences": NAMES,
-        "available": np.array([True, True, False]),
-        "image": image,
-        "coverage": coverage,
-        "label": label,
-    }
-    return TrainingCase(**{**fields, **changes})  # type: ignore[arg-type]
-
-
-def save(folder: Path, case: TrainingCase) -> Path:
-    folder.mkdir(parents=True)
-    for name in ("image", "coverage", "label"):
-        np.save(folder / f"{name}.npy", getattr(case, name), allow_pickle=False)
-    record = {
-        "case": case.name,
-        "subject": case.subject,
-        "session": None,
-        "recipe": "cord-lesion",
-        "sequences": list(case.sequences),
-        "available": case.available.tolist(),
-        "geometry": None,
-    }
-    (folder / "case.json").write_text(json.dumps(record), encoding="utf-8")
-    return folder
-
-
-def test_round_trip_through_disk_and_to_a_worker(tmp_path: Path) -> None:
-    folder = save(tmp_path / "a", make_case())
-    (folder / "lesions.json").write_text('{"1": {"visible": ["STIR"], "faint": ["T2Sag"]}}', encoding="utf-8")
-    case = load_case(folder, sequences=NAMES)
-    assert isinstance(case.image, np.memmap)
-    assert case.lesions == (1, 2)
-    assert case.visible == {1: ("STIR",)}
-    assert case.faint == {1: ("T2Sag",)}
-    sent = pickle.dumps(case)
-    assert len(sent) < 1000  # a path, not the arrays
-    assert np.array_equal(pickle.loads(sent).label, case.label)  # noqa: S301
-    memory = pickle.loads(pickle.dumps(make_case()))  # noqa: S301
-    assert np.array_equal(memory.image, make_case().image)
-
-
-def test_nothing_to_find(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match="no prepared cases"):
-        find_cases(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"label": np.zeros((16, 16, 39), np.uint8)}, "label of shape"),
-        ({"label": np.zeros(SIZE, np.int32)}, "int32"),
-        ({"coverage": np.ones((2, *SIZE), bool)}, "coverage"),
-        ({"sequences": ("T2Sag", "STIR", "PSIR")}, "PSIR"),
-        ({"available": np.zeros(3, bool)}, "no sequence"),
-    ],
-)
-def test_what_does_not_match_is_refused(tmp_path: Path, changes: dict[str, object], word: str) -> None:
-    with pytest.raises(DataError, match=word):
-        load_case(save(tmp_path / "a", make_case(**changes)), sequences=NAMES)
-
-
-def test_a_missing_label_says_what_to_do(tmp_path: Path) -> None:
-    folder = save(tmp_path / "a", make_case())
-    (folder / "label.npy").unlink()
-    with pytest.raises(MissingInputError, match="Prepare the labels"):
-        load_case(folder, sequences=NAMES)
-
-
-def test_splits_are_written_down_by_subject(tmp_path: Path) -> None:
-    some = [make_case(f"{n:02d}") for n in range(10) for _ in range(2)]
-    training, held = split_cases(some, ValidationConfig(fraction=0.3), seed=3, out=tmp_path / "split.json")
-    assert len(training) + len(held) == 20
-    written = json.loads((tmp_path / "split.json").read_text())
-    assert written["validation"] == sorted({c.subject for c in held})
-    assert written["training"] == sorted({c.subject for c in training})
-    assert not set(written["training"]) & set(written["validation"])
-
-
-def test_a_network_of_some_sequences_takes_their_channels(tmp_path: Path) -> None:
-    case = make_case()
-    folder = save(tmp_path / "a", case)
-    some = load_case(folder, sequences=("MP2RAGE", "STIR"))
-    assert some.sequences == ("MP2RAGE", "STIR")
-    assert some.available.tolist() == [False, True]
-    assert isinstance(some.image, np.memmap)  # nothing is copied
-    for one in (some, pickle.loads(pickle.dumps(some))):  # noqa: S301
-        patch = crop(one, (8, 8, 20), SIZE, kept=np.array([False, True]))
-        assert np.array_equal(patch.image[1], case.image[1].astype(np.float32))
-        assert not patch.image[0].any()
-        assert np.array_equal(patch.coverage[1], case.coverage[1])
-    assert np.array_equal(some.covered(some.available), case.coverage[1])
-    # none of the wanted ones is there: no error, training leaves such cases out
-    assert not load_case(folder, sequences=("MP2RAGE",)).available.any()
-
-
-def test_shown_sequences_are_the_available_ones_among_the_wanted() -> None:
-    assert kept_sequences(make_case(), ()).tolist() == [True, True, False]
-    assert kept_sequences(make_case(), ("STIR", "MP2RAGE")).tolist() == [False, True, False]
+def test_a_source_shows_the_wanted_sequences_alone() -> None:
     sampling = SamplingConfig(patch_vox=(16, 16, 16), sequences=("STIR",))
     source = PreparedCases(cases=[make_case()], sampling=sampling)
     assert {tuple(source.sample(n).available) for n in range(5)} == {(False, True, False)}
@@ -166,14 +46,6 @@ def test_known_places_change_nothing() -> None:
         one = draw_place(np.random.default_rng(seed), case, sampling, kept=kept)
         places = lesion_places(case)
         assert one == draw_place(np.random.default_rng(seed), case, sampling, kept=kept, places=places)
-
-
-def test_how_a_case_was_made_is_read(tmp_path: Path) -> None:
-    folder = save(tmp_path / "a", make_case())
-    assert load_case(folder, sequences=NAMES).made.cord_method is None
-    record = json.loads((folder / "case.json").read_text())
-    (folder / "case.json").write_text(json.dumps({**record, "preparation": 1, "cord_method": "masks"}))
-    assert load_case(folder, sequences=NAMES).made.cord_method == "masks"
 
 
 @given(seed=st.integers(0, 5000), dropout=st.floats(0, 1))

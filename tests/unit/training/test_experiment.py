@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from bids_scseg.errors import BusyError, DataError, MissingInputError, UsageError
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training import experiment, journal
+from bids_scseg.training.cases import load_case
 from bids_scseg.training.config import read_mapping
-from bids_scseg.training.dataset import load_case
 from bids_scseg.training.experiment import (
     ExperimentConfig,
     Place,

@@ -16,7 +16,7 @@ from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import Grid
 from bids_scseg.training import prepare
-from bids_scseg.training.dataset import load_case
+from bids_scseg.training.cases import load_case
 from bids_scseg.training.prepare import (
     Preparation,
     PreparedRow,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bids_scseg.training.dataset import TrainingCase
+from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.sample import IGNORE
 from bids_scseg.training.summary import describe, summarize
 

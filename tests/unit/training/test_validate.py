@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bids_scseg.recipe.model import GridSpec, InferenceSpec
+from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.config import ValidationConfig
-from bids_scseg.training.dataset import TrainingCase
 from bids_scseg.training.validate import HeldOut, choose_threshold, predict, score_case
 
 SIZE = (16, 16, 32)

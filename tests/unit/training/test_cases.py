@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_cases import NAMES, SIZE, make_case, save
+
+from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.training.cases import find_cases, kept_sequences, load_case
+from bids_scseg.training.dataset import crop
+
+
+def test_round_trip_through_disk_and_to_a_worker(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", make_case())
+    (folder / "lesions.json").write_text('{"1": {"visible": ["STIR"], "faint": ["T2Sag"]}}', encoding="utf-8")
+    case = load_case(folder, sequences=NAMES)
+    assert isinstance(case.image, np.memmap)
+    assert case.lesions == (1, 2)
+    assert case.visible == {1: ("STIR",)}
+    assert case.faint == {1: ("T2Sag",)}
+    sent = pickle.dumps(case)
+    assert len(sent) < 1000  # a path, not the arrays
+    assert np.array_equal(pickle.loads(sent).label, case.label)  # noqa: S301
+    memory = pickle.loads(pickle.dumps(make_case()))  # noqa: S301
+    assert np.array_equal(memory.image, make_case().image)
+
+
+def test_nothing_to_find(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="no prepared cases"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"label": np.zeros((16, 16, 39), np.uint8)}, "label of shape"),
+        ({"label": np.zeros(SIZE, np.int32)}, "int32"),
+        ({"coverage": np.ones((2, *SIZE), bool)}, "coverage"),
+        ({"sequences": ("T2Sag", "STIR", "PSIR")}, "PSIR"),
+        ({"available": np.zeros(3, bool)}, "no sequence"),
+    ],
+)
+def test_what_does_not_match_is_refused(tmp_path: Path, changes: dict[str, object], word: str) -> None:
+    with pytest.raises(DataError, match=word):
+        load_case(save(tmp_path / "a", make_case(**changes)), sequences=NAMES)
+
+
+def test_a_missing_label_says_what_to_do(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", make_case())
+    (folder / "label.npy").unlink()
+    with pytest.raises(MissingInputError, match="Prepare the labels"):
+        load_case(folder, sequences=NAMES)
+
+
+def test_a_network_of_some_sequences_takes_their_channels(tmp_path: Path) -> None:
+    case = make_case()
+    folder = save(tmp_path / "a", case)
+    some = load_case(folder, sequences=("MP2RAGE", "STIR"))
+    assert some.sequences == ("MP2RAGE", "STIR")
+    assert some.available.tolist() == [False, True]
+    assert isinstance(some.image, np.memmap)  # nothing is copied
+    for one in (some, pickle.loads(pickle.dumps(some))):  # noqa: S301
+        patch = crop(one, (8, 8, 20), SIZE, kept=np.array([False, True]))
+        assert np.array_equal(patch.image[1], case.image[1].astype(np.float32))
+        assert not patch.image[0].any()
+        assert np.array_equal(patch.coverage[1], case.coverage[1])
+    assert np.array_equal(some.covered(some.available), case.coverage[1])
+    # none of the wanted ones is there: no error, training leaves such cases out
+    assert not load_case(folder, sequences=("MP2RAGE",)).available.any()
+
+
+def test_how_a_case_was_made_is_read(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", make_case())
+    assert load_case(folder, sequences=NAMES).made.cord_method is None
+    record = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps({**record, "preparation": 1, "cord_method": "masks"}))
+    assert load_case(folder, sequences=NAMES).made.cord_method == "masks"
+
+
+def test_kept_sequences_are_the_available_ones_among_the_wanted() -> None:
+    assert kept_sequences(make_case(), ()).tolist() == [True, True, False]
+    assert kept_sequences(make_case(), ("STIR", "MP2RAGE")).tolist() == [False, True, False]
