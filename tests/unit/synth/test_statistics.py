@@ -151,7 +151,7 @@ def _measure(number: int, sequences: tuple[str, ...]) -> list[dict[str, object]]
     """Drawn and realised class of each lesion of one subject in each sequence that covers it."""
     rng = np.random.default_rng([6, number])
     anatomy = draw_anatomy(rng)
-    lesions = draw_lesions(rng, anatomy, 5)  # more than patients have: each image serves five
+    lesions = draw_lesions(rng, anatomy, 5)  # 16 subjects have as many as 39 usual ones
     realised = Realised()
     scenario = training_scenario(rng, sequences)
     for scan, image in scan_session(rng, anatomy=anatomy, lesions=lesions, scenario=scenario):
@@ -167,10 +167,10 @@ def _measure(number: int, sequences: tuple[str, ...]) -> list[dict[str, object]]
 @pytest.mark.slow
 @pytest.mark.parametrize("sequences", [SIX, ("PSIR",)], ids=("six", "psir"))
 def test_images_show_lesions_as_drawn(sequences: tuple[str, ...]) -> None:
-    rows = pd.DataFrame([row for number in range(30) for row in _measure(number, sequences)])
+    rows = pd.DataFrame([row for number in range(16) for row in _measure(number, sequences)])
     assert (rows.drawn == rows.realised).mean() > 0.9
     for sequence, some in rows.groupby("sequence"):
-        assert len(some) > 50, sequence
+        assert len(some) > 30, sequence
         for grade in CLASSES:
             # drawn shares are tested above; here the same lesions, so that no sampling error comes between
             difference = (some.realised == grade).mean() - (some.drawn == grade).mean()
