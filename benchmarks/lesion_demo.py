@@ -24,7 +24,7 @@ from bids_scseg.bids.query import find_studies
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import find_cord, load_network, predict_case
 from bids_scseg.training.cases import LESIONS_FILE, load_case
-from bids_scseg.training.prepare import prepare_case
+from bids_scseg.training.session import prepare_case
 from bids_scseg.training.validate import Scores, score_case
 
 SEED = 1  # of the added centerline errors

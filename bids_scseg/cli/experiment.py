@@ -15,7 +15,9 @@ from bids_scseg.errors import SessionError
 from bids_scseg.options import available_cpus
 
 if TYPE_CHECKING:
-    from bids_scseg.training.experiment import Ending, Place, Run
+    from bids_scseg.training.experiment import Run
+    from bids_scseg.training.folder import Place
+    from bids_scseg.training.runs import Ending
 
 STOPPED = 130  # exit code of a program that was interrupted (128 + SIGINT)
 
@@ -62,8 +64,10 @@ def run_experiment(arguments: argparse.Namespace) -> None:
     SessionError
         At the end, if runs failed (exit code 1); the others are done.
     """
-    from bids_scseg.training.experiment import Place, load_experiment, open_experiment, plan_runs, run_all
+    from bids_scseg.training.experiment import load_experiment, plan_runs
     from bids_scseg.training.findings import write_findings
+    from bids_scseg.training.folder import Place, open_experiment
+    from bids_scseg.training.runs import run_all
 
     config = load_experiment(arguments.config)
     jobs = max(1, arguments.jobs)

@@ -13,7 +13,8 @@ from bids_scseg.errors import MissingInputError, OutputError, SessionError, Usag
 from bids_scseg.options import available_cpus
 
 if TYPE_CHECKING:
-    from bids_scseg.training.prepare import Preparation, PreparedRow
+    from bids_scseg.training.prepare import PreparedRow
+    from bids_scseg.training.session import Preparation
 
 CORD_FINDER = "cord-finder"
 DEFAULT_RECIPE = "cord-lesion"
@@ -126,7 +127,7 @@ def preparation(arguments: argparse.Namespace) -> Preparation:
     from bids_scseg.bids.filters import read_filters
     from bids_scseg.inference.bundle import load_bundle
     from bids_scseg.recipe.load import load_recipe
-    from bids_scseg.training.prepare import Preparation
+    from bids_scseg.training.session import Preparation
 
     recipe = load_recipe(arguments.recipe)
     folders = dict(arguments.derivatives)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bids_scseg.errors import DataError
+from bids_scseg.training.files import write_json
 
 TENSORS, STATE = "checkpoint.safetensors", "checkpoint.json"
 PROGRESS = "progress"  # in the file's metadata
@@ -180,10 +181,3 @@ def _prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) + 1 :]: value for key, value in tensors.items() if key.startswith(prefix + ".")}
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON by renaming a complete file into place."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(data, indent=2, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -345,7 +345,7 @@ def config_from_mapping(data: Mapping[str, Any], *, file: object) -> TrainingCon
         If a key is unknown (the message names the nearest valid one) or missing, or a value is none that its
         field can have.
     """
-    config: TrainingConfig = _record(TrainingConfig, data, where=str(file))
+    config: TrainingConfig = parse_record(TrainingConfig, data, where=str(file))
     _known(config.network, {item.name for item in fields(NetworkSpec)}, where=f"{file}: network")
     for found, expected in _problems(config):
         raise DataError(found, file=file, expected=expected, remedy="correct the configuration")
@@ -381,11 +381,11 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
 
 def _merge(spec: NetworkSpec, changes: Mapping[str, Any]) -> NetworkSpec:
     current = {item.name: getattr(spec, item.name) for item in fields(spec)}
-    merged: NetworkSpec = _record(NetworkSpec, {**current, **changes}, where="[network]")
+    merged: NetworkSpec = parse_record(NetworkSpec, {**current, **changes}, where="[network]")
     return merged
 
 
-def _record(kind: type[Any], data: Mapping[str, Any], *, where: str) -> Any:
+def parse_record(kind: type[Any], data: Mapping[str, Any], *, where: str) -> Any:
     """Build a dataclass from plain data; every key must be a field and every value of its type."""
     hints = get_type_hints(kind)
     known = {item.name: item for item in fields(kind)}
@@ -415,7 +415,7 @@ def _value(kind: Any, value: Any, *, where: str) -> Any:
     origin = get_origin(kind)
     if is_dataclass(kind) and isinstance(kind, type):
         _expect(isinstance(value, Mapping), value, kind=kind, where=where)
-        return _record(kind, value, where=where)
+        return parse_record(kind, value, where=where)
     if origin is Literal:
         _choice(value, get_args(kind), where=where)
         return value

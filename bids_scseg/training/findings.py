@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import math
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,12 @@ from bids_scseg.measure.statistics import Interval
 from bids_scseg.measure.trials import TRIAL_COLUMNS, TrialRow, TrialSummary, summarise_trials
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.report.experiment import ArmLabel, ExperimentPage, RunLine, write_experiment_page
-from bids_scseg.training.checkpoint import write_json
 from bids_scseg.training.config import config_from_mapping, merge
-from bids_scseg.training.experiment import (
-    EVALUATION,
-    TRAINED,
-    ExperimentConfig,
-    Place,
-    Run,
-    read_state,
-)
+from bids_scseg.training.experiment import ExperimentConfig, Run
+from bids_scseg.training.files import read_json, write_json
+from bids_scseg.training.folder import SPLIT, Place
+from bids_scseg.training.journal import LOG, read_rows
+from bids_scseg.training.runs import EVALUATION, TRAINED
 
 RESULTS, SUMMARY, SUMMARY_JSON, PAGE = "results.tsv", "summary.tsv", "summary.json", "report.html"
 SHOWN = ("f1", "dice", "sensitivity", "precision", "pooled_sensitivity", "pooled_precision", "pooled_dice",
@@ -73,7 +68,7 @@ def collect(place: Place) -> tuple[list[TrialRow], list[RunFacts]]:
         for seed in place.config.seeds:
             run = Run(arm=arm.name, seed=seed)
             folder = place.folder(run)
-            known, trained = read_state(folder / EVALUATION), read_state(folder / TRAINED)
+            known, trained = read_json(folder / EVALUATION), read_json(folder / TRAINED)
             if not known or not trained:
                 continue
             rows += [TrialRow.from_row(row) for row in known["rows"]]
@@ -89,8 +84,7 @@ def collect(place: Place) -> tuple[list[TrialRow], list[RunFacts]]:
 def _log(folder: Path) -> tuple[tuple[int, float], ...]:
     """(iteration, loss) of a training."""
     try:
-        with (folder / "log.csv").open(newline="", encoding="utf-8") as handle:
-            return tuple((int(row["iteration"]), float(row["loss"])) for row in csv.DictReader(handle))
+        return tuple((int(row["iteration"]), float(row["loss"])) for row in read_rows(folder / LOG))
     except (OSError, KeyError, ValueError):
         return ()
 
@@ -227,7 +221,7 @@ def _page(
 
 
 def _split_facts(place: Place) -> dict[str, str]:
-    split = read_state(place.out / "split.json")
+    split = read_json(place.out / SPLIT)
     counts = {side: len(split.get(side, ())) for side in ("training", "validation", "test")}
     test = str(counts["test"]) if place.test is None else "a data set of their own"
     return {"subjects": f"training {counts['training']}, validation {counts['validation']}, test {test}"}

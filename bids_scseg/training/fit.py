@@ -28,10 +28,10 @@ from bids_scseg.training.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     load_weights,
-    write_json,
 )
 from bids_scseg.training.config import OptimizerConfig, TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
+from bids_scseg.training.files import write_json
 from bids_scseg.training.journal import Journal, Look
 from bids_scseg.training.loader import Numbered, Order, make_loader
 from bids_scseg.training.losses import build_loss

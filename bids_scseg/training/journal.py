@@ -201,7 +201,7 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
     header = _header(path)
     columns = [*header, *(key for key in row if key not in header)]
     if header and columns != header:
-        _rewrite(path, _rows(path), columns=columns)
+        _rewrite(path, read_rows(path), columns=columns)
     with path.open("a", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, fieldnames=columns)
         if not header:
@@ -214,13 +214,11 @@ def trim_rows(path: Path, step: int) -> None:
 
     A run that was killed may have logged more than it saved, and its last row may be torn.
     """
-    if not path.is_file():
-        return
-    rows = [row for row in _rows(path) if int(row["iteration"]) <= step]
+    rows = [row for row in read_rows(path) if int(row["iteration"]) <= step]
     if rows:
         _rewrite(path, rows, columns=_header(path))
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _header(path: Path) -> list[str]:
@@ -230,8 +228,10 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(handle), [])
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Rows with a value for each column and a number of an iteration."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows with a value for each column and a number of an iteration; none of a file that is not there."""
+    if not path.is_file():
+        return []
     with path.open(newline="", encoding="utf-8") as handle:
         text = handle.read()
     # what follows the last line end was torn off

@@ -12,8 +12,8 @@ from typing import Any
 
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.training.cases import TrainingCase
-from bids_scseg.training.checkpoint import write_json
 from bids_scseg.training.config import ValidationConfig
+from bids_scseg.training.files import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,10 @@ from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.training.arms import judged_sequences, shipped_network, shown_sequences
 from bids_scseg.training.cases import TrainingCase, kept_sequences, load_cases
-from bids_scseg.training.checkpoint import write_json
 from bids_scseg.training.config import TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
 from bids_scseg.training.dataset import PreparedCases
+from bids_scseg.training.files import write_json
 from bids_scseg.training.fit import Schedule, Trained, check_same_run, fit, is_first_process
 from bids_scseg.training.split import split_cases
 from bids_scseg.training.summary import describe, summarize

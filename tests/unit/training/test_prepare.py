@@ -12,30 +12,12 @@ import pytest
 from labelled_sessions import PHANTOM, recipe, write_dataset
 
 from bids_scseg.bids.query import find_studies
-from bids_scseg.space.centerline import Centerline
-from bids_scseg.space.geometry import Geometry, Slab
+from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.space.grid import Grid
-from bids_scseg.training import prepare
+from bids_scseg.training import prepare, session
 from bids_scseg.training.cases import load_case
-from bids_scseg.training.prepare import (
-    Preparation,
-    PreparedRow,
-    jitter_centerlines,
-    prepare_dataset,
-    prepare_sessions,
-    read_detectability,
-)
-
-
-def geometry() -> Geometry:
-    """24 x 24 x 100 voxels of 0.5 mm round a straight cord at x = y = 0, z = 0 … 49.5 mm."""
-    affine = np.diag([0.5, 0.5, 0.5, 1.0])
-    affine[:2, 3] = -5.75
-    grid = Grid(shape=(24, 24, 100), affine=affine)
-    s = np.arange(0.0, 50.0)
-    line = Centerline(s_mm=s, xy_mm=np.zeros((s.size, 2)), measured=np.ones(s.size, bool))
-    slab = Slab(key="T2Sag", index=0, file="a", grid=grid)
-    return Geometry(frame="centerline", anchor="T2Sag", grid=grid, slabs=(slab,), centerlines={"T2Sag": line})
+from bids_scseg.training.prepare import PreparedRow, prepare_dataset, prepare_sessions
+from bids_scseg.training.session import Preparation
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +55,7 @@ def test_good_sessions_become_cases_and_bad_ones_rows(dataset: Path, tmp_path: P
     assert case.lesions == (1, 2)
     assert case.available.all()
     record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
-    assert record["preparation"] == prepare.PREPARATION_VERSION
+    assert record["preparation"] == PREPARATION_VERSION
     assert record["cord_method"] == "masks"
     assert record["lesion_maps"] == ["sub-01_acq-sag_T2w_lesion-manual.nii.gz"]
     # the lesions were drawn on bright ones: the label lies where the prepared image is bright
@@ -108,7 +90,7 @@ def test_a_kill_leaves_no_half_case(dataset: Path, tmp_path: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_publish", killed)
+        patch.setattr(prepare, "publish_case", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare_sessions(studies, setting(dataset, tmp_path))
     assert not (tmp_path / "sub-01").exists()
@@ -122,7 +104,7 @@ def test_an_unexpected_error_is_a_row_too(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by chance")
 
-    monkeypatch.setattr(prepare, "prepare_session", broken)
+    monkeypatch.setattr(session, "prepare_session", broken)
     (row,) = prepare_sessions(find_studies(dataset, participants=("01",)), setting(dataset, tmp_path))
     assert row.state == "failed"
     assert "ZeroDivisionError: by chance" in row.cause
@@ -144,7 +126,7 @@ def test_the_finder_serves_where_masks_do_not(
     def find(data: np.ndarray, grid: Grid) -> np.ndarray:
         return next(mask for known, mask in by_grid.items() if known.shape == grid.shape)
 
-    monkeypatch.setattr(prepare, "_finder", lambda bundle, threads: find)
+    monkeypatch.setattr(prepare, "load_finder", lambda bundle, threads: find)
     alone = setting(dataset, tmp_path, use_masks=False, finder="cord-finder")
     (row,) = prepare_sessions(find_studies(dataset, participants=("01",)), alone)
     assert (row.state, row.lesions) == ("done", 2)
@@ -169,25 +151,3 @@ def test_a_training_set_is_prepared_by_one_call(dataset: Path, tmp_path: Path) -
     folders = prepare_dataset(dataset, labels, recipe=recipe(), out=tmp_path, participants=("01", "02"))
     assert [folder.name for folder in folders] == ["sub-01", "sub-02"]
     assert load_case(folders[0], sequences=("Sag", "Ax")).lesions == (1, 2)
-
-
-def test_jitter_has_the_stated_size_and_is_smooth() -> None:
-    moved = [jitter_centerlines(geometry(), np.random.default_rng(n), sd_mm=0.4) for n in range(200)]
-    xy = np.stack([one.centerlines["T2Sag"].xy_mm for one in moved])
-    # linear interpolation between independent nodes has 2/3 of their variance on average
-    assert xy.std() == pytest.approx(0.4 * np.sqrt(2 / 3), rel=0.1)
-    assert np.abs(np.diff(xy, axis=1)).max() < 0.3
-    same = jitter_centerlines(geometry(), np.random.default_rng(0), sd_mm=0.0)
-    assert same.centerlines["T2Sag"] == geometry().centerlines["T2Sag"]
-
-
-def test_detectability_is_read_from_the_truth_table(tmp_path: Path) -> None:
-    path = tmp_path / "t.tsv"
-    path.write_text(
-        "index\tname\trealised_T2Sag\trealised_STIR\n1\ta\tvisible\tfaint\n2\tb\tinvisible\tn/a\n",
-        encoding="utf-8",
-    )
-    assert read_detectability(path, ("T2Sag", "STIR", "MP2RAGE")) == {
-        "1": {"visible": ["T2Sag"], "faint": ["STIR"]},
-        "2": {"visible": [], "faint": []},
-    }

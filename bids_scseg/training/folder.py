@@ -1,0 +1,178 @@
+"""An experiment's folder: one split and one data set for all runs, and what it was begun with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bids_scseg import NUMERICAL_VERSION
+from bids_scseg.errors import DataError
+from bids_scseg.training.cases import find_cases
+from bids_scseg.training.config import ValidationConfig
+from bids_scseg.training.experiment import ExperimentConfig, Run, SplitPlan, deciding
+from bids_scseg.training.files import write_json
+from bids_scseg.training.split import split_subjects
+
+RUNS, CASES, SPLIT, STATE = "runs", "cases", "split.json", "experiment.json"
+TEST_SEED = 104_729  # added to the split's seed where test subjects are drawn: another draw, ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an experiment reads and writes; travels to worker processes.
+
+    Attributes
+    ----------
+    config
+        Its configuration.
+    data, test
+        Prepared cases; None: test subjects are taken from ``data``.
+    out
+        The experiment's folder.
+    threads
+        CPU threads of a run whose configuration does not say (0: torch's choice).
+    """
+
+    config: ExperimentConfig
+    data: Path
+    test: Path | None
+    out: Path
+    threads: int = 0
+
+    @property
+    def cases(self) -> Path:
+        """Cases as training sees them."""
+        return self.data if self.config.availability.share >= 1 else self.out / CASES
+
+    def folder(self, run: Run) -> Path:
+        """Folder of a run."""
+        return self.out.resolve() / RUNS / run.arm / f"seed-{run.seed}"
+
+
+def open_experiment(place: Place) -> dict[str, Any]:
+    """Make or check the experiment's folder: its split, and what it was begun with.
+
+    Returns
+    -------
+    What ``experiment.json`` says.
+
+    Raises
+    ------
+    MissingInputError
+        If there are no cases.
+    DataError
+        If the folder belongs to an experiment with other data, another split or other shared settings, or if
+        the test cases are the training cases.
+    """
+    if place.test is not None and place.test.resolve() == place.data.resolve():
+        raise DataError("test cases are the training cases", file=place.test, expected="another folder")
+    for folder in filter(None, (place.data, place.test)):
+        if place.out.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                "lies among the prepared cases", file=place.out, expected="a folder elsewhere",
+                remedy="name another folder for the experiment",
+            )  # fmt: skip
+    subjects, digest = _survey(place.data)
+    test = None if place.test is None else _survey(place.test)
+    config = place.config
+    stated = {
+        "name": config.name,
+        "data": digest,
+        "test": digest if test is None else test[1],
+        "split": asdict(config.split) if test is None else {**asdict(config.split), "test": 0.0},
+        "training": deciding(config.training),
+        "availability": asdict(config.availability),
+        "profile": config.profile,
+        "settings": [asdict(setting) for setting in config.settings],
+        "overlap": config.overlap,
+        "numerical_version": NUMERICAL_VERSION,
+    }
+    state: dict[str, Any] = json.loads(json.dumps(stated))
+    file = place.out / STATE
+    if file.is_file():
+        _check_state(file, state)
+    place.out.mkdir(parents=True, exist_ok=True)
+    if not (place.out / SPLIT).is_file():
+        write_json(place.out / SPLIT, _draw_split(subjects, config.split, own_test=test is None))
+    if place.cases != place.data:
+        _thin_out(place)
+    write_json(file, state)
+    return state
+
+
+def _thin_out(place: Place) -> None:
+    """Cases that stand for the data's with fewer sequences available: links, and a record of their own.
+
+    What a session keeps depends on the seed and its name alone.
+    """
+    plan = place.config.availability
+    for folder in find_cases(place.data):
+        record = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        own = place.cases / folder.relative_to(place.data)
+        own.mkdir(parents=True, exist_ok=True)
+        for file in folder.iterdir():
+            if file.name != "case.json":
+                with suppress(FileExistsError):  # from before, or by another process of this experiment
+                    (own / file.name).symlink_to(file.resolve())
+        rng = np.random.default_rng([plan.seed, *folder.name.encode()])
+        draws = rng.random(len(record["sequences"])) < plan.share
+        kept = [
+            bool(there and (name in plan.keep or drawn))
+            for name, there, drawn in zip(record["sequences"], record["available"], draws, strict=True)
+        ]
+        write_json(own / "case.json", {**record, "available": kept if any(kept) else record["available"]})
+
+
+def _survey(root: Path) -> tuple[set[str], str]:
+    """Subjects of the prepared cases in a folder, and a checksum of what they are."""
+    subjects, found = set(), hashlib.sha256()
+    for folder in find_cases(root):
+        content = (folder / "case.json").read_bytes()
+        subjects.add(str(json.loads(content).get("subject") or folder.name))
+        label = folder / "label.npy"
+        found.update(folder.name.encode() + hashlib.sha256(content).digest())
+        found.update(str(label.stat().st_size if label.is_file() else -1).encode())
+    return subjects, found.hexdigest()
+
+
+def _draw_split(subjects: set[str], plan: SplitPlan, *, own_test: bool) -> dict[str, list[str]]:
+    test: tuple[str, ...] = ()
+    if own_test:
+        held = split_subjects(subjects, ValidationConfig(fraction=plan.test), seed=plan.seed + TEST_SEED)
+        test = held.validation
+    rest = subjects - set(test)
+    split = split_subjects(rest, ValidationConfig(fraction=plan.validation), seed=plan.seed)
+    if not split.validation or not split.training or (own_test and not test):
+        raise DataError(
+            f"{len(subjects)} subjects",
+            expected="enough for training, validation and test",
+            remedy="prepare more subjects, or give test cases with --test",
+        )
+    return {"training": list(split.training), "validation": list(split.validation), "test": list(test)}
+
+
+def _check_state(file: Path, state: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"malformed ({error})", file=file, remedy="name another folder") from error
+    for key, value in state.items():
+        if before.get(key) != value:
+            raise DataError(
+                f"this folder's experiment has another {key}: {_short(before.get(key))}",
+                file=file,
+                expected=_short(value),
+                remedy="name another folder, or take the configuration and the cases that it was begun with",
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 200 else f"{text[:200]}…"

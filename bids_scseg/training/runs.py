@@ -1,0 +1,278 @@
+"""The runs of an experiment: trained, judged, gone on with, one after another or several at once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bids_scseg import __version__
+from bids_scseg.errors import BusyError, DataError, MissingInputError, ScsegError, SessionError
+from bids_scseg.measure.trials import TrialRow
+from bids_scseg.training.cases import TrainingCase, load_cases
+from bids_scseg.training.config import TrainingConfig
+from bids_scseg.training.experiment import ExperimentConfig, Run, deciding, training_config
+from bids_scseg.training.files import read_json, write_json
+from bids_scseg.training.folder import SPLIT, STATE, Place, open_experiment
+from bids_scseg.training.journal import LOG, read_rows
+from bids_scseg.training.judge import Judge, judge_cases
+from bids_scseg.training.train import train
+
+TRAINED, EVALUATION, LOCK = "trained.json", "evaluation.json", ".lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended: words for its line, and the error if there was one."""
+
+    run: Run
+    words: str
+    error: ScsegError | None = None
+
+
+def run_all(
+    place: Place,
+    runs: Sequence[Run],
+    *,
+    jobs: int = 1,
+    progress: Callable[[Ending], None] = lambda ending: None,
+) -> list[Ending]:
+    """Train and judge runs; one that fails never stops the others, except those that need it.
+
+    Parameters
+    ----------
+    place
+        Where.
+    runs
+        Those wanted, needed ones first (:func:`plan_runs`).
+    jobs
+        Runs at once, each in a process of its own; 1 works in this one.
+    progress
+        Called as each run ends.
+
+    Returns
+    -------
+    One ending per run, in the order of ending.
+    """
+    open_experiment(place)
+    endings: list[Ending] = []
+    for ending in _in_turn(place, runs) if jobs <= 1 else _at_once(place, runs, jobs):
+        endings.append(ending)
+        progress(ending)
+    return endings
+
+
+def _in_turn(place: Place, runs: Sequence[Run]) -> Iterator[Ending]:
+    for run in runs:
+        yield do_run(place, run)
+
+
+def _at_once(place: Place, runs: Sequence[Run], jobs: int) -> Iterator[Ending]:
+    """Start every run whose need is met; a killed process fails its run and those that were under way."""
+    context = multiprocessing.get_context("spawn")
+    waiting, ended = list(runs), set[Run]()
+    open_: dict[Future[Ending], Run] = {}
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+        try:
+            while waiting or open_:
+                ready = [
+                    run for run in waiting if _need(place.config, run) not in {*waiting, *open_.values()}
+                ]
+                for run in ready[: jobs - len(open_)]:
+                    waiting.remove(run)
+                    open_[pool.submit(do_run, place, run)] = run
+                done, _ = wait(open_, return_when=FIRST_COMPLETED)
+                for future in done:
+                    run = open_.pop(future)
+                    ended.add(run)
+                    yield _outcome(future, run)
+        except BrokenProcessPool:
+            for run in (*open_.values(), *waiting):
+                yield _killed(run)
+        except BaseException:
+            for process in (pool._processes or {}).values():
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _outcome(future: Future[Ending], run: Run) -> Ending:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return _killed(run)
+
+
+def _killed(run: Run) -> Ending:
+    error = SessionError(
+        "the process was killed, most likely because memory ran out",
+        remedy="lower --jobs; the same command goes on from the last checkpoint",
+    )
+    return Ending(run=run, words=f"{run.label}: {error}", error=error)
+
+
+def _need(config: ExperimentConfig, run: Run) -> Run | None:
+    needs = config.arm(run.arm).needs
+    return Run(arm=needs, seed=run.seed) if needs else None
+
+
+def do_run(place: Place, run: Run) -> Ending:
+    """Train one run where that is not done, judge it where that is not done; errors end in the ending."""
+    try:
+        with _lock(place.folder(run), run):
+            words = _trained(place, run)
+            words += "; " + _judged(place, run)
+        return Ending(run=run, words=f"{run.label}: {words}")
+    except ScsegError as error:
+        return Ending(run=run, words=f"{run.label}: {error}", error=error)
+
+
+@contextmanager
+def _lock(folder: Path, run: Run) -> Iterator[None]:
+    """Hold a run for this process; the lock goes when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                f"another process is working on {run.label}", file=folder, remedy="wait for it"
+            ) from error
+        yield
+
+
+def run_config(place: Place, run: Run) -> TrainingConfig:
+    """Training configuration of a run."""
+    need = _need(place.config, run)
+    config = training_config(
+        place.config,
+        place.config.arm(run.arm),
+        seed=run.seed,
+        source="" if need is None else str(place.folder(need)),
+        split=str(place.out.resolve() / SPLIT),
+        where=run.label,
+    )
+    if place.threads and not config.threads:
+        return replace(config, threads=place.threads)
+    return config
+
+
+def _trained(place: Place, run: Run) -> str:
+    folder, need = place.folder(run), _need(place.config, run)
+    stated = _identity(place, run)
+    done = read_json(folder / TRAINED)
+    if done:
+        if done.get("configuration") != stated:
+            raise DataError(
+                "was trained with another configuration of this arm",
+                file=folder,
+                remedy="take that configuration, or remove the folder to train anew",
+            )
+        return f"trained before in {done['seconds']:.0f} s"
+    if need is not None and not (place.folder(need) / TRAINED).is_file():
+        raise MissingInputError(
+            f"{run.label} starts from {need.label}, which is not trained",
+            file=place.folder(need),
+            remedy=f"run --only {need.label} first",
+        )
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    start = time.monotonic()
+    train(run_config(place, run), place.cases, out=folder, facts={"experiment": place.config.name})
+    seconds = round(_seconds(folder, time.monotonic() - start), 1)
+    write_json(folder / TRAINED, {"configuration": stated, "seconds": seconds, "version": __version__})
+    return f"trained in {seconds:.0f} s"
+
+
+def _identity(place: Place, run: Run) -> dict[str, Any]:
+    """What a run is, without folders and without what does not decide its weights."""
+    plan = place.config.arm(run.arm)
+    config = training_config(
+        place.config, plan, seed=run.seed, source="needed", split="", where=run.label
+    ).to_json()
+    out: dict[str, Any] = json.loads(json.dumps(deciding(config), default=str))
+    return out
+
+
+def _seconds(folder: Path, fallback: float) -> float:
+    """Seconds of the loop by the log, which survives interruptions; else those of this process."""
+    try:
+        rows = [(int(row["iteration"]), float(row["seconds"])) for row in read_rows(folder / LOG)]
+    except (OSError, KeyError, ValueError):
+        return fallback
+    steps = [after - before for (before, _), (after, _) in zip([(0, 0.0), *rows], rows, strict=False)]
+    return sum(step * each for step, (_, each) in zip(steps, rows, strict=True)) or fallback
+
+
+# -- judging ---------------------------------------------------------------------------------------
+
+
+def _judged(place: Place, run: Run) -> str:
+    folder = place.folder(run)
+    known = read_json(folder / EVALUATION)
+    trained = (folder / TRAINED).read_bytes()
+    identity = hashlib.sha256(trained + (place.out / STATE).read_bytes()).hexdigest()
+    if not known or known.get("identity") != identity:
+        known = {"identity": identity, **_judge(place, run)}
+        write_json(folder / EVALUATION, known)
+    return ", ".join(
+        f"{name}: F1 {_mean(known, name, 'f1')}, Dice {_mean(known, name, 'dice')} "
+        f"at {known['settings'][name]['threshold']:g}"
+        for name in known["settings"]
+    ) or "no setting fits"  # fmt: skip
+
+
+def _mean(known: Mapping[str, Any], setting: str, metric: str) -> str:
+    values = [row[metric] for row in known["rows"] if row["setting"] == setting and row[metric] is not None]
+    return f"{sum(values) / len(values):.3f}" if values else "undefined"
+
+
+def _judge(place: Place, run: Run) -> dict[str, Any]:
+    config = run_config(place, run)
+    judge = Judge.open(place.folder(run) / "bundle", config, overlap=place.config.overlap)
+    validation, test = _cases(place, judge.sequences)
+    start = time.monotonic()
+    rows: list[TrialRow] = []
+    settings: dict[str, Any] = {}
+    for setting in place.config.settings:
+        if not judge.can(setting):
+            continue
+        found, best = judge_cases(
+            judge, test, validation=validation, setting=setting, profile=place.config.profile,
+            arm=run.arm, seed=run.seed,
+        )  # fmt: skip
+        if found:
+            rows += found
+            settings[setting.name] = {
+                "threshold": found[0].threshold,
+                "min_volume_mm3": found[0].min_volume_mm3,
+                "validation": None if best is None else best.to_json(),
+                "cases": len(found),
+                "left_out": len(test) - len(found),
+            }
+    return {
+        "settings": json.loads(json.dumps(settings).replace("NaN", "null")),
+        "parameters": judge.parameters,
+        "sequences": list(judge.sequences),
+        "seconds": round(time.monotonic() - start, 1),
+        "rows": [row.to_row() for row in rows],
+    }
+
+
+def _cases(place: Place, sequences: Sequence[str]) -> tuple[list[TrainingCase], list[TrainingCase]]:
+    """Validation and test cases, with the channels that a model knows."""
+    split = read_json(place.out / SPLIT)
+    cases = load_cases(place.data, sequences=sequences)
+    validation = [case for case in cases if case.subject in split["validation"]]
+    if place.test is not None:
+        return validation, load_cases(place.test, sequences=sequences)
+    return validation, [case for case in cases if case.subject in split["test"]]

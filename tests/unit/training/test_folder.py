@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_experiment import NAMES, tiny_experiment, write_cases
+
+from bids_scseg.errors import DataError
+from bids_scseg.training.cases import load_case
+from bids_scseg.training.experiment import ExperimentConfig
+from bids_scseg.training.folder import Place, open_experiment
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    return tiny_experiment(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("data"), 10)
+
+
+@pytest.fixture(scope="module")
+def opened(config: ExperimentConfig, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """An experiment that has begun, with test cases of its own."""
+    test = write_cases(tmp_path_factory.mktemp("test"), 4, first=20)
+    place = Place(config=config, data=data, test=test, out=tmp_path_factory.mktemp("out"))
+    open_experiment(place)
+    return place
+
+
+def test_sessions_keep_the_anchor_and_some_others(opened: Place) -> None:
+    kept = [load_case(path.parent, sequences=NAMES).available for path in opened.cases.rglob("case.json")]
+    before = [load_case(path.parent, sequences=NAMES).available for path in opened.data.rglob("case.json")]
+    assert len(kept) == len(before) == 10
+    assert all(one[0] for one in kept)
+    assert 10 < sum(one.sum() for one in kept) < sum(one.sum() for one in before)
+
+
+def test_a_folder_belongs_to_one_experiment(opened: Place, tmp_path: Path) -> None:
+    longer = replace(opened.config, training={**opened.config.training, "iterations": 9})
+    with pytest.raises(DataError, match="another training"):
+        open_experiment(replace(opened, config=longer))
+    faster = replace(opened.config, training={**opened.config.training, "threads": 2})
+    open_experiment(replace(opened, config=faster))
+    other = write_cases(tmp_path, 9)
+    with pytest.raises(DataError, match="another data"):
+        open_experiment(replace(opened, data=other))
+    with pytest.raises(DataError, match="test cases are the training cases"):
+        open_experiment(replace(opened, test=opened.data))
+    with pytest.raises(DataError, match="among the prepared cases"):
+        open_experiment(replace(opened, out=opened.data / "experiment"))
+
+
+def test_without_test_cases_some_subjects_are_held_out(
+    config: ExperimentConfig, data: Path, tmp_path: Path
+) -> None:
+    place = Place(config=config, data=data, test=None, out=tmp_path)
+    open_experiment(place)
+    split = json.loads((tmp_path / "split.json").read_text())
+    sides = [set(split[side]) for side in ("training", "validation", "test")]
+    assert all(sides)
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 10
+    few = write_cases(tmp_path / "few", 1)
+    with pytest.raises(DataError, match="Prepare more subjects"):
+        open_experiment(replace(place, data=few, out=tmp_path / "out"))
