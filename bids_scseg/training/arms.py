@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from bids_scseg.errors import DataError
-from bids_scseg.network.build import SegmentationNet, build_network, fold_missing
-from bids_scseg.network.fusion import fold_weights
+from bids_scseg.network.build import SegmentationNet, fold_missing
+from bids_scseg.network.compose import compose_replicated, layers_that_fold
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 from bids_scseg.training.checkpoint import read_weights
 from bids_scseg.training.config import ArmConfig, TrainingConfig
@@ -235,46 +235,12 @@ def hold_for_replication(network: nn.Module, name: str) -> None:
         If something else than that follows, or the fusion is not linear.
     """
     net = _open(network)
-    fusion = net.fusion
-    direct = isinstance(net.decoder.bottleneck, nn.Identity) and isinstance(
-        _first_up(net), nn.ConvTranspose3d
-    )
-    if not isinstance(fusion, nn.Conv3d) or fusion.bias is None or not direct:
-        raise DataError(
-            f"network.family {net.spec.family!r} with fusion {net.spec.fusion!r} does not fold",
-            expected="linear fusion followed by a transposed convolution, as in family 'plain'",
-        )
+    fusion, _ = layers_that_fold(net)
     for other, encoder in net.encoders.items():
         encoder.requires_grad_(other == name)
-    nn.init.zeros_(fusion.bias)
-    fusion.bias.requires_grad_(False)
-
-
-def _first_up(network: SegmentationNet) -> nn.Module:
-    return network.decoder.ups[-1]
-
-
-def fold_replication(network: SegmentationNet, name: str) -> SegmentationNet:
-    """The control as the one-sequence network that it equals; weights are copied.
-
-    The weights of the first up-convolution are composed with the sum of the fusion's parts; the fusion's bias
-    must be 0 (:func:`hold_for_replication`).
-    """
-    if not isinstance(network.fusion, nn.Conv3d):
-        return network
-    folded = build_network(replace(network.spec, sequences=(name,)), anchors=(name,))
-    own = f"encoders.{name}."
-    state = {
-        key: value
-        for key, value in network.state_dict().items()
-        if key.startswith(own) or not key.startswith(("encoders.", "fusion."))
-    }
-    first = f"decoder.ups.{len(network.decoder.ups) - 1}.weight"
-    shown = [sequence == name for sequence in network.spec.sequences]
-    total = fold_weights(network.fusion.weight.detach().double(), shown).flatten(1)
-    state[first] = torch.einsum("oc,o...->c...", total, state[first].double()).to(state[first])
-    folded.load_state_dict(state)
-    return folded.train(network.training)
+    if fusion.bias is not None:
+        nn.init.zeros_(fusion.bias)
+        fusion.bias.requires_grad_(False)
 
 
 def shipped_network(network: nn.Module, config: TrainingConfig, recipe: Recipe) -> nn.Module:
@@ -283,5 +249,5 @@ def shipped_network(network: nn.Module, config: TrainingConfig, recipe: Recipe) 
         return network
     shown = shown_sequences(config, recipe)
     if config.arm.kind == "replicated":
-        return fold_replication(network, shown[0])
+        return compose_replicated(network, shown[0])
     return network if len(shown) == len(network.spec.sequences) else fold_missing(network, shown)

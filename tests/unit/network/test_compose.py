@@ -34,7 +34,7 @@ def six(**changes: object) -> SegmentationNet:
 def test_one_sequence_six_times_is_the_composed_baseline(family: str, training: bool) -> None:
     """T2Sag replicated: the fusion layer takes its features six times, as imputation has it."""
     network = six(family=family).train(training)
-    baseline = compose_replicated(network)
+    baseline = compose_replicated(network, "T2Sag")
     assert baseline.spec.sequences == ("T2Sag",) and baseline.fusion is None
     images = torch.randn(2, 6, *SHAPE)
     alone = torch.tensor([[True] + [False] * 5] * 2)
@@ -52,7 +52,7 @@ def test_six_equal_encoders_are_the_composed_baseline() -> None:
     image = torch.randn(1, 1, *SHAPE)
     with torch.no_grad():
         found = network(image.expand(1, 6, *SHAPE), torch.ones(1, 6, dtype=torch.bool))[0]
-        expected = compose_replicated(network)(image, torch.ones(1, 1, dtype=torch.bool))[0]
+        expected = compose_replicated(network, "T2Sag")(image, torch.ones(1, 1, dtype=torch.bool))[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -68,6 +68,7 @@ def test_the_summed_weights_by_hand() -> None:
     assert weight.flatten().tolist() == [50.0, 100.0]  # (2 + 3) * 10, (2 + 3) * 20
     assert bias.flatten().tolist() == [6.0, 11.0]  # 0.5 * 10 + 1, 0.5 * 20 + 1
     features = torch.randn(1, 1, 2, 2, 3)
+    weight, bias = weight.float(), bias.float()
     composed = nn.functional.conv_transpose3d(features, weight, stride=(1, 1, 2))
     composed = composed + bias.repeat(1, 2, 2, 3)
     torch.testing.assert_close(up(fusion(features.expand(1, 2, 2, 2, 3))), composed)
@@ -75,7 +76,7 @@ def test_the_summed_weights_by_hand() -> None:
 
 def test_weights_are_its_own() -> None:
     network = six()
-    baseline = compose_replicated(network)
+    baseline = compose_replicated(network, "T2Sag")
     before = baseline.state_dict()["encoders.T2Sag.stages.0.0.0.weight"].clone()
     nn.init.zeros_(network.encoders["T2Sag"].stages[0][0][0].weight)
     assert torch.equal(baseline.state_dict()["encoders.T2Sag.stages.0.0.0.weight"], before)
@@ -93,7 +94,7 @@ def test_weights_are_its_own() -> None:
 )
 def test_what_cannot_be_composed(changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        compose_replicated(six(**changes))
+        compose_replicated(six(**changes), "T2Sag")
 
 
 def test_a_biased_fusion_is_refused() -> None:
@@ -101,4 +102,4 @@ def test_a_biased_fusion_is_refused() -> None:
     assert isinstance(network.fusion, nn.Conv3d)
     nn.init.ones_(network.fusion.bias)
     with pytest.raises(DataError, match="bias"):
-        compose_replicated(network)
+        compose_replicated(network, "T2Sag")

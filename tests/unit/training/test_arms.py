@@ -11,12 +11,12 @@ import torch
 
 from bids_scseg.errors import DataError
 from bids_scseg.network.build import SegmentationNet, build_network
+from bids_scseg.network.compose import compose_replicated
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.training.arms import (
     build_arm,
     distillation,
-    fold_replication,
     hold_for_replication,
     judged_sequences,
     shipped_network,
@@ -203,7 +203,7 @@ def test_the_control_equals_the_baseline_with_a_composed_up_convolution() -> Non
     hold_for_replication(network, "T2Sag")
     assert network.fusion is not None
     data = batch([[True] + [False] * 5] * 2)
-    folded = fold_replication(network, "T2Sag")
+    folded = compose_replicated(network, "T2Sag")
     assert folded.fusion is None
     assert folded.spec.sequences == ("T2Sag",)
     for mode in (True, False):
