@@ -212,7 +212,13 @@ def develop(
         image = image * (1 - void) + void * level * glow * rng.random(image.shape, np.float32) * np.float32(
             1.3
         )
-    reached = np.array([sign * _measured(image, exposure, region) for region in regions])
+    added = [
+        amplitude * share * field.reshape(-1)[exposure.near]
+        for amplitude, share in zip(amplitudes, shares, strict=True)
+    ]
+    reached = np.array(
+        [sign * _measured(image, exposure, region, part) for region, part in zip(regions, added, strict=True)]
+    )
     scale = INTEGER_RANGE / max(float(np.percentile(image[::2, ::2, ::2], 99.5)), 1e-6)
     data = np.clip(np.rint(image * np.float32(scale)), 0, 32000).astype(np.int16)
     instances, total = _lesion_maps(exposure)
@@ -406,10 +412,14 @@ def _rician(image: Floats, sd: float, rng: Rng) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Region:
-    """Voxels of a lesion and of the lesion-free cord around it, as positions in ``Exposure.near``."""
+    """Voxels of a lesion and of the lesion-free cord around it, as positions in ``Exposure.near``.
+
+    ``mixed``: the lesion fills no pure cord, so that its voxels differ from the cord around by their fluid.
+    """
 
     lesion: npt.NDArray[np.intp]
     around: npt.NDArray[np.intp]
+    mixed: bool
 
 
 def _regions(exposure: Exposure) -> list[_Region]:
@@ -426,24 +436,30 @@ def _regions(exposure: Exposure) -> list[_Region]:
     out = []
     for share in exposure.lesions:
         inside = np.flatnonzero((share >= 0.5) & (cord > PURE_CORD))
-        if inside.size < 3:
+        mixed = inside.size < 3
+        if mixed:
             inside = np.flatnonzero(share >= 0.5)
         if not inside.size:
             inside = np.flatnonzero(share > max(0.15, 0.7 * float(share.max(initial=0.0))))
         span = exposure.arc[inside]
         low, high = (float(span.min()), float(span.max())) if inside.size else (np.inf, -np.inf)
         near = (exposure.arc > low - SURROUND_MM) & (exposure.arc < high + SURROUND_MM)
-        out.append(_Region(lesion=inside, around=np.flatnonzero(free & near)))
+        out.append(_Region(lesion=inside, around=np.flatnonzero(free & near), mixed=mixed))
     return out
 
 
-def _measured(image: Floats, exposure: Exposure, region: _Region) -> float:
-    """Signed contrast-to-noise of a lesion in an image; NaN where lesion or surroundings are not covered."""
+def _measured(image: Floats, exposure: Exposure, region: _Region, added: Floats) -> float:
+    """Signed contrast-to-noise of a lesion in an image; NaN where lesion or surroundings are not covered.
+
+    Where the lesion fills no pure cord, its contrast is what it adds to its voxels (``added``, as they lie in
+    ``Exposure.near``).
+    """
     if region.lesion.size < 1 or region.around.size < 8:
         return float("nan")
     values = image.reshape(-1)[exposure.near]
     around = values[region.around]
-    return float((values[region.lesion].mean() - around.mean()) / max(float(around.std()), 1e-6))
+    part = added if region.mixed else values - around.mean()
+    return float(part[region.lesion].mean() / max(float(around.std()), 1e-6))
 
 
 def _amplitude(
@@ -460,7 +476,7 @@ def _amplitude(
 
     The cord under a lesion need not have the mean of its surroundings (grey matter, receive field): the
     difference is made up for, as the definition of contrast-to-noise asks, but a lesion never turns against
-    its sign.
+    its sign. Fluid that shares the voxels of a thin lesion at the cord's edge is no contrast of the lesion.
     """
     if region.lesion.size < 1 or region.around.size < 8:
         return 0.0
@@ -468,7 +484,8 @@ def _amplitude(
     gain = field.reshape(-1)[exposure.near][region.lesion]
     around = signal[region.around]
     sd = float(np.hypot(around.std(), noise))
-    lacking = wanted * sd - (float(signal[region.lesion].mean()) - float(around.mean()))
+    present = 0.0 if region.mixed else float(signal[region.lesion].mean()) - float(around.mean())
+    lacking = wanted * sd - present
     amplitude = lacking / max(float((gain * share[region.lesion]).mean()), 1e-6)
     cord = float(base.reshape(-1)[exposure.near][region.around].mean())
     limit = (0.0, MAX_BRIGHTER * cord) if wanted >= 0 else (-MAX_DARKER * cord, 0.0)
