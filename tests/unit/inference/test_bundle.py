@@ -340,7 +340,7 @@ def test_the_header_tells_types_and_shapes(tmp_path: Path) -> None:
         ("sct", "sct", False),
         ("sct", "builtin", True),
         ("jittered-masks", "masks", False),
-        ("jittered-masks", "builtin", True),
+        ("jittered-masks", "builtin", False),
         (None, "builtin", False),
         ("masks", "", False),
     ],
