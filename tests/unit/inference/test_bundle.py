@@ -74,10 +74,11 @@ def test_whatever_decides_the_networks_output_is_in_the_checksum(tmp_path: Path)
         replace(bundle, network=replace(spec, impute="voxel")),
         replace(bundle, recipe=replace(bundle.recipe, anchors=bundle.recipe.anchors[::-1])),
         replace(bundle, weights_sha256="0" * 64),
-        replace(bundle, recipe=replace(bundle.recipe, normalize="cord")),
+        replace(bundle, recipe=replace(bundle.recipe, normalize="coverage")),
+        changed(by_patch=True),
         replace(bundle, recipe=replace(bundle.recipe, grid=replace(bundle.recipe.grid, spacing_mm=0.4))),
     ]
-    assert len({bundle.inference_sha256, *(other.inference_sha256 for other in others)}) == 8
+    assert len({bundle.inference_sha256, *(other.inference_sha256 for other in others)}) == 9
     later = [
         changed(threshold=0.9),
         changed(min_volume_mm3=7.0),
