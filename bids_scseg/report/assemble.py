@@ -136,6 +136,8 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         min_volume_mm3=rules.min_volume_mm3,
         connectivity=rules.connectivity,
         flips=rules.flips,
+        normalize=recipe.normalize,
+        by_patch=rules.by_patch,
         device=given.run.get("device", ""),
         origin=given.origin,
         versions=given.versions,

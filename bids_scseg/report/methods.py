@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bids_scseg.preprocess.normalize import CLIP
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.report.records import NOTHING
 
@@ -68,6 +69,10 @@ class MethodsFacts:
         Reference grid.
     model, model_sha256, validated
         The lesion model; ``validated`` is whether it was validated on patients.
+    normalize
+        How intensities were normalised, as in :class:`~bids_scseg.recipe.model.Recipe`.
+    by_patch
+        Whether a sequence that does not reach a patch counted as missing there.
     impute, skips
         How missing sequences are filled, and which skip connections the decoder sees.
     threshold, min_volume_mm3, connectivity, flips
@@ -101,6 +106,8 @@ class MethodsFacts:
     min_volume_mm3: float = 0.0
     connectivity: int = 26
     flips: bool = False
+    normalize: Literal["coverage", "cord"] = "coverage"
+    by_patch: bool = False
     device: str = ""
     origin: str = ""
     whole_run: bool = False
@@ -164,6 +171,8 @@ def recipe_facts(
         min_volume_mm3=recipe.inference.min_volume_mm3,
         connectivity=recipe.inference.connectivity,
         flips=recipe.inference.flips,
+        normalize=recipe.normalize,
+        by_patch=recipe.inference.by_patch,
         whole_run=True,
         versions=versions,
     )
@@ -239,6 +248,13 @@ def _slabs(facts: MethodsFacts) -> str:
     return text + (f" For {_listed(others)} the alignment of the image headers stands." if others else "")
 
 
+NORMALIZED = {
+    "coverage": "standardised to zero mean and unit variance over covered voxels",
+    "cord": "taken relative to the cord's own level along its length, in units of the cord's robust standard "
+    f"deviation, and clipped at ±{CLIP:g}",
+}
+
+
 def _grid(facts: MethodsFacts) -> str:
     wide = " × ".join(f"{size * facts.spacing_mm:g}" for size in facts.window_vox)
     axes = "the anchor sequence" if facts.whole_run else facts.anchor
@@ -247,7 +263,7 @@ def _grid(facts: MethodsFacts) -> str:
         f"windows of {wide} mm round each sequence's own centerline, over the union of the cord masks with "
         f"{facts.margin_mm:g} mm at each end. Slab fusion, alignment, resampling and cropping are one "
         "coordinate map, so that every image was interpolated once (linearly), without non-linear "
-        "registration. Intensities were standardised to zero mean and unit variance over covered voxels; "
+        f"registration. Intensities were {NORMALIZED[facts.normalize]}; "
         "voxels that a sequence does not cover were set to zero and recorded as not examined."
     )
 
@@ -255,6 +271,7 @@ def _grid(facts: MethodsFacts) -> str:
 def _network(facts: MethodsFacts) -> str:
     weights = f", weights {facts.model_sha256[:12]}" if facts.model_sha256 else ""
     flips = " with left-right mirroring" if facts.flips else ""
+    patches = ", where a sequence that does not reach a patch counted as missing," if facts.by_patch else ""
     device = f" on {facts.device}" if facts.device else ""
     anchor = "the anchor" if facts.whole_run else facts.anchor
     skips = "averaged over the available sequences" if facts.skips == "mean" else f"those of {anchor} alone"
@@ -262,7 +279,7 @@ def _network(facts: MethodsFacts) -> str:
         "Lesion probabilities come from a U-shaped convolutional network with one encoder per sequence, "
         "whose features are combined at the bottleneck [@walsh,nnunet] (model "
         f"{facts.model}{weights}).{_imputed(facts)} Skip connections were {skips}. It was applied in "
-        f"overlapping patches along the cord{flips}{device}."
+        f"overlapping patches along the cord{patches}{flips}{device}."
     )
 
 

@@ -64,6 +64,13 @@ def test_boilerplate_lists_its_references():
     assert text.startswith("## Methods\n\n") and "## References\n\n1. " in text
 
 
+def test_intensities_are_told_as_the_recipe_had_them():
+    assert "zero mean and unit variance" in boilerplate(FACTS)
+    text = boilerplate(replace(FACTS, normalize="cord", by_patch=True))
+    assert "relative to the cord" in text and "clipped at ±6" in text and "unit variance" not in text
+    assert "does not reach a patch counted as missing" in text
+
+
 def test_text_of_a_whole_run_names_no_session():
     rule = SequenceRule(name="T2Sag", suffixes=("T2w",), planes=("sag",), register_slabs=True)
     recipe = Recipe(
