@@ -115,6 +115,10 @@ class OutputError(ScsegError):
     exit_code = 73
 
 
+class DiskFullError(OutputError):
+    """There is no room left to write; nothing else of this run can be written either."""
+
+
 class BusyError(ScsegError):
     """Somebody else works on the same output; try again later."""
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import math
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -17,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from bids_scseg import files
 from bids_scseg.bids.names import sidecar
 from bids_scseg.errors import OutputError
 from bids_scseg.space.grid import Grid
@@ -62,12 +60,12 @@ def write_bytes(root: str | Path, relative: str, content: bytes) -> Path:
     OutputError
         If the folder or file cannot be written.
     """
-    return _atomically(root, relative, lambda stream: stream.write(content))
+    return files.write_bytes(safe_join(root, relative), content)
 
 
 def write_text(root: str | Path, relative: str, text: str) -> Path:
-    """Write UTF-8 text, atomically; line ends are written as given."""
-    return write_bytes(root, relative, text.encode("utf-8"))
+    """Write UTF-8 text, atomically; see :func:`bids_scseg.files.write_text`."""
+    return write_bytes(root, relative, files.encode(text))
 
 
 def write_json(root: str | Path, relative: str, data: Mapping[str, object]) -> Path:
@@ -163,41 +161,7 @@ def publish(
         with Path(source).open("rb") as content:
             shutil.copyfileobj(content, stream)
 
-    return _atomically(root, relative, copy)
-
-
-def _atomically(root: str | Path, relative: str, write: Callable[[BinaryIO], object]) -> Path:
-    path = safe_join(root, relative)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not the tempfile module: its files are private, and outputs follow the user's umask.
-        with temporary.open("xb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})",
-            file=path,
-            remedy="check free space and permissions of the output folder",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    return files.write_atomically(safe_join(root, relative), copy)
 
 
 def _stored(data: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_scseg.errors import OutputError
+from bids_scseg.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+__all__ = ["environment", "relative", "render_page", "write_bytes", "write_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 RELATIVE = re.compile(r"^(?![a-zA-Z][a-zA-Z0-9+.-]*:|//|\\\\)")  # no scheme, no host
@@ -54,31 +54,12 @@ def _hash(source: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode("ascii")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it is there in full or not at all.
+def write_page(path: Path, page: str) -> None:
+    """Write a page, at once or not at all.
 
     Raises
     ------
     OutputError
         If the folder cannot be made or written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write: {error.strerror}",
-            file=path,
-            expected="a writable folder with free space",
-            remedy="check permissions and free space, then run again",
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a page (see :func:`write_bytes`)."""
-    write_bytes(path, page.encode("utf-8"))
+    write_text(path, page)

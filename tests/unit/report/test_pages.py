@@ -48,7 +48,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"page\.html: cannot write"):
+    with pytest.raises(OutputError, match=r"page\.html: cannot be written"):
         pages.write_bytes(tmp_path / "file" / "page.html", b"x")
 
 
