@@ -87,11 +87,16 @@ def build_parser() -> Parser:
     )
     parser.add_argument("output_dir", type=Path, help="folder for the derivatives")
     parser.add_argument("analysis_level", choices=LEVELS, metavar="{participant,group}", help="what to run")
+    add_run_options(parser)
+    _add_modes(parser)
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to process, how, and with which resources."""
     _add_selection(parser)
     _add_method(parser)
     _add_resources(parser)
-    _add_modes(parser)
-    return parser
 
 
 def _both(name: str) -> tuple[str, ...]:
@@ -99,7 +104,7 @@ def _both(name: str) -> tuple[str, ...]:
     return (hyphen,) if hyphen == underscore else (hyphen, underscore)
 
 
-def _add_selection(parser: Parser) -> None:
+def _add_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to process")
     subject, session = _label("sub-"), _label("ses-")
     group.add_argument(
@@ -131,7 +136,7 @@ def _add_selection(parser: Parser) -> None:
     )  # fmt: skip
 
 
-def _add_method(parser: Parser) -> None:
+def _add_method(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
     group.add_argument("--model", metavar="NAME|PATH", help=f"model bundle (default {DEFAULT_MODEL})")
     group.add_argument(
@@ -154,7 +159,7 @@ def _add_method(parser: Parser) -> None:
     )
 
 
-def _add_resources(parser: Parser) -> None:
+def _add_resources(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("resources")
     group.add_argument("-w", *_both("work-dir"), dest="work_dir", type=Path, metavar="DIR",
                        help="intermediate files (default OUTPUT_DIR/work)")  # fmt: skip
@@ -168,7 +173,7 @@ def _add_resources(parser: Parser) -> None:
     group.add_argument("--device", type=_device, metavar="auto|cpu|cuda[:N]", help="default auto")
 
 
-def _add_modes(parser: Parser) -> None:
+def _add_modes(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument(*_both("dry-run"), dest="dry_run", action="store_true",
                        help="print which file serves which sequence, and stop")  # fmt: skip
@@ -196,6 +201,17 @@ def parse(argv: list[str]) -> RunOptions:
     given = vars(build_parser().parse_args(argv))
     given.pop("version", None)
     given["level"] = given.pop("analysis_level")
+    return options_of(given)
+
+
+def options_of(given: dict[str, Any]) -> RunOptions:
+    """Options from what a command line gave; a config file among it fills what it left open.
+
+    Raises
+    ------
+    DataError, MissingInputError
+        If the config file is malformed or absent.
+    """
     raw = given.pop("bids_dir")
     given["bids_dir"] = None if raw == "-" else Path(raw)
     config = given.pop("config_file", None)
