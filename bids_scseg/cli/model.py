@@ -1,4 +1,4 @@
-"""``scseg model info|verify|export``: what a model bundle is, whether it is sound, and other forms of it."""
+"""``scseg model info|verify|set|export``: what a bundle is, whether it is sound, whose it is, other forms."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bids_scseg.errors import DataError
+from bids_scseg.errors import DataError, UsageError
 
 MODEL_HELP = "name of a packaged model, or a bundle's folder"
 FORMATS = ("onnx", "monai")
 
 
 def add_parser(commands: Any) -> None:
-    """Add ``model`` and its three actions to the commands of ``scseg``."""
-    model = commands.add_parser("model", help="describe, check or export a model bundle")
+    """Add ``model`` and its actions to the commands of ``scseg``."""
+    model = commands.add_parser("model", help="describe, check, sign or export a model bundle")
     actions = model.add_subparsers(dest="action", required=True, metavar="ACTION")
     info = actions.add_parser("info", help="everything that a bundle says of itself")
     info.add_argument("model", metavar="NAME_OR_PATH", help=MODEL_HELP)
@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> None:
     verify = actions.add_parser("verify", help="check files, weights and a forward pass; runs no code of it")
     verify.add_argument("model", metavar="NAME_OR_PATH", help=MODEL_HELP)
     verify.set_defaults(run=run_model, act=run_verify)
+    _add_set(actions)
     export = actions.add_parser(
         "export", help="write the network for other programs, and compare its numbers"
     )
@@ -40,6 +41,19 @@ def add_parser(commands: Any) -> None:
         help="for these available sequences only: a smaller network without availability flags",
     )
     export.set_defaults(run=run_model, act=run_export)
+
+
+def _add_set(actions: Any) -> None:
+    state = actions.add_parser(
+        "set",
+        help="write licence, authors and contact into a bundle; weights and checksums stay",
+        description="What is not named stays as it is.",
+    )
+    state.add_argument("model", metavar="DIR", help="a bundle's folder")
+    state.add_argument("--license", metavar="SPDX", help="of the weights, such as CC-BY-4.0")
+    state.add_argument("--authors", nargs="+", metavar="NAME", help="instead of those recorded")
+    state.add_argument("--contact", metavar="TEXT", help="mail address or page")
+    state.set_defaults(run=run_model, act=run_set)
 
 
 def run_model(arguments: argparse.Namespace) -> None:
@@ -79,6 +93,28 @@ def run_verify(arguments: argparse.Namespace) -> None:
     failed = [check.name for check in checks if check.state == "fail"]
     if failed:
         raise DataError(f"{failed[0]}: failed", file=arguments.model, remedy="do not use this model")
+
+
+def run_set(arguments: argparse.Namespace) -> None:
+    """Write who stands behind a bundle into it.
+
+    Raises
+    ------
+    UsageError
+        If nothing is to be written.
+    """
+    from bids_scseg.inference.imprint import imprint
+
+    wanted = {name: getattr(arguments, name) for name in ("license", "authors", "contact")}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    if not changes:
+        raise UsageError("nothing to write", expected="--license, --authors or --contact")
+    facts = imprint(arguments.model, **changes).facts
+    sys.stdout.write(
+        f"licence: {facts.license or 'not recorded'}\n"
+        f"authors: {'; '.join(facts.authors) or 'not recorded'}\n"
+        f"contact: {facts.contact or 'not recorded'}\n"
+    )
 
 
 def run_export(arguments: argparse.Namespace) -> None:

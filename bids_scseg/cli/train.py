@@ -30,8 +30,9 @@ def add_parser(commands: Any) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train a model."""
-    from bids_scseg.training.config import config_from_mapping, read_mapping
+    from bids_scseg.training.config import config_from_mapping
     from bids_scseg.training.console import Console
+    from bids_scseg.training.parse import read_mapping
     from bids_scseg.training.train import train
 
     wanted = {name: getattr(arguments, name) for name in ("seed", "devices", "deterministic")}

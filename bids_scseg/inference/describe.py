@@ -39,6 +39,8 @@ def describe(bundle: ModelBundle) -> dict[str, object]:
         "path": str(bundle.path),
         "summary": bundle.summary,
         "license": bundle.facts.license,
+        "authors": list(bundle.facts.authors),
+        "contact": bundle.facts.contact,
         "recipe": {
             key: recipe[key] for key in ("name", "version", "target", "frame", "normalize", "anchors")
         },
@@ -165,6 +167,8 @@ def _rows(bundle: ModelBundle) -> Iterator[tuple[str, str]]:
     yield "folder", str(bundle.path)
     yield "says", bundle.summary
     yield "licence", bundle.facts.license or UNKNOWN
+    yield "authors", "; ".join(bundle.facts.authors) or UNKNOWN
+    yield "contact", bundle.facts.contact or UNKNOWN
     yield "recipe", f"{recipe.name}, version {recipe.version}: {recipe.target}, frame {recipe.frame}"
     for rule in recipe.sequences:
         unused = "" if rule.name in spec.sequences else " (not used by the network)"

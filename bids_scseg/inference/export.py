@@ -274,6 +274,8 @@ def _stamp(path: Path, bundle: ModelBundle, sequences: Sequence[str]) -> None:
         "name": bundle.name,
         "summary": bundle.summary,
         "license": bundle.facts.license or "",
+        "authors": "; ".join(bundle.facts.authors),
+        "contact": bundle.facts.contact or "",
         "recipe": f"{bundle.recipe.name} {bundle.recipe.version}",
         "sequences": " ".join(sequences),
         "threshold": str(bundle.threshold),

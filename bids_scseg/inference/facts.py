@@ -32,6 +32,10 @@ class ModelFacts:
         Origin of their cord masks, one of :data:`CORD_ORIGINS`.
     license
         SPDX expression of the weights' licence, such as ``CC-BY-4.0`` or ``LicenseRef-ours``.
+    authors
+        Who made the model: one line of text each.
+    contact
+        Whom to ask: a mail address or a page, one line of text.
     training_data
         Summary of the training data: any JSON object.
     metrics
@@ -43,6 +47,8 @@ class ModelFacts:
     preparation: int | None = None
     cord_method: str | None = None
     license: str | None = None
+    authors: tuple[str, ...] = ()
+    contact: str | None = None
     training_data: Mapping[str, object] = field(default_factory=dict, hash=False)
     metrics: Metrics = field(default_factory=dict, hash=False)
     calibration: Mapping[str, object] = field(default_factory=dict, hash=False)
@@ -60,11 +66,13 @@ def facts_to_json(facts: ModelFacts) -> dict[str, object]:
         "preparation": facts.preparation,
         "cord_method": facts.cord_method,
         "license": None if facts.license is None else spdx(facts.license),
+        "authors": list(facts.authors),
+        "contact": facts.contact,
         "training_data": _plain(facts.training_data),
         "metrics": _plain(facts.metrics),
         "calibration": _plain(facts.calibration),
     }
-    stated = {key: value for key, value in given.items() if value not in (None, {})}
+    stated = {key: value for key, value in given.items() if value not in (None, {}, [])}
     facts_from_json(stated)
     return stated
 
@@ -88,13 +96,18 @@ def facts_from_json(data: Mapping[str, object], *, file: object = None) -> Model
         raise _refusal(f"facts.cord_method is {method!r:.60}", f"one of {list(CORD_ORIGINS)}", file=file)
     values: dict[str, Any] = dict(data)
     _check_metrics(values.get("metrics", {}), file=file)
-    return ModelFacts(**values)
+    for key, lines in (("authors", values.get("authors", [])), ("contact", [values.get("contact", "-")])):
+        for line in lines:
+            check_line(line, where=f"facts.{key}", file=file)
+    return ModelFacts(**{**values, "authors": tuple(values.get("authors", ()))})
 
 
 _KINDS: dict[str, type] = {
     "preparation": int,
     "cord_method": str,
     "license": str,
+    "authors": list,
+    "contact": str,
     "training_data": dict,
     "metrics": dict,
     "calibration": dict,
@@ -119,6 +132,12 @@ def spdx(expression: str) -> str:
             expected="an SPDX expression such as CC-BY-4.0 or LicenseRef-ours",
             remedy="see spdx.org/licenses for the names",
         ) from error
+
+
+def check_line(value: object, *, where: str, file: object = None) -> None:
+    """Refuse what is not one line of printable text (DataError)."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise DataError(f"{where} is {value!r:.60}", file=file, expected="one line of printable text")
 
 
 def _check_metrics(metrics: Mapping[str, object], *, file: object) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.errors import DataError
+from bids_scseg.inference.facts import check_line, spdx
 from bids_scseg.recipe.check import check_network
 from bids_scseg.recipe.model import NetworkSpec, Recipe
+from bids_scseg.training.parse import check_choice, check_known, parse_record, read_mapping
 
 LossName = Literal["dice-ce", "tversky", "focal-tversky"]
 ArmKind = Literal["plain", "latent", "frozen", "distillation", "replicated"]
-
-EXTENDS = "extends"  # key of a file that this one changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +213,25 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Who stands behind the model, for its bundle; nothing of it changes the training.
+
+    Attributes
+    ----------
+    license
+        SPDX expression of the weights' licence; empty: not stated.
+    authors
+        Who made it.
+    contact
+        Mail address or page.
+    """
+
+    license: str = ""
+    authors: tuple[str, ...] = ()
+    contact: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """One training.
 
@@ -249,7 +265,7 @@ class TrainingConfig:
         Folder of a checkpoint or bundle whose weights are the start; empty: random weights.
     network
         Fields of the recipe's network that are replaced.
-    arm, loss, optimizer, sampling, augment, validation
+    model, arm, loss, optimizer, sampling, augment, validation
         See their types.
     """
 
@@ -267,6 +283,7 @@ class TrainingConfig:
     tensorboard: bool = True
     initial: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
     arm: ArmConfig = field(default_factory=ArmConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -294,41 +311,6 @@ def load_config(path: Path | str) -> TrainingConfig:
     return config_from_mapping(read_mapping(Path(path)), file=path)
 
 
-def read_mapping(file: Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A TOML file's tables, laid over those of the file that it extends; errors as :func:`load_config`."""
-    if not file.is_file():
-        raise MissingInputError("no such training configuration", file=file, expected="a TOML file")
-    if file.resolve() in seen:
-        raise DataError("extends itself", file=file, expected="a file that is not yet part of the chain")
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"not valid TOML ({error})", file=file, expected="a training configuration"
-        ) from error
-    base = data.pop(EXTENDS, None)
-    if base is None:
-        return data
-    if not isinstance(base, str):
-        raise DataError(f"value {base!r}", file=f"{file}: {EXTENDS}", expected="str")
-    return merge(read_mapping(file.parent / base, seen=(*seen, file.resolve())), data)
-
-
-def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with the overrides laid over it, table by table; neither argument is changed.
-
-    Values that are not tables on both sides are replaced whole, lists too.
-    """
-    merged = dict(base)
-    for key, value in overrides.items():
-        under = merged.get(key)
-        if isinstance(under, Mapping) and isinstance(value, Mapping):
-            merged[key] = merge(under, value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def config_from_mapping(data: Mapping[str, Any], *, file: object) -> TrainingConfig:
     """Build a configuration from plain data, as TOML gives them.
 
@@ -345,11 +327,22 @@ def config_from_mapping(data: Mapping[str, Any], *, file: object) -> TrainingCon
         If a key is unknown (the message names the nearest valid one) or missing, or a value is none that its
         field can have.
     """
-    config: TrainingConfig = parse_record(TrainingConfig, data, where=str(file))
-    _known(config.network, {item.name for item in fields(NetworkSpec)}, where=f"{file}: network")
+    config: TrainingConfig = parse_record(TrainingConfig, data, where=str(file), tables=_TABLES)
+    names = [item.name for item in fields(NetworkSpec)]
+    check_known(config.network, names, where=f"{file}: network", tables=_TABLES)
     for found, expected in _problems(config):
         raise DataError(found, file=file, expected=expected, remedy="correct the configuration")
+    _check_model(config.model, file=file)
     return config
+
+
+def _check_model(model: ModelConfig, *, file: object) -> None:
+    """What the bundle would refuse is refused before the training, not after it."""
+    if model.license:
+        spdx(model.license)
+    for key, lines in (("authors", model.authors), ("contact", (model.contact,) if model.contact else ())):
+        for line in lines:
+            check_line(line, where=f"model.{key}", file=file)
 
 
 def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
@@ -363,7 +356,7 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
     spec: NetworkSpec = _merge(recipe.network, config.network)
     check_network(spec)
     for name in spec.sequences:
-        _choice(name, recipe.sequence_names, where="network.sequences")
+        check_choice(name, recipe.sequence_names, where="network.sequences")
     if len(config.loss.output_weights) < spec.deep_supervision:
         raise DataError(
             f"{len(config.loss.output_weights)} weights for {spec.deep_supervision} supervised outputs",
@@ -381,90 +374,12 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
 
 def _merge(spec: NetworkSpec, changes: Mapping[str, Any]) -> NetworkSpec:
     current = {item.name: getattr(spec, item.name) for item in fields(spec)}
-    merged: NetworkSpec = parse_record(NetworkSpec, {**current, **changes}, where="[network]")
+    merged: NetworkSpec = parse_record(NetworkSpec, {**current, **changes}, where="[network]", tables=_TABLES)
     return merged
 
 
-def parse_record(kind: type[Any], data: Mapping[str, Any], *, where: str) -> Any:
-    """Build a dataclass from plain data; every key must be a field and every value of its type."""
-    hints = get_type_hints(kind)
-    known = {item.name: item for item in fields(kind)}
-    _known(data, set(known), where=where)
-    required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    missing = sorted(required - set(data))
-    if missing:
-        raise DataError(f"keys {missing} are missing", file=where, expected="all required keys")
-    return kind(**{key: _value(hints[key], value, where=f"{where}: {key}") for key, value in data.items()})
-
-
-def _known(data: Mapping[str, Any], names: set[str], *, where: str) -> None:
-    """Refuse a key that is none of the names, and say which of them is nearest."""
-    for key in sorted(set(data) - names):
-        homes = [home for home, kind in _TABLES.items() if key in {item.name for item in fields(kind)}]
-        near = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.8 if homes else 0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else None
-        if homes and not near:
-            remedy = f"it belongs to [{homes[0]}]"
-        raise DataError(
-            f"unknown key {key!r}", file=where, expected=f"keys among {sorted(names)}", remedy=remedy
-        )
-
-
-def _value(kind: Any, value: Any, *, where: str) -> Any:
-    """Check one value against its type, turning lists into tuples and tables into records."""
-    origin = get_origin(kind)
-    if is_dataclass(kind) and isinstance(kind, type):
-        _expect(isinstance(value, Mapping), value, kind=kind, where=where)
-        return parse_record(kind, value, where=where)
-    if origin is Literal:
-        _choice(value, get_args(kind), where=where)
-        return value
-    if origin is tuple:
-        return _items(kind, value, where=where)
-    if origin is Mapping:
-        _expect(isinstance(value, Mapping), value, kind=kind, where=where)
-        return value
-    if origin in (Union, UnionType) or kind is Any or origin is not None:
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    _expect(
-        isinstance(value, kind) and (kind is bool or not isinstance(value, bool)),
-        value,
-        kind=kind,
-        where=where,
-    )
-    return value
-
-
-def _items(kind: Any, value: Any, *, where: str) -> tuple[Any, ...]:
-    _expect(isinstance(value, list | tuple), value, kind=kind, where=where)
-    kinds = get_args(kind)
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    _expect(len(kinds) == len(value), value, kind=kind, where=where)
-    return tuple(_value(one, item, where=where) for one, item in zip(kinds, value, strict=True))
-
-
-def _choice(value: Any, choices: tuple[Any, ...], *, where: str) -> None:
-    if value in choices:
-        return
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
-    raise DataError(
-        f"value {value!r}",
-        file=where,
-        expected=f"one of {list(choices)}",
-        remedy=f"did you mean {near[0]!r}?" if near else None,
-    )
-
-
-def _expect(right: bool, value: Any, *, kind: Any, where: str) -> None:
-    if not right:
-        name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-        raise DataError(f"value {value!r}", file=where, expected=name)
-
-
 _TABLES: dict[str, type[Any]] = {
+    "model": ModelConfig,
     "arm": ArmConfig,
     "loss": LossConfig,
     "optimizer": OptimizerConfig,

@@ -10,12 +10,13 @@ from typing import Any
 
 from bids_scseg.errors import DataError, UsageError
 from bids_scseg.measure.overlap import find_profile
-from bids_scseg.training.config import TrainingConfig, config_from_mapping, merge, parse_record, read_mapping
+from bids_scseg.training.config import TrainingConfig, config_from_mapping
 from bids_scseg.training.judge import Setting
+from bids_scseg.training.parse import merge, parse_record, read_mapping
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # keys that decide where and how fast a training runs, but not what comes out
-FREE = ("threads", "accelerator", "tensorboard", "checkpoint_every", "log_every")
+FREE = ("threads", "accelerator", "tensorboard", "checkpoint_every", "log_every", "model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,12 @@ from bids_scseg.measure.statistics import Interval
 from bids_scseg.measure.trials import TRIAL_COLUMNS, TrialRow, TrialSummary, summarise_trials
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.report.experiment import ArmLabel, ExperimentPage, RunLine, write_experiment_page
-from bids_scseg.training.config import config_from_mapping, merge
+from bids_scseg.training.config import config_from_mapping
 from bids_scseg.training.experiment import ExperimentConfig, Run
 from bids_scseg.training.files import read_json, write_json
 from bids_scseg.training.folder import SPLIT, Place
 from bids_scseg.training.journal import LOG, read_rows
+from bids_scseg.training.parse import merge
 from bids_scseg.training.runs import EVALUATION, TRAINED
 
 RESULTS, SUMMARY, SUMMARY_JSON, PAGE = "results.tsv", "summary.tsv", "summary.json", "report.html"

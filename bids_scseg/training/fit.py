@@ -43,7 +43,8 @@ CONFIG, DATA = "config.json", "data.json"
 # what a run that goes on may change: how long, how fast and where it runs, and how it is watched
 FREE = (
     "iterations", "checkpoint_every", "log_every", "threads", "accelerator", "devices", "deterministic",
-    "tensorboard", "sampling.batch", "sampling.accumulate", "sampling.workers", "validation.every",
+    "tensorboard", "model.license", "model.authors", "model.contact",
+    "sampling.batch", "sampling.accumulate", "sampling.workers", "validation.every",
     "validation.cases", "validation.thresholds", "validation.min_volumes_mm3", "validation.sequences",
 )  # fmt: skip
 

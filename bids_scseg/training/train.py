@@ -111,7 +111,7 @@ def train(
         scores=scores,
         data=summary,
         facts=facts or {},
-        record=_record(sides, summary, scores=scores),
+        record=_record(config, sides, summary, scores=scores),
     )
     held = tuple(sorted({case.subject for case in sides.validation}))
     return Training(bundle=bundle, scores=scores, validation=held)
@@ -192,7 +192,9 @@ def _calibrate(trained: Trained, look: HeldOut, *, out: Path) -> Scores:
     return best
 
 
-def _record(sides: _Sides, summary: Mapping[str, Any], *, scores: Scores | None) -> ModelFacts:
+def _record(
+    config: TrainingConfig, sides: _Sides, summary: Mapping[str, Any], *, scores: Scores | None
+) -> ModelFacts:
     """What programs can read in the bundle about its making."""
     made = [case.made for case in (*sides.training, *sides.validation)]
     preparations, methods = {m.preparation for m in made}, {m.cord_method for m in made}
@@ -204,6 +206,9 @@ def _record(sides: _Sides, summary: Mapping[str, Any], *, scores: Scores | None)
     return ModelFacts(
         preparation=preparations.pop() if len(preparations) == 1 else None,
         cord_method=methods.pop() if len(methods) == 1 else None,
+        license=config.model.license or None,
+        authors=config.model.authors,
+        contact=config.model.contact or None,
         training_data=summary,
         metrics={} if scores is None else {"validation": scores.to_json()},
         calibration={} if scores is None else chosen,

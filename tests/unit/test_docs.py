@@ -18,6 +18,7 @@ from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training.config import (
     AugmentConfig,
     LossConfig,
+    ModelConfig,
     OptimizerConfig,
     SamplingConfig,
     TrainingConfig,
@@ -108,7 +109,15 @@ def test_outputs_says_what_the_data_dictionaries_say():
 
 @pytest.mark.parametrize(
     "kind",
-    [TrainingConfig, LossConfig, OptimizerConfig, SamplingConfig, AugmentConfig, ValidationConfig],
+    [
+        TrainingConfig,
+        ModelConfig,
+        LossConfig,
+        OptimizerConfig,
+        SamplingConfig,
+        AugmentConfig,
+        ValidationConfig,
+    ],
     ids=lambda kind: kind.__name__,
 )
 def test_training_names_every_field(kind):

@@ -65,6 +65,29 @@ def test_verify_says_what_failed_and_what_was_not_looked_at(folder, capsys):
     assert "names, shapes and types of the weights: failed" in err
 
 
+def test_a_bundle_is_told_whose_it_is(folder, capsys):
+    wanted = ["--license", "CC-BY-4.0", "--authors", "Ada", "Grace H.", "--contact", "https://example.org"]
+    assert main(["model", "set", str(folder), *wanted]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "licence: CC-BY-4.0",
+        "authors: Ada; Grace H.",
+        "contact: https://example.org",
+    ]
+    assert main(["model", "info", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "authors           Ada; Grace H." in text
+    assert "cord masks        masks" in text  # what was recorded before
+
+
+def test_what_cannot_be_set(folder, capsys):
+    assert main(["model", "set", str(folder)]) == 64
+    assert main(["model", "set", "cord-lesion", "--license", "MIT"]) == 64
+    assert main(["model", "set", str(folder), "--license", "ours"]) == 65
+    assert "LicenseRef-ours" in capsys.readouterr().err
+    assert load_bundle(folder).facts.license == "MIT"
+
+
 @pytest.mark.parametrize("command", ["info", "verify"])
 def test_a_foreign_file_is_a_clear_error(folder, capsys, command):
     os.mkfifo(folder / "weights.pkl")

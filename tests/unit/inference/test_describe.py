@@ -18,6 +18,8 @@ FACTS = ModelFacts(
     preparation=PREPARATION_VERSION,
     cord_method="cord-finder",
     license="CC-BY-4.0",
+    authors=("Ada", "Grace"),
+    contact="group@example.org",
     training_data={"subjects": 50, "scanner": {"GE": 20, "Siemens": 30}},
     metrics={"validation": {"sensitivity": 0.75, "precision": None}},
     calibration={"set": "validation", "rule": "best F1", "subjects": 10},
@@ -42,6 +44,7 @@ def test_everything_is_in_the_data(bundle):
     data = describe(bundle)
     assert json.loads(json.dumps(data, allow_nan=False)) == json.loads(json.dumps(data))
     assert data["license"] == "CC-BY-4.0"
+    assert (data["authors"], data["contact"]) == (["Ada", "Grace"], "group@example.org")
     assert data["threshold"]["value"] == 0.35
     assert data["threshold"]["calibration"]["subjects"] == 10
     assert "threshold" not in data["inference"]  # one place, or two numbers may differ
@@ -63,6 +66,8 @@ def test_the_text_says_the_same(bundle):
     text = describe_text(bundle)
     for words in (
         "licence           CC-BY-4.0",
+        "authors           Ada; Grace",
+        "contact           group@example.org",
         "threshold         0.35 (calibrated on validation)",
         "calibration     rule: best F1",
         "cord masks        cord-finder: the built-in network",

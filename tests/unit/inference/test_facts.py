@@ -31,6 +31,8 @@ NUMBERS = st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=
         preparation=st.none() | st.integers(min_value=0),
         cord_method=st.none() | st.sampled_from(sorted(CORD_ORIGINS)),
         license=st.none() | st.sampled_from(["CC-BY-NC-4.0", "LicenseRef-ours", "MIT OR Apache-2.0"]),
+        authors=st.lists(st.sampled_from(["Ada Lovelace", "Grace Hopper"])).map(tuple),
+        contact=st.none() | st.just("group@example.org"),
         training_data=st.dictionaries(st.text(), VALUES),
         metrics=st.dictionaries(st.text(), st.dictionaries(st.text(), NUMBERS)),
         calibration=st.dictionaries(st.text(), VALUES),
@@ -68,6 +70,9 @@ def test_what_is_not_recorded_is_not_written():
         ({"metrics": {"test": 0.5}}, "facts.metrics.test is 0.5"),
         ({"metrics": {"test": {"dice": [1]}}}, "facts.metrics.test.dice is"),
         ({"license": None}, "facts.license is None"),
+        ({"authors": "Ada"}, "facts.authors is 'Ada'; expected list"),
+        ({"authors": ["Ada", 3]}, "facts.authors is 3; expected one line of printable text"),
+        ({"contact": "a@b.org\nc"}, "facts.contact is"),
     ],
 )
 def test_malformed_facts(data, message):

@@ -11,9 +11,8 @@ from bids_scseg.training.config import (
     config_from_mapping,
     configured_recipe,
     load_config,
-    merge,
-    read_mapping,
 )
+from bids_scseg.training.parse import merge, read_mapping
 
 ROOT = Path(__file__).resolve().parents[3]
 # other files there hold experiments, or only what their neighbours extend
@@ -70,6 +69,9 @@ def test_values_arrive_with_their_types(tmp_path: Path) -> None:
         ('name = "x"\nrecipe = "r"\n[sampling]\nforeground = 1.5', "foreground is 1.5"),
         ('name = "x"\nrecipe = "r"\n[arm]\nkind = "frozen"', r"arm\.source"),
         ('name = "x"\nrecipe = "r"\n[validation]\nfolds = 5\nfold = 5', "fold 5 of 5"),
+        ('name = "x"\nrecipe = "r"\n[model]\nlicense = "ours"', "LicenseRef-ours"),
+        ('name = "x"\nrecipe = "r"\n[model]\nauthors = ["Ada", ""]', r"model\.authors is ''"),
+        ('name = "x"\nrecipe = "r"\n[model]\nauthors = "Ada"', "authors"),
         ('name = "x"\nrecipe = "r"\n[validation]\nfolds = 5\nsubjects = ["a"]', "one way to split"),
     ],
 )

@@ -7,8 +7,8 @@ import pytest
 from tiny_experiment import TOML, tiny_experiment
 
 from bids_scseg.errors import DataError, UsageError
-from bids_scseg.training.config import read_mapping
 from bids_scseg.training.experiment import Run, load_experiment, plan_runs
+from bids_scseg.training.parse import read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 

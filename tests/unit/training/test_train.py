@@ -15,6 +15,7 @@ from bids_scseg.inference.predict import load_network, predict_case
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training.config import (
     ArmConfig,
+    ModelConfig,
     OptimizerConfig,
     SamplingConfig,
     TrainingConfig,
@@ -62,7 +63,9 @@ def write_cases(root: Path, count: int, *, lesions: bool = True) -> None:
 
 def test_from_prepared_cases_to_a_bundle_that_predicts(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 6)
-    result = train(CONFIG, tmp_path / "data", out=tmp_path / "run", facts={"data": "made up"})
+    model = ModelConfig(license="CC-BY-4.0", authors=("Ada", "Grace"), contact="group@example.org")
+    config = replace(CONFIG, model=model)
+    result = train(config, tmp_path / "data", out=tmp_path / "run", facts={"data": "made up"})
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     assert list(result.validation) == split["validation"]
     bundle = load_bundle(tmp_path / "run" / "bundle")
@@ -72,6 +75,8 @@ def test_from_prepared_cases_to_a_bundle_that_predicts(tmp_path: Path) -> None:
     assert bundle.recipe.inference.min_volume_mm3 == result.scores.min_volume_mm3
     assert bundle.facts.metrics["validation"]["threshold"] == bundle.threshold
     assert bundle.facts.training_data["subjects"] == len(split["training"])
+    assert (bundle.facts.license, bundle.facts.authors) == ("CC-BY-4.0", ("Ada", "Grace"))
+    assert bundle.facts.contact == "group@example.org"
     card = (bundle.path / "card.md").read_text()
     assert WARNING in "".join(card.splitlines()[:4])
     assert "made up" in card
