@@ -1,0 +1,186 @@
+"""Models of subject-grouped folds on test lesions in real cords that they never saw.
+
+Usage:
+    python benchmarks/implant_folds.py PREPARED FOLDS.json OUT
+
+PREPARED holds cases made by ``scseg prepare`` from the test implants; FOLDS.json says which model judges
+which subjects: ``{"a": {"model": DIR, "subjects": [...]}, ...}``. A session without lesions counts for
+false lesions only. Threshold and smallest volume of a fold are those with the best F1 on the *other* folds'
+subjects, so that no fold's own cases choose anything. Rules ``walsh2024``; intervals are bootstrapped over
+subjects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.inference.predict import load_network, predict_case
+from bids_scseg.measure.calibration import add, calibrate, calibration_sums
+from bids_scseg.measure.statistics import bootstrap_f1, bootstrap_mean, bootstrap_ratio
+from bids_scseg.training.cases import load_case
+from bids_scseg.training.sample import IGNORE
+from bids_scseg.training.validate import Scores, score_case
+
+THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+VOLUMES_MM3 = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
+LARGE_MM3 = 150.0
+
+
+def probability(case, bundle, network, file):
+    """The model's map of a case, kept in a file."""
+    if not file.exists():
+        prob = predict_case(
+            network,
+            bundle,
+            image=np.asarray(case.image, np.float32),
+            coverage=np.asarray(case.coverage),
+            available=case.available.tolist(),
+        )
+        np.save(file, prob.astype(np.float16))
+    return np.load(file, allow_pickle=False).astype(np.float32)
+
+
+def collect(prepared, folds, out):
+    """One record per case: fold, subject, sequences, lesion sizes, scores at every operating point."""
+    rows = []
+    for fold, entry in folds.items():
+        bundle = load_bundle(entry["model"])
+        network = load_network(bundle)
+        for folder in sorted(path.parent for path in prepared.rglob("case.json")):
+            case = load_case(folder, sequences=bundle.recipe.sequence_names)
+            if case.subject not in entry["subjects"]:
+                continue
+            prob = probability(case, bundle, network, out / f"{folder.name}.npy")
+            rows.append(record(fold, case, prob, bundle))
+            print(fold, folder.name, flush=True)
+    return rows
+
+
+def record(fold, case, prob, bundle):
+    """Scores of a case at every operating point, and its calibration."""
+    spec, grid = bundle.recipe.inference, bundle.recipe.grid
+    known = np.asarray(case.label) != IGNORE
+    present = [name for name, there in zip(case.sequences, case.available, strict=True) if there]
+    points = {
+        (threshold, volume): score_case(
+            case,
+            prob,
+            threshold=threshold,
+            min_volume_mm3=volume,
+            spec=spec,
+            grid=grid,
+            kept=case.available,
+        )
+        for threshold in THRESHOLDS
+        for volume in VOLUMES_MM3
+    }
+    return {
+        "fold": fold,
+        "subject": case.subject,
+        "sequence": "+".join(present),
+        "points": points,
+        "large": {point: large_found(case, prob, point, spec, grid) for point in points},
+        "calibration": calibration_sums(
+            np.where(known, case.label, 0), np.clip(prob, 0, 1), inside=known & case.covered(case.available)
+        ),
+    }
+
+
+def large_found(case, prob, point, spec, grid):
+    """Found, and all, of the lesions over `LARGE_MM3`."""
+    voxels = case.lesion_voxels * grid.spacing_mm**3
+    small = np.isin(case.label, np.flatnonzero(voxels <= LARGE_MM3)) & (np.asarray(case.label) != IGNORE)
+    only = replace(case, label=np.where(small, 0, case.label).astype(np.uint8), folder=None)
+    score = score_case(
+        only,
+        prob,
+        threshold=point[0],
+        min_volume_mm3=point[1],
+        spec=spec,
+        grid=grid,
+        kept=case.available,
+    )
+    return score.found, score.lesions
+
+
+def best_point(rows):
+    """Threshold and volume with the best F1 over rows, then Dice."""
+    totals = {
+        point: Scores(
+            threshold=point[0], min_volume_mm3=point[1], cases=tuple(row["points"][point] for row in rows)
+        )
+        for point in rows[0]["points"]
+    }
+    return max(totals, key=lambda point: (round(totals[point].f1, 3), np.nan_to_num(totals[point].dice)))
+
+
+def by_subject(rows, chosen, pick):
+    """Sums of a count over each subject's cases."""
+    subjects = sorted({row["subject"] for row in rows})
+    return [sum(pick(row, chosen[row["fold"]]) for row in rows if row["subject"] == s) for s in subjects]
+
+
+def summary(rows, chosen):
+    """Figures of some cases, each at its fold's operating point."""
+
+    def count(name):
+        return by_subject(rows, chosen, lambda row, point: getattr(row["points"][point], name))
+
+    def large(index):
+        return by_subject(rows, chosen, lambda row, point: row["large"][point][index])
+
+    drawn = [row for row in rows if row["points"][chosen[row["fold"]]].lesions]
+    dice = [row["points"][chosen[row["fold"]]].dice for row in drawn]
+    empty = [row["points"][chosen[row["fold"]]].predicted for row in rows if row not in drawn]
+    found, true, right, predicted = (count(name) for name in ("found", "lesions", "right", "predicted"))
+    f1 = bootstrap_f1(found, true, right, predicted)
+    return {
+        "volumes with lesions": len(drawn),
+        "lesions": sum(true),
+        "F1": show(f1),
+        "sensitivity": show(bootstrap_ratio(found, true)),
+        "precision": show(bootstrap_ratio(right, predicted)),
+        "Dice": show(bootstrap_mean(dice, groups=[row["subject"] for row in drawn])),
+        f"sensitivity over {LARGE_MM3:g} mm3": show(bootstrap_ratio(large(0), large(1))),
+        "untouched images": len(empty),
+        "false lesions per untouched image": round(float(np.mean(empty)), 3) if empty else None,
+        "untouched images with any": sum(number > 0 for number in empty),
+        "expected calibration error": round(
+            calibrate(add([row["calibration"] for row in rows])).expected_error, 4
+        ),
+    }
+
+
+def show(interval):
+    """Mean and limits as text."""
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("folds", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    folds = json.loads(args.folds.read_text(encoding="utf-8"))
+    rows = collect(args.prepared, folds, args.out)
+    chosen = {fold: best_point([row for row in rows if row["fold"] != fold] or rows) for fold in folds}
+    result = {"operating points": {fold: list(point) for fold, point in chosen.items()}}
+    result["of all folds"] = list(best_point(rows))
+    for sequence in sorted({row["sequence"] for row in rows}):
+        result[sequence] = summary([row for row in rows if row["sequence"] == sequence], chosen)
+    (args.out / "figures.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
