@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bids_scseg.bids.checksums import forget
 from bids_scseg.bids.dataset import image_metadata, mask_metadata, own_uri, raw_uri
 from bids_scseg.bids.names import (
     OutputSpaces,
@@ -117,10 +118,14 @@ def write_results(
         anchor, others, subject=plan.subject, session=plan.session, output_spaces=output_spaces
     )
     names = session_names(anchor, subject=plan.subject, session=plan.session)
-    previous = _previous(out, names.summary)
+    journal = f"logs/.{plan.label}.outputs.json"
+    previous = _listed(out, names.summary) | _listed(out, journal)
     mine = {path for path in planned if path.startswith("sub-") and path != names.report}
     mine |= {sidecar(path) for path in mine}
-    # Whoever stops this run from here on leaves a session without a summary: unfinished, not a mixture.
+    # Whoever stops this run from here on leaves a session without a summary: unfinished, not a mixture. Who
+    # takes it up again learns from the journal which files there may be.
+    forget(Path(out), plan.label)
+    write_json(out, journal, {"outputs": sorted(previous | mine)})
     _remove(out, [names.summary, *(previous - mine)])
     try:
         written = set(_write_all(out, results, names, output_spaces))
@@ -129,6 +134,8 @@ def write_results(
     except BaseException:
         _remove(out, previous | mine)
         raise
+    finally:
+        _remove(out, [journal])
     return (*sorted(written), names.summary)
 
 
@@ -158,10 +165,20 @@ def _remove(out: str | Path, paths: Iterable[str]) -> None:
             safe_join(out, path).unlink(missing_ok=True)
 
 
-def _previous(out: str | Path, summary: str) -> set[str]:
-    """Outputs of an earlier run of this session, as its summary lists them."""
+def written_outputs(out: str | Path, plan: Plan) -> tuple[str, ...]:
+    """Derivatives of a finished session as its summary lists them, the summary last; none if unfinished."""
+    files = [file for sequence in plan.sequences for file in sequence.files]
+    if not files:
+        return ()
+    summary = session_names(files, subject=plan.subject, session=plan.session).summary
+    listed = _listed(out, summary)
+    return (*sorted(listed), summary) if listed else ()
+
+
+def _listed(out: str | Path, record: str) -> set[str]:
+    """Outputs of an earlier run of this session, as its summary or journal lists them."""
     try:
-        listed = json.loads(safe_join(out, summary).read_text(encoding="utf-8"))["outputs"]
+        listed = json.loads(safe_join(out, record).read_text(encoding="utf-8"))["outputs"]
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return {item for item in listed if isinstance(item, str) and item.startswith("sub-")}
