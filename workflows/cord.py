@@ -21,6 +21,7 @@ def init_cord_wf(
     bundle: str,
     bundle_sha256: str,
     socket: str,
+    deterministic: bool = False,
     name: str = "cord",
 ) -> Workflow:
     """Build the part of the graph that gives every image a cord record.
@@ -35,6 +36,8 @@ def init_cord_wf(
         ``sct`` or ``builtin``, for the other images.
     bundle, bundle_sha256, socket
         Built-in finder: its bundle, and the inference process.
+    deterministic
+        Whether that process keeps to repeatable bits; results of one that does not are not taken then.
 
     Outputs
     -------
@@ -59,6 +62,8 @@ def init_cord_wf(
             workflow.connect(segment, "out_file", last, "mask_file")
         else:
             finder = FindCord(in_file=image, bundle=bundle, bundle_sha256=bundle_sha256, socket=socket)
+            if deterministic:
+                finder.inputs.deterministic = True
             last = make_node(finder, name=f"find_cord_{stem}")
         workflow.connect(last, "record_file", merge, f"in{number}")
     workflow.connect(merge, "out", outputnode, "record_files")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +14,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bids_scseg.errors import BusyError, CordNotFoundError, ImageError, MissingInputError, ScsegError
+from bids_scseg import files
+from bids_scseg.errors import (
+    BusyError,
+    CordNotFoundError,
+    DiskFullError,
+    ImageError,
+    MissingInputError,
+    ScsegError,
+    SessionError,
+)
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
+
+LOCK_WAIT_S = 5.0  # in which what is left of a killed run ends and lets go of its sessions (measured: 0.1 s)
+MEMORY_REMEDY = "free memory, lower --nprocs, or run on a larger machine; finished steps are kept"
+DISK_REMEDY = "free space and run the same command again; finished steps are kept"
+FULL_WORDS = tuple(os.strerror(number) for number in files.FULL)
 
 State = Literal["done", "failed", "refused", "busy"]  # busy: another run is working on it
 
@@ -54,6 +68,8 @@ class SessionJob:
         Where inference runs, in words.
     started
         Date and time of the run, for logs and reports.
+    memory_gb
+        What the session's worker will need at most, by its images; for scheduling.
     versions
         (name, version) of this program and the libraries behind the numbers.
     """
@@ -69,6 +85,7 @@ class SessionJob:
     threshold: float
     device: str
     started: str
+    memory_gb: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
 
 
@@ -87,6 +104,7 @@ class SessionOutcome:
     device: str = ""
     warnings: tuple[str, ...] = ()
     steps: tuple[tuple[str, float], ...] = ()
+    ends_run: bool = False  # the disk is full: every other session would fail as well
 
     @property
     def ok(self) -> bool:
@@ -98,14 +116,14 @@ class SessionOutcome:
         return {**asdict(self), "steps": [list(step) for step in self.steps], "warnings": list(self.warnings)}
 
 
-def killed(job: SessionJob) -> SessionOutcome:
-    """The outcome of a session whose worker died twice."""
+def killed(job: SessionJob, *, step: str = "") -> SessionOutcome:
+    """The outcome of a session whose worker died twice, the second time in a step."""
     return SessionOutcome(
         label=job.plan.label,
         state="failed",
-        step="worker process",
+        step=step or "worker process",
         cause="the worker was killed, most likely because memory ran out",
-        remedy="free memory, lower --nprocs, or run on a larger machine; finished steps are kept",
+        remedy=MEMORY_REMEDY,
         device=job.device,
     )
 
@@ -126,6 +144,7 @@ def failed(
         seconds=round(seconds, 1),
         peak_memory_gb=peak_memory_gb(),
         device=device,
+        ends_run=isinstance(error, DiskFullError),
     )
 
 
@@ -142,18 +161,23 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
     start = time.monotonic()
     label, folder = job.plan.label, job.options.work / job.plan.label
     watch = StepWatch(progress)
+    reset_peak_memory()
     try:
         if job.plan.anchor is None:
             raise no_usable_image(job.plan)
         # Two locks: runs with different outputs may share a work directory.
         with session_lock(job.options.output_dir / "logs", label), session_lock(folder, label):
-            warnings = _run_graph(job, folder, watch)
+            clear_remains(job.options.output_dir, job.plan)
+            with temporary_files(folder / "tmp"):
+                warnings = _run_graph(job, folder, watch)
+            record_outputs(job.options.output_dir, job.plan)
             if job.options.clean_workdir:
                 shutil.rmtree(folder, ignore_errors=True)
     except ScsegError as error:
         return failed(label, error, step=watch.current, seconds=time.monotonic() - start, device=job.device)
     except Exception as error:  # noqa: BLE001 - the worker's last line: whatever it is, other sessions go on
-        return _unexpected(job, error, watch, time.monotonic() - start)
+        known = _known(error, job)
+        return failed(label, known, step=watch.current, seconds=time.monotonic() - start, device=job.device)
     if job.options.clean_workdir:
         with suppress(OSError):  # other sessions may still need theirs
             job.options.work.rmdir()
@@ -166,6 +190,39 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
         warnings=warnings,
         steps=watch.steps(),
     )
+
+
+def clear_remains(out: Path, plan: Plan) -> None:
+    """Remove the half-written files that a killed run left in a session's folder."""
+    folder = out / f"sub-{plan.subject}"
+    if plan.session:
+        folder /= f"ses-{plan.session}"
+    for place in (folder, folder / "anat"):
+        files.sweep(place)
+
+
+def record_outputs(out: Path, plan: Plan, *, drawn_again: bool = False) -> None:
+    """Write the checksums of a session's files, or of its page and figures alone if they were drawn again."""
+    from bids_scseg.bids.checksums import owners, record, session_files
+    from bids_scseg.bids.derivatives import written_outputs
+
+    if not drawn_again:
+        record(out, plan.label, session_files(out, plan.label, written_outputs(out, plan)))
+    elif plan.label in owners(out):
+        record(out, plan.label, session_files(out, plan.label, ()), add=True)
+
+
+@contextmanager
+def temporary_files(folder: Path) -> Iterator[None]:
+    """Keep temporary files of libraries in a folder that goes with the session, even after a kill."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def no_usable_image(plan: Plan) -> ScsegError:
@@ -196,20 +253,18 @@ def _run_graph(job: SessionJob, folder: Path, watch: StepWatch) -> tuple[str, ..
     return read_warnings(folder, job.plan)
 
 
-def _unexpected(job: SessionJob, error: Exception, watch: StepWatch, seconds: float) -> SessionOutcome:
-    words = str(error).strip().splitlines() or [type(error).__name__]
-    disk_full = isinstance(error, OSError) and error.errno == 28
-    return SessionOutcome(
-        label=job.plan.label,
-        state="failed",
-        step=watch.current,
-        cause="the disk is full" if disk_full else f"unexpected {type(error).__name__}: {words[-1]}",
-        remedy="free space and run again; finished steps are kept"
-        if disk_full
-        else f"see the crash file in {job.options.work / job.plan.label}; please report it",
-        seconds=round(seconds, 1),
-        peak_memory_gb=peak_memory_gb(),
-        device=job.device,
+def _known(error: Exception, job: SessionJob) -> ScsegError:
+    """An error that is none of ours, in words; Nipype passes a node's error on as text only."""
+    text = str(error).strip()
+    work = job.options.work / job.plan.label
+    if files.is_full(error) or any(words in text for words in FULL_WORDS):
+        return DiskFullError("the disk is full", file=work, remedy=DISK_REMEDY)
+    if isinstance(error, MemoryError) or "MemoryError" in text:
+        return SessionError("memory ran out", remedy=MEMORY_REMEDY)
+    last = text.splitlines()[-1] if text else ""
+    return SessionError(
+        f"unexpected {type(error).__name__}: {last}" if last else f"unexpected {type(error).__name__}",
+        remedy=f"see the crash file in {work}; please report it",
     )
 
 
@@ -245,16 +300,10 @@ def session_lock(folder: Path, label: str) -> Iterator[None]:
     Raises
     ------
     BusyError
-        If another run works on a session of that name in the same folder.
+        If another run works on a session of that name in the same folder, and goes on doing so.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{label}.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(
-                f"another run is working on {label}", file=folder, remedy="wait for it, then run again"
-            ) from error
+    what = f"another run is working on {label}"
+    with files.lock(folder / f".{label}.lock", wait_s=LOCK_WAIT_S, what=what):
         yield
 
 
@@ -283,6 +332,16 @@ def configure_nipype(folder: Path, options: RunOptions) -> None:
         logging.getLogger("nipype.workflow").setLevel(logging.CRITICAL)
 
 
+def reset_peak_memory() -> None:
+    """Let :func:`peak_memory_gb` count from now on, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far, GB (0.1 GB steps)."""
+    """Largest resident memory of this process since the last reset, GB (0.1 GB steps)."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) * 1024 / 1e9, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 1)

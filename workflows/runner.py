@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from queue import Empty
 from typing import Any
 
+from bids_scseg.workflows.budget import Budget
 from bids_scseg.workflows.job import SessionJob, SessionOutcome, killed, run_job
+from bids_scseg.workflows.processes import end_group, end_with_parent
 
 Progress = Callable[[str, str], None]
 Run = Callable[..., SessionOutcome]
@@ -30,24 +32,37 @@ class _Pool:
     events: Any
     context: Any
     executor: ProcessPoolExecutor | None = None
+    pids: set[int] = field(default_factory=set)
 
-    def open(self) -> ProcessPoolExecutor:
+    def submit(self, run: Run, job: SessionJob) -> Future[SessionOutcome]:
         # spawn, because a forked child of a process that has used threads can hang.
         if self.executor is None:
             self.executor = ProcessPoolExecutor(
                 self.workers, mp_context=self.context, initializer=_connect, initargs=(self.events,)
             )
-        return self.executor
+        future = self.executor.submit(_work, run, job)
+        self.pids |= {child.pid for child in multiprocessing.active_children() if child.pid}
+        return future
 
     def renew(self) -> None:
         """Forget a broken pool, and its queue: a worker killed while writing leaves it locked for ever."""
         self.close()
         self.events = self.context.Queue()
 
+    def kill(self) -> None:
+        """End all workers and what they started, now."""
+        for child in multiprocessing.active_children():
+            child.kill()
+        for pid in self.pids:
+            end_group(pid)
+
     def close(self) -> None:
         if self.executor is not None:
             self.executor.shutdown(wait=True, cancel_futures=True)
             self.executor = None
+        for pid in self.pids:
+            end_group(pid)  # programs whose worker was killed would go on writing
+        self.pids.clear()
 
 
 _events: Any = None
@@ -57,6 +72,7 @@ def _connect(events: Any) -> None:
     global _events  # a worker process has one queue, given to it at its start
     events.cancel_join_thread()  # progress that nobody reads must not keep a worker from ending
     _events = events
+    end_with_parent()
 
 
 def _work(run: Run, job: SessionJob) -> SessionOutcome:
@@ -69,66 +85,115 @@ def run_sessions(
     workers: int,
     stop_on_first_crash: bool,
     progress: Progress,
+    budget: Budget | None = None,
     run: Run = run_job,
 ) -> Iterator[SessionOutcome]:
     """Run sessions, several at once, and yield each outcome as it comes.
 
     A worker that is killed (out of memory, as a rule) breaks the whole pool: the sessions that were
     running are tried once more, each alone; a second death is that session's failure and nobody else's.
+    When the disk is full no further session starts.
 
     Parameters
     ----------
     jobs
         The sessions.
     workers
-        How many run at once.
+        How many run at once, at most.
     stop_on_first_crash
         Whether a failure keeps further sessions from starting; they are not yielded.
     progress
         Called with (session label, step) whenever a session enters a step.
+    budget
+        Memory that the sessions may need together, and devices; without one there is no limit.
     run
         What runs a session in a worker: an importable function.
     """
     context = multiprocessing.get_context("spawn")
-    source, suspects = iter(jobs), []
+    source = _Source(iter(jobs), budget or Budget())
+    watch = _Watch(progress)
+    suspects: list[SessionJob] = []
     with _pool(workers, context) as pool:
         running: dict[Future[SessionOutcome], SessionJob] = {}
         stuck = _fill(running, source, pool, run)
         while running or stuck:
             done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
-            _drain(pool.events, progress)
-            outcomes, broken = _collect(running, done)
+            watch.drain(pool.events)
+            outcomes, broken = _collect(running, done, source.budget)
             yield from outcomes
-            if stop_on_first_crash and not all(outcome.ok for outcome in outcomes):
-                source = iter(())
+            source.end_after(outcomes, stop_on_first_crash=stop_on_first_crash)
             if broken or stuck:
                 suspects += [*broken, *stuck, *running.values()]
                 running.clear()
+                source.budget.clear()
                 pool.renew()
             stuck = _fill(running, source, pool, run)
-        _drain(pool.events, progress)
+        watch.drain(pool.events)
     for job in suspects:
-        yield run_alone(job, context, progress, run=run)
+        yield run_alone(job, context, watch, run=run)
+
+
+class _Source:
+    """Sessions that are still to start, as memory and devices allow."""
+
+    def __init__(self, jobs: Iterator[SessionJob], budget: Budget) -> None:
+        self.budget = budget
+        self._jobs = jobs
+        self._next: SessionJob | None = None
+
+    def take(self) -> SessionJob | None:
+        """The next session, with its device; None if there is none, or no room for it yet."""
+        self._next = self._next or next(self._jobs, None)
+        if self._next is None or not self.budget.fits(self._next.memory_gb):
+            return None
+        job, self._next = self._next, None
+        device = self.budget.take(job.plan.label, job.memory_gb)
+        if device is None:
+            return job
+        return replace(job, socket=device.address, device=device.description)
+
+    def end_after(self, outcomes: Iterable[SessionOutcome], *, stop_on_first_crash: bool) -> None:
+        """Start nothing more after a full disk, or after a failure if asked."""
+        if any(outcome.ends_run or (stop_on_first_crash and not outcome.ok) for outcome in outcomes):
+            self._jobs, self._next = iter(()), None
+
+
+class _Watch:
+    """Passes progress on, and remembers the last step of each session."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.steps: dict[str, str] = {}
+        self.progress = progress
+
+    def drain(self, events: Any) -> None:
+        while True:
+            try:
+                label, step = events.get_nowait()
+            except Empty:
+                return
+            self.steps[label] = step
+            self.progress(label, step)
 
 
 def _fill(
-    running: dict[Future[SessionOutcome], SessionJob], source: Iterator[SessionJob], pool: _Pool, run: Run
+    running: dict[Future[SessionOutcome], SessionJob], source: _Source, pool: _Pool, run: Run
 ) -> list[SessionJob]:
     """Start sessions while there is room; one that a just broken pool did not take comes back."""
-    while len(running) < pool.workers and (job := next(source, None)) is not None:
+    while len(running) < pool.workers and (job := source.take()) is not None:
         try:
-            running[pool.open().submit(_work, run, job)] = job
+            running[pool.submit(run, job)] = job
         except BrokenProcessPool:
             return [job]
     return []
 
 
 def _collect(
-    running: dict[Future[SessionOutcome], SessionJob], done: Iterable[Future[SessionOutcome]]
+    running: dict[Future[SessionOutcome], SessionJob], done: Iterable[Future[SessionOutcome]], budget: Budget
 ) -> tuple[list[SessionOutcome], list[SessionJob]]:
     outcomes, broken = [], []
     for future in done:
         job = running.pop(future)
+        budget.give(job.plan.label)
         try:
             outcomes.append(future.result())
         except BrokenProcessPool:
@@ -136,15 +201,16 @@ def _collect(
     return outcomes, broken
 
 
-def run_alone(job: SessionJob, context: Any, progress: Progress, *, run: Run = run_job) -> SessionOutcome:
+def run_alone(job: SessionJob, context: Any, watch: _Watch, *, run: Run = run_job) -> SessionOutcome:
     """Run one session in a pool of its own; a killed worker becomes a failed outcome."""
     with _pool(1, context) as pool:
         try:
-            return pool.open().submit(_work, run, job).result()
+            outcome = pool.submit(run, job).result()
         except BrokenProcessPool:
-            return killed(job)
-        finally:
-            _drain(pool.events, progress)
+            watch.drain(pool.events)
+            return killed(job, step=watch.steps.get(job.plan.label, ""))
+        watch.drain(pool.events)
+        return outcome
 
 
 @contextmanager
@@ -153,18 +219,7 @@ def _pool(workers: int, context: Any) -> Iterator[_Pool]:
     try:
         yield pool
     except BaseException:
-        # An interrupted run must not wait for its sessions; what they finished is kept.
-        for child in multiprocessing.active_children():
-            child.terminate()
+        pool.kill()  # an interrupted run must not wait for its sessions; what they finished is kept
         raise
     finally:
         pool.close()
-
-
-def _drain(events: Any, progress: Progress) -> None:
-    while True:
-        try:
-            label, step = events.get_nowait()
-        except Empty:
-            return
-        progress(label, step)

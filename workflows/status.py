@@ -7,8 +7,11 @@ import io
 import json
 from pathlib import Path
 
+from bids_scseg import files
 from bids_scseg.bids.write import write_json, write_text
 from bids_scseg.workflows.job import SessionOutcome
+
+STATUS_WAIT_S = 120.0  # for other runs, which need milliseconds for the same
 
 STATUS_COLUMNS = (
     "session", "state", "step", "cause", "file", "remedy", "seconds", "peak_memory_gb", "device",
@@ -46,12 +49,16 @@ def read_outcomes(out: Path) -> list[dict[str, object]]:
 
 def write_status(out: Path) -> None:
     """Rebuild ``logs/status.tsv`` from the sessions' logs; safe to do from several runs at once."""
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
-    table.writerow(STATUS_COLUMNS)
-    for data in read_outcomes(out):
-        table.writerow([_cell(data.get("label" if name == "session" else name)) for name in STATUS_COLUMNS])
-    write_text(out, "logs/status.tsv", text.getvalue())
+    # One at a time, from reading to writing: a run with an older view must not write last.
+    with files.lock(out / "logs" / ".status.lock", wait_s=STATUS_WAIT_S):
+        text = io.StringIO()
+        table = csv.writer(text, delimiter="\t", lineterminator="\n")
+        table.writerow(STATUS_COLUMNS)
+        for data in read_outcomes(out):
+            table.writerow(
+                [_cell(data.get("label" if name == "session" else name)) for name in STATUS_COLUMNS]
+            )
+        write_text(out, "logs/status.tsv", text.getvalue())
 
 
 def _cell(value: object) -> str:

@@ -14,16 +14,24 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from bids_scseg.errors import MissingToolError, OutputError, ScsegError, SessionError
-from bids_scseg.inference.protocol import ConnectionEnded, Reply, decode, error_from_json, receive, send
+from bids_scseg.inference.protocol import (
+    LOG_FILE,
+    ConnectionEnded,
+    Reply,
+    decode,
+    error_from_json,
+    receive,
+    send,
+)
 
 MAX_ADDRESS = 100  # bytes; the system's limit for AF_UNIX is 107
 START_SECONDS = 300.0  # importing torch from a slow shared disk takes minutes
 RESTART_SECONDS = 180.0  # that a client waits for a process that was killed to come back
-MAX_RESTARTS = 3
+MAX_TURNS = 20  # times that a request loses its place because the process died over another (ours)
 STOP_SECONDS = 5.0
+ENDED = (ConnectionEnded, OSError, ValueError)
 
 
 def request_segmentation(address: str, *, bundle: Path, case: Path, output: Path) -> Reply:
@@ -45,7 +53,7 @@ def request_segmentation(address: str, *, bundle: Path, case: Path, output: Path
     ScsegError
         Of the class that the inference process raised.
     SessionError
-        If the process died over this request or cannot be reached.
+        If the process died over this request twice, or cannot be reached.
     """
     return request(address, task="segment", bundle=bundle, case=case, output=output)
 
@@ -88,26 +96,29 @@ def request(address: str, *, task: str, **paths: Path) -> Reply:
     As :func:`request_segmentation`.
     """
     message = {"task": task, **{key: str(path.absolute()) for key, path in paths.items()}}
-    for _ in range(MAX_RESTARTS + 1):
+    died = False
+    for _ in range(MAX_TURNS):
         with _connect(address) as connection, connection.makefile("rb") as stream:
             try:
                 send(connection, message)
                 receive(stream)  # our turn has come
-            except (ConnectionEnded, OSError, ValueError):
+            except ENDED:
                 continue  # the process died over another request: ask the next one
-            return _reply(_answer(stream, task))
+            try:
+                return _reply(receive(stream))
+            except ENDED as error:
+                if died:
+                    raise _fatal(task) from error
+                died = True  # killed by chance, or by this request: asked once more, it tells
     raise SessionError(f"the inference process died before {task!r} began", remedy="see its log; run again")
 
 
-def _answer(stream: BinaryIO, task: str) -> dict[str, object]:
-    try:
-        return receive(stream)
-    except (ConnectionEnded, OSError, ValueError) as error:
-        raise SessionError(
-            f"the inference process ended during {task!r}",
-            expected="an answer",
-            remedy="it may have been killed for want of memory: give the run more, or see its log",
-        ) from error
+def _fatal(task: str) -> SessionError:
+    return SessionError(
+        f"the inference process ended twice during {task!r}",
+        expected="an answer",
+        remedy="it may have been killed for want of memory: give the run more, or see its log",
+    )
 
 
 def _reply(answer: dict[str, object]) -> Reply:
@@ -145,8 +156,8 @@ def _connect(address: str) -> socket.socket:
 class InferenceServer:
     """The inference process of a run, as a context manager.
 
-    One that is killed (for want of memory, say) is started again, up to three times; the request over
-    which it died has failed.
+    One that is killed (for want of memory, say) is started again, as long as it starts; the request over
+    which it died is asked once more.
 
     Parameters
     ----------
@@ -156,6 +167,8 @@ class InferenceServer:
         Threads of the network; 0 leaves the choice to torch.
     log
         File that its messages are appended to; None: a file that is removed at the end.
+    deterministic
+        Whether it keeps to algorithms that give the same bits each time.
 
     Attributes
     ----------
@@ -167,6 +180,8 @@ class InferenceServer:
         The same for people.
     warning
         What to tell the user about that choice, or None.
+    visible
+        Number of CUDA devices that it sees.
 
     Raises
     ------
@@ -176,8 +191,12 @@ class InferenceServer:
         On entry, if the device is malformed.
     """
 
-    def __init__(self, device: str = "auto", *, threads: int = 0, log: Path | None = None) -> None:
+    def __init__(
+        self, device: str = "auto", *, threads: int = 0, log: Path | None = None, deterministic: bool = False
+    ) -> None:
         self.device = device
+        self.visible = 0
+        self._deterministic = deterministic
         self.description = ""
         self.warning: str | None = None
         self.address = ""
@@ -224,6 +243,7 @@ class InferenceServer:
     def _launch(self) -> None:
         log = self._log_file()
         arguments = ["--socket", self.address, "--device", self._token, "--threads", str(self._threads)]
+        arguments += ["--deterministic"] * self._deterministic
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bids_scseg.inference.server", *arguments],
@@ -254,11 +274,14 @@ class InferenceServer:
         self.device, self.description = str(message["device"]), str(message["description"])
         warning = message.get("warning")
         self.warning = None if warning is None else str(warning)
+        self.visible = int(str(message.get("visible", 0)))
 
     def _environment(self) -> dict[str, str]:
         environment = dict(os.environ)
         if self._threads > 0:
             environment |= {name: str(self._threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        if self._deterministic:
+            environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # torch asks for it
         return environment
 
     def _log_file(self) -> Path:
@@ -266,18 +289,19 @@ class InferenceServer:
             return self._log
         if self._folder is None:
             raise OutputError("the inference process has no folder", expected="use inside the context")
-        return self._folder / "log"
+        return self._folder / LOG_FILE
 
     def _restart_when_killed(self) -> None:
         while self._process is not None:
             self._process.wait()
-            if self._closing.is_set() or self.restarts >= MAX_RESTARTS:
+            if self._closing.is_set():
                 return
             self.restarts += 1
             _close_pipes(self._process)
             try:
                 self._launch()
             except (ScsegError, OSError, ValueError):
+                self._clean()  # without the folder nobody waits for it
                 return
 
     def _stop(self) -> None:
@@ -318,6 +342,14 @@ def _tail(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
 
 
+def _temporary_folders() -> tuple[str, ...]:
+    """Where a socket may lie; every guess may fail for a user without home on a read-only system."""
+    found = ["/tmp", "/dev/shm", os.path.expanduser("~")]  # noqa: S108, PTH111 - Path.home() may raise
+    with suppress(OSError):
+        found.insert(0, tempfile.gettempdir())
+    return tuple(found)
+
+
 def short_folder() -> Path:
     """A new private folder (mode 0700) whose path is short enough for a socket in it.
 
@@ -326,7 +358,7 @@ def short_folder() -> Path:
     OutputError
         If there is none.
     """
-    for parent in (tempfile.gettempdir(), "/tmp", "/dev/shm", str(Path.home())):  # noqa: S108
+    for parent in _temporary_folders():
         if len(os.fsencode(parent)) > MAX_ADDRESS - 20:
             continue
         with suppress(OSError):

@@ -22,11 +22,14 @@ class Device:
         For people and logs.
     warning
         What the user should know about the choice; None if it was explicit or is the best one.
+    visible
+        Number of CUDA devices that are there.
     """
 
     name: str
     description: str
     warning: str | None = None
+    visible: int = 0
 
 
 def resolve_device(choice: str) -> Device:
@@ -59,7 +62,29 @@ def resolve_device(choice: str) -> Device:
             expected=f"{count} CUDA devices are visible" if count else "no CUDA device is visible",
             remedy="use --device cpu, or make the GPU visible (CUDA build of torch, driver, container)",
         )
-    return Device(name=f"cuda:{index}", description=f"cuda:{index} ({torch.cuda.get_device_name(index)})")
+    return Device(
+        name=f"cuda:{index}",
+        description=f"cuda:{index} ({torch.cuda.get_device_name(index)})",
+        visible=count,
+    )
+
+
+def device_tokens(choice: str, *, visible: int, at_most: int) -> tuple[str, ...]:
+    """Devices that a run uses, one inference process for each.
+
+    Parameters
+    ----------
+    choice
+        As for :func:`resolve_device`. ``cpu`` and ``cuda:N`` name one device; ``auto`` and ``cuda`` mean all
+        that are visible.
+    visible
+        Number of CUDA devices that are there.
+    at_most
+        Number of sessions that may run at once: more devices than that would stand idle.
+    """
+    if choice not in ("auto", "cuda") or visible < 2:
+        return (choice,)
+    return tuple(f"cuda:{number}" for number in range(max(1, min(visible, at_most))))
 
 
 def _cpu(threads: int, *, warning: str | None = None) -> Device:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from bids_scseg import errors
 from bids_scseg.errors import ScsegError
 
+LOG_FILE = "log"  # of the process, beside its socket
 MAX_LINE = 1_000_000  # bytes; messages hold paths and numbers only
 
 

@@ -8,6 +8,7 @@ input, and when its parent dies.
 from __future__ import annotations
 
 import argparse
+import gzip
 import logging
 import os
 import select
@@ -17,18 +18,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError, ImageError, MissingInputError, OutputError, ScsegError, SessionError
+from bids_scseg.files import write_atomically
 from bids_scseg.inference.bundle import MODEL_FILE, WEIGHTS_FILE, ModelBundle, find_bundle, load_bundle
 from bids_scseg.inference.device import Device, resolve_device
 from bids_scseg.inference.protocol import (
     ACCEPTED,
+    LOG_FILE,
     ConnectionEnded,
     Reply,
     encode,
@@ -43,6 +46,7 @@ LOG = logging.getLogger(__name__)
 BACKLOG = 1024  # waiting clients
 REQUEST_SECONDS = 30.0  # within which a client that connected must have sent its line
 WATCH_SECONDS = 1.0  # between looks at standard input and parent
+GZIP_LEVEL = 1  # of files in the work folder
 UNEXPECTED = (OSError, ValueError, RuntimeError, MemoryError, LookupError, TypeError, ArithmeticError)
 
 Message = Mapping[str, object]
@@ -113,7 +117,7 @@ class Worker:
             sequences=case.sequences,
             device=self.device.name,
         )
-        write_atomically(Path(_text(message, "output")), lambda path: _save_array(path, probability))
+        write_atomically(Path(_text(message, "output")), _array(probability))
 
     def _cord(self, message: Message) -> None:
         from bids_scseg.inference.predict import find_cord
@@ -127,10 +131,7 @@ class Worker:
             raise type(error)(
                 error.found, file=source, expected=error.expected, remedy=error.remedy
             ) from error
-        if output.suffix == ".npy":
-            write_atomically(output, lambda path: _save_array(path, found))
-        else:
-            write_atomically(output, lambda path: _save_nifti(path, found, affine))
+        write_atomically(output, _array(found) if output.suffix == ".npy" else _volume(found, affine))
 
     def _model(self, name: str) -> _Loaded:
         from bids_scseg.inference.predict import load_network
@@ -226,35 +227,16 @@ def read_image(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
     return data, affine
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name in its folder, then rename it.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OutputError(
-            f"cannot be written: {error}", file=path, remedy="check folder and free space"
-        ) from error
+def _array(data: npt.NDArray[Any]) -> Callable[[BinaryIO], object]:
+    return lambda stream: np.save(stream, data, allow_pickle=False)
 
 
-def _save_array(path: Path, data: npt.NDArray[Any]) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, data, allow_pickle=False)
-
-
-def _save_nifti(path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+def _volume(data: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> Callable[[BinaryIO], object]:
+    """Writes a gzipped image without a time stamp: the same values, the same bytes."""
     import nibabel as nib
 
-    nib.Nifti1Image(data, affine).to_filename(path)  # type: ignore[no-untyped-call]
+    image: Any = nib.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+    return lambda stream: stream.write(gzip.compress(image.to_bytes(), GZIP_LEVEL, mtime=0))
 
 
 # -- the process -----------------------------------------------------------------------------------
@@ -314,9 +296,18 @@ def watch_parent(address: str) -> None:
         readable, _, _ = select.select([0], [], [], WATCH_SECONDS)
         if readable and not os.read(0, 4096):
             break
-    with suppress(OSError):
-        Path(address).unlink()
+    remove_socket(address)
     os._exit(0)
+
+
+def remove_socket(address: str) -> None:
+    """Remove the socket and the private folder around it, as a run that was killed can no longer do it."""
+    path = Path(address)
+    for file in (path, path.with_name(LOG_FILE)):
+        with suppress(OSError):
+            file.unlink()
+    with suppress(OSError):
+        path.parent.rmdir()  # does so only if it is empty
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -325,29 +316,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--deterministic", action="store_true")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     threading.Thread(target=watch_parent, args=(options.socket,), daemon=True).start()
     try:
-        device = _start(options.device, threads=options.threads)
+        device = _start(options.device, threads=options.threads, deterministic=options.deterministic)
         listener = listen(options.socket)
     except ScsegError as error:
         os.write(1, encode(failure(error)))
         return error.exit_code
-    _announce(
-        {"ok": True, "device": device.name, "description": device.description, "warning": device.warning}
-    )
+    _announce({"ok": True, "device": device.name, **asdict(device)})
     with listener:
         serve_forever(listener, Worker(device=device))
     Path(options.socket).unlink(missing_ok=True)
     return 0
 
 
-def _start(token: str, *, threads: int) -> Device:
+def _start(token: str, *, threads: int, deterministic: bool) -> Device:
     import torch
 
     if threads > 0:
         torch.set_num_threads(threads)
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
     return resolve_device(token)
 
 

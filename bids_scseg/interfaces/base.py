@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, isdefined, traits
 
-from bids_scseg import errors
+from bids_scseg import errors, files
 from bids_scseg.errors import ScsegError
 
 FAILURE_FILE = "failure.json"
@@ -38,6 +39,12 @@ class ScsegInterface(SimpleInterface):
         except ScsegError as error:
             save_failure(error, Path(runtime.cwd))
             raise
+        except OSError as error:
+            if not files.is_full(error):
+                raise
+            full = files.write_error(error, error.filename or runtime.cwd)
+            save_failure(full, Path(runtime.cwd))
+            raise full from error
         return runtime
 
     def given(self, name: str) -> Any:
@@ -62,14 +69,15 @@ def error_from_json(data: Mapping[str, Any]) -> ScsegError:
 
 
 def save_failure(error: ScsegError, folder: Path) -> None:
-    """Write an error's class and parts beside the node's results."""
-    (folder / FAILURE_FILE).write_text(json.dumps(error_to_json(error)), encoding="utf-8")
+    """Write an error's class and parts beside the node's results; on a full disk there may be no room."""
+    with suppress(OSError):
+        (folder / FAILURE_FILE).write_text(json.dumps(error_to_json(error)), encoding="utf-8")
 
 
 def load_failure(folder: Path) -> ScsegError | None:
     """The error that a node left; None if it left none."""
     try:
         data = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # cut short on a full disk
         return None
     return error_from_json(data)

@@ -18,6 +18,7 @@ class SegmentLesionsInputSpec(VersionedInputSpec):
     bundle = traits.Str(mandatory=True, nohash=True, desc="folder of the model bundle")
     bundle_sha256 = traits.Str(mandatory=True, desc="checksum of all that decides its output")
     socket = traits.Str(mandatory=True, nohash=True, desc="address of the inference process")
+    deterministic = traits.Bool(desc="true: must not be taken from a run whose bits depend on threads")
 
 
 class SegmentLesionsOutputSpec(TraitedSpec):

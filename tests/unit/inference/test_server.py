@@ -33,7 +33,7 @@ from bids_scseg.inference.client import (
 )
 from bids_scseg.inference.device import Device
 from bids_scseg.inference.protocol import error_from_json, error_to_json
-from bids_scseg.inference.server import Worker, peak_memory_gb, read_image, write_atomically
+from bids_scseg.inference.server import Worker, listen, peak_memory_gb, read_image, remove_socket
 from bids_scseg.network.build import build_network
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.load import load_recipe
@@ -161,14 +161,17 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     assert read_image(tmp_path / "c.nii.gz")[0].shape == (3, 3, 3)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    def fail(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(errors.OutputError, match="disk full"):
-        write_atomically(tmp_path / "x.npy", fail)
-    assert list(tmp_path.iterdir()) == []
+def test_the_same_values_give_the_same_bytes(tmp_path: Path, models: dict[str, Path]) -> None:
+    message = {
+        "task": "cord",
+        "bundle": str(models["cord-finder"]),
+        "image": str(picture(tmp_path / "i.nii.gz")),
+    }
+    for name in ("a.nii.gz", "b.nii.gz"):
+        assert worker().serve({**message, "output": str(tmp_path / name)})["ok"] is True
+    first, second = ((tmp_path / name).read_bytes() for name in ("a.nii.gz", "b.nii.gz"))
+    assert first == second
+    assert first[4:8] == bytes(4)  # no time stamp
 
 
 def test_peak_memory_is_plausible() -> None:
@@ -259,6 +262,44 @@ def test_a_killed_process_comes_back_and_leaves_nothing_behind() -> None:
         os.kill(second, 0)
     with pytest.raises(SessionError, match="cannot be reached"):
         request(address, task="ping")
+
+
+def test_a_request_over_which_the_process_was_killed_is_asked_once_more(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    with InferenceServer("cpu", threads=1) as running:
+        os.kill(running.pid, signal.SIGSTOP)  # so that the request is under way
+        answers: list[object] = []
+        output = tmp_path / "o.npy"
+        asked = {"bundle": models["cord-finder"], "image": picture(tmp_path / "i.nii.gz"), "output": output}
+        thread = threading.Thread(target=lambda: answers.append(request_cord(running.address, **asked)))
+        thread.start()
+        time.sleep(0.3)
+        os.kill(running.pid, signal.SIGKILL)
+        thread.join(120)
+        assert len(answers) == 1 and output.is_file()
+
+
+def test_a_request_that_kills_the_process_twice_fails(tmp_path: Path) -> None:
+    """A stand-in that takes each request and goes away without an answer."""
+    address, seen = str(short_folder() / "s"), []
+
+    def deadly(listener: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                seen.append(connection.recv(4096))
+                connection.sendall(b'{"accepted": true}\n')
+
+    with listen(address) as listener:
+        thread = threading.Thread(target=deadly, args=(listener,))
+        thread.start()
+        with pytest.raises(SessionError, match="ended twice during 'cord'"):
+            request(address, task="cord", image=tmp_path / "i.nii.gz")
+        thread.join()
+    assert len(seen) == 2
+    remove_socket(address)
+    assert not Path(address).parent.exists()
 
 
 def test_an_absent_device_fails_at_the_start() -> None:

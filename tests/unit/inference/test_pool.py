@@ -1,0 +1,69 @@
+"""Devices of a run, without any: which processes are started, and that all end."""
+
+from __future__ import annotations
+
+import pytest
+
+from bids_scseg.errors import MissingToolError
+from bids_scseg.inference import pool
+from bids_scseg.inference.device import device_tokens
+
+
+@pytest.mark.parametrize(
+    ("choice", "visible", "at_most", "expected"),
+    [
+        ("cpu", 4, 4, ("cpu",)),
+        ("auto", 0, 4, ("auto",)),
+        ("auto", 1, 4, ("auto",)),
+        ("auto", 3, 8, ("cuda:0", "cuda:1", "cuda:2")),
+        ("cuda", 4, 2, ("cuda:0", "cuda:1")),
+        ("cuda", 4, 0, ("cuda:0",)),
+        ("cuda:2", 4, 4, ("cuda:2",)),
+    ],
+)
+def test_devices_of_a_choice(choice, visible, at_most, expected):
+    assert device_tokens(choice, visible=visible, at_most=at_most) == expected
+
+
+class Pretended:
+    """An inference process on a machine with three devices, the last of which is broken."""
+
+    started: list[str]
+    ended: list[str]
+    broken = ""
+
+    def __init__(self, token: str, **_: object) -> None:
+        self.device, self.visible, self.address, self.warning = token, 3, f"/{token}", None
+        self.description = token
+
+    def __enter__(self):
+        if self.device == self.broken:
+            raise MissingToolError("does not start")
+        self.started.append(self.device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.append(self.device)
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    monkeypatch.setattr(pool, "InferenceServer", Pretended)
+    monkeypatch.setattr(Pretended, "started", [], raising=False)
+    monkeypatch.setattr(Pretended, "ended", [], raising=False)
+    return Pretended
+
+
+def test_each_device_has_one_process(pretended):
+    with pool.InferencePool("cuda", threads=1, at_most=8) as running:
+        assert [server.address for server in running.servers] == ["/cuda", "/cuda:1", "/cuda:2"]
+        assert running.description == "cuda, cuda:1, cuda:2"
+        assert pretended.ended == []
+    assert sorted(pretended.ended) == sorted(pretended.started) == ["cuda", "cuda:1", "cuda:2"]
+
+
+def test_if_one_does_not_start_the_others_end(pretended, monkeypatch):
+    monkeypatch.setattr(pretended, "broken", "cuda:2")
+    with pytest.raises(MissingToolError), pool.InferencePool("cuda", at_most=8):
+        pass
+    assert sorted(pretended.ended) == sorted(pretended.started) == ["cuda", "cuda:1"]
