@@ -15,6 +15,7 @@ from bids_scseg.errors import DataError, MissingInputError
 
 Level = Literal["participant", "group"]
 OutputSpaces = Literal["anchor", "all"]
+Levels = Literal["auto", "labels", "sct", "none"]
 
 DEFAULT_MODEL = "cord-lesion"
 CORD_METHODS = ("auto", "sct", "builtin")
@@ -48,8 +49,13 @@ class RunOptions:
         Name of a packaged model bundle, or path of one.
     cord
         ``auto``, ``sct``, ``builtin``, or the name of a derivatives folder with masks.
+    levels
+        Where vertebral levels come from: ``labels`` (the user's), ``sct``, ``none``, or ``auto``: labels
+        where a session has some, else SCT where it is installed.
     threshold
         Probability from which a voxel is lesion; None = the model bundle's.
+    min_volume
+        Smaller lesions are dropped, mm³; None = the model bundle's rule.
     random_seed, deterministic
         Seed of everything random (registration is always repeatable), and whether the network runs on one
         thread, so that results do not depend on the number of cores.
@@ -73,7 +79,9 @@ class RunOptions:
     output_spaces: OutputSpaces = "anchor"
     model: str = DEFAULT_MODEL
     cord: str = "auto"
+    levels: Levels = "auto"
     threshold: float | None = None
+    min_volume: float | None = None
     dry_run: bool = False
     json_plan: Path | None = None
     skip_bids_validation: bool = False
@@ -123,7 +131,8 @@ _NOT_NEGATIVE: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0
 RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
     "output_spaces": (lambda value: value in get_args(OutputSpaces), "anchor or all"),
-    **dict.fromkeys(("nprocs", "omp_nthreads", "mem_gb", "random_seed"), _NOT_NEGATIVE),
+    "levels": (lambda value: value in get_args(Levels), "auto, labels, sct or none"),
+    **dict.fromkeys(("nprocs", "omp_nthreads", "mem_gb", "random_seed", "min_volume"), _NOT_NEGATIVE),
 }
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 

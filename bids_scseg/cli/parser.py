@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from bids_scseg.errors import UnknownLevelError, UsageError
-from bids_scseg.options import DEFAULT_MODEL, RunOptions, read_config
+from bids_scseg.options import DEFAULT_MODEL, Levels, RunOptions, read_config
 
 LEVELS = ("participant", "group")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -58,6 +59,13 @@ def _probability(text: str) -> float:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
+def _volume(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a volume in mm³")
     return value
 
 
@@ -138,15 +146,27 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
-    group.add_argument("--model", metavar="NAME|PATH", help=f"model bundle (default {DEFAULT_MODEL})")
+    group.add_argument(
+        "--model", metavar="NAME|PATH|sct:lesion_ms",
+        help=f"model bundle, or the Spinal Cord Toolbox's lesion network (default {DEFAULT_MODEL})",
+    )  # fmt: skip
     group.add_argument(
         "--cord", metavar="auto|sct|builtin|NAME",
         help="cord masks: Spinal Cord Toolbox, built-in network, or a derivatives folder (default auto: "
         "your masks where given, else SCT where installed, else built-in)",
     )  # fmt: skip
     group.add_argument(
+        "--levels", choices=get_args(Levels), metavar="auto|labels|sct|none",
+        help="vertebral levels: your disc or vertebra labels, Spinal Cord Toolbox, or none (default auto: "
+        "your labels where given, else SCT where installed)",
+    )  # fmt: skip
+    group.add_argument(
         "--threshold", type=_probability, metavar="P", help="lesion probability (default: the model's)"
     )
+    group.add_argument(
+        *_both("min-volume"), dest="min_volume", type=_volume, metavar="MM3",
+        help="drop lesions smaller than this, in mm³ (default: the model's)",
+    )  # fmt: skip
     group.add_argument(
         *_both("output-spaces"), dest="output_spaces", choices=("anchor", "all"),
         help="results on the anchor's grid, or on every sequence's too (default anchor)",

@@ -5,6 +5,8 @@ It lives in its own environment and is never imported. Arguments go to it as a l
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -12,13 +14,29 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import CommandLine, CommandLineInputSpec, File, TraitedSpec, traits
+import nibabel as nib
+import numpy as np
+from nipype.interfaces.base import (
+    CommandLine,
+    CommandLineInputSpec,
+    File,
+    InputMultiPath,
+    TraitedSpec,
+    traits,
+)
 
 from bids_scseg.errors import MissingToolError, SessionError
-from bids_scseg.interfaces.base import save_failure
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, save_failure
 
 SCT_RELEASE = "7.3"
 TIMEOUT_S = 1800  # ours: the task takes under a minute on two cores; a hang must not last for ever
+SPINE_TIMEOUT_S = 7200  # ours: labelling the spine runs a larger network on the whole image
+#: What release 7.3 adds to the stem of ``-o`` for the disc labels: single voxels, numbered from C1 downwards
+#: (3 is C2-C3), on the image's grid. Up to 7.1 task and ending were ``totalspineseg`` and ``_step1_levels``.
+DISCS_ENDING = "_totalspineseg_discs"
+DISCS_RECORD = "discs.json"
+NO_LEVELS = "give labels of yours with --derivatives, or use --levels none"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 MISSING_MODEL_SIGNS = ("not installed", "download", "urlopen", "connectionerror", "max retries")
 
 
@@ -29,6 +47,7 @@ class SCTDeepSegInputSpec(CommandLineInputSpec):
     in_file = File(exists=True, argstr="-i %s", position=1, mandatory=True, desc="image")
     out_file = File("cord.nii.gz", argstr="-o %s", position=2, usedefault=True, desc="segmentation")
     timeout_s = traits.Int(TIMEOUT_S, usedefault=True, nohash=True, desc="seconds until it counts as hanging")
+    threads = traits.Int(0, usedefault=True, nohash=True, desc="CPUs that it may take; 0: it decides")
 
 
 class SCTDeepSegOutputSpec(TraitedSpec):
@@ -48,7 +67,11 @@ class SCTDeepSeg(CommandLine):
         cwd = Path(runtime.cwd)
         try:
             runtime.stdout, runtime.stderr = run_tool(
-                shlex.split(self.cmdline), cwd, timeout_s=self.inputs.timeout_s, file=str(self.inputs.in_file)
+                shlex.split(self.cmdline),
+                cwd,
+                timeout_s=self.inputs.timeout_s,
+                file=str(self.inputs.in_file),
+                threads=self.inputs.threads,
             )
             if not (cwd / self.inputs.out_file).is_file():
                 raise SessionError(
@@ -66,13 +89,155 @@ class SCTDeepSeg(CommandLine):
         return {"out_file": str(Path.cwd() / self.inputs.out_file)}
 
 
+class LabelDiscsInputSpec(VersionedInputSpec):
+    """The anchor's images, uppermost first."""
+
+    in_files = InputMultiPath(File(exists=True), mandatory=True, desc="images")
+    warnings = traits.List(traits.Str, desc="what is known already; handed on")
+    timeout_s = traits.Int(
+        SPINE_TIMEOUT_S, usedefault=True, nohash=True, desc="seconds until it counts as hanging"
+    )
+    threads = traits.Int(0, usedefault=True, nohash=True, desc="CPUs that it may take; 0: it decides")
+
+
+class LabelDiscsOutputSpec(TraitedSpec):
+    """Label images, and what the user should know."""
+
+    label_files = traits.List(File(exists=True), desc="disc labels, as many as could be made")
+    warnings = traits.List(traits.Str, desc="the given ones, and why an image has no labels")
+    record_file = File(exists=True, desc="discs.json: the latter alone")
+
+
+class LabelDiscs(ScsegInterface):
+    """Label intervertebral discs with SCT's spine model.
+
+    Levels are no condition of a session: where the toolbox fails, the session goes on by distance, with a
+    warning.
+    """
+
+    input_spec = LabelDiscsInputSpec
+    output_spec = LabelDiscsOutputSpec
+
+    def _call(self, cwd: Path) -> dict[str, Any]:
+        files, problems = [], []
+        for number, image in enumerate(self.inputs.in_files, start=1):
+            try:
+                limits = {"timeout_s": self.inputs.timeout_s, "threads": self.inputs.threads}
+                files.append(str(label_discs(Path(image), cwd, number=number, **limits)))
+            except (SessionError, MissingToolError) as error:
+                problems.append(f"no vertebral levels from SCT: {error}")
+        record = cwd / DISCS_RECORD
+        record.write_text(json.dumps({"warnings": problems}), encoding="utf-8")
+        return {
+            "label_files": files,
+            "warnings": [*(self.given("warnings") or []), *problems],
+            "record_file": str(record),
+        }
+
+
+def level_source(method: str, *, labelled: bool) -> str:
+    """Where a session's levels come from: ``labels``, ``sct`` or ``none``.
+
+    Parameters
+    ----------
+    method
+        ``--levels``; ``auto``: labels where there are some, else SCT where it is installed.
+    labelled
+        Whether the user has labels of the session.
+    """
+    if method != "auto":
+        return method
+    return "labels" if labelled else "sct" if find_sct() else "none"
+
+
+def label_discs(
+    image: Path, folder: Path, *, number: int, timeout_s: int = SPINE_TIMEOUT_S, threads: int = 0
+) -> Path:
+    """``sct_deepseg spine -i IMAGE -o OUT.nii.gz``; the label image, whose name says discs.
+
+    Raises
+    ------
+    MissingToolError
+        If SCT is not installed.
+    SessionError
+        If it fails, writes nothing, or finds no disc.
+    """
+    stem = f"image-{number}_label-discs"
+    command = ["sct_deepseg", "spine", "-i", str(image), "-o", f"{stem}.nii.gz"]
+    run_tool(command, folder, timeout_s=timeout_s, file=str(image), instead=NO_LEVELS, threads=threads)
+    found = folder / f"{stem}{DISCS_ENDING}.nii.gz"
+    if not found.is_file():
+        raise SessionError(
+            f"sct_deepseg spine ended well but wrote no {found.name}",
+            file=image,
+            remedy=f"check that SCT {SCT_RELEASE} is installed, or {NO_LEVELS}",
+        )
+    if not np.asarray(nib.Nifti1Image.from_filename(found).dataobj).any():
+        raise SessionError("sct_deepseg spine found no disc", file=image)
+    return found
+
+
 def find_sct() -> str | None:
     """Path of ``sct_deepseg``; None where SCT is not installed."""
     return shutil.which("sct_deepseg")
 
 
-def run_tool(command: list[str], cwd: Path, *, timeout_s: int, file: str) -> tuple[str, str]:
+def sct_folder() -> Path | None:
+    """Where SCT is installed: above the folder of its programs, which may be links; None where it is not."""
+    program = find_sct()
+    if program is None:
+        return None
+    folders = [Path(program).parent.parent, *Path(program).resolve().parents]
+    return next((folder for folder in folders if _version_file(folder)), folders[0])
+
+
+def sct_release() -> str | None:
+    """Installed release by its version file; None where SCT or that file is absent.
+
+    Its own ``sct_version`` prints a commit instead for most ways of installing.
+    """
+    folder = sct_folder()
+    path = None if folder is None else _version_file(folder)
+    return None if path is None else path.read_text(encoding="utf-8").strip()
+
+
+def _version_file(folder: Path) -> Path | None:
+    places = (folder / "spinalcordtoolbox" / "version.txt", folder / "version.txt")
+    return next((path for path in places if path.is_file()), None)
+
+
+def sct_models() -> dict[str, str]:
+    """Installed models of ``sct_deepseg`` → SHA-256 of the file that says which release each of them is."""
+    folder = sct_folder()
+    sources = sorted(folder.glob("data/deepseg_models/*/source.json")) if folder else []
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+
+
+def run_tool(
+    command: list[str],
+    cwd: Path,
+    *,
+    timeout_s: int,
+    file: str,
+    instead: str = "use --cord builtin",
+    threads: int = 0,
+) -> tuple[str, str]:
     """Run an external program; return its standard output and error.
+
+    Parameters
+    ----------
+    command
+        Its words.
+    cwd
+        Where it runs.
+    timeout_s
+        Seconds until it counts as hanging.
+    file
+        The image concerned, for messages.
+    instead
+        What else a user can do.
+    threads
+        CPUs that it may take; 0: it decides.
 
     Raises
     ------
@@ -83,6 +248,8 @@ def run_tool(command: list[str], cwd: Path, *, timeout_s: int, file: str) -> tup
     """
     # SCT decides by the mere presence of this variable, also when it says 0.
     environment = {key: value for key, value in os.environ.items() if key != "SCT_USE_GPU"}
+    if threads > 0:
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     try:
         done = subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_s,
@@ -92,24 +259,24 @@ def run_tool(command: list[str], cwd: Path, *, timeout_s: int, file: str) -> tup
         raise MissingToolError(
             f"{command[0]} is not on the PATH",
             expected=f"Spinal Cord Toolbox {SCT_RELEASE}",
-            remedy="install it, or use --cord builtin",
+            remedy=f"install it, or {instead}",
         ) from error
     except subprocess.TimeoutExpired as error:
         raise SessionError(
             f"{command[0]} did not end within {timeout_s} s",
             file=file,
-            remedy="use --cord builtin or your own mask",
+            remedy=f"{instead}, or run the command by hand to see how long it takes",
         ) from error
     if done.returncode != 0:
-        raise _failure(command[0], done, file)
+        raise _failure(command[0], done, file, instead)
     return done.stdout, done.stderr
 
 
-def _failure(name: str, done: subprocess.CompletedProcess[str], file: str) -> SessionError:
+def _failure(name: str, done: subprocess.CompletedProcess[str], file: str, instead: str) -> SessionError:
     words = f"{done.stdout}\n{done.stderr}".strip()
     last = words.splitlines()[-1] if words else "no message"
     if any(sign in words.lower() for sign in MISSING_MODEL_SIGNS):
-        remedy = "install the model while online: sct_deepseg spinalcord -install"
+        remedy = f"install the model while online: {name} {done.args[1]} -install"
     else:
-        remedy = "run the command by hand to see all it says, or use --cord builtin"
+        remedy = f"run the command by hand to see all it says, or {instead}"
     return SessionError(f"{name} failed with exit code {done.returncode}: {last}", file=file, remedy=remedy)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_scseg.bids.masks import point_kind
 from bids_scseg.errors import MissingToolError, SessionError
 from bids_scseg.interfaces.base import load_failure
-from bids_scseg.interfaces.sct import SCTDeepSeg, find_sct
+from bids_scseg.interfaces.sct import (
+    LabelDiscs,
+    SCTDeepSeg,
+    find_sct,
+    label_discs,
+    level_source,
+    run_tool,
+    sct_models,
+    sct_release,
+)
 
 STAND_IN = """#!{python}
 import os, sys, time
@@ -18,12 +29,12 @@ import nibabel as nib, numpy as np
 mode = os.environ.get("STAND_IN", "ok")
 task, rest = sys.argv[1], sys.argv[2:]
 options = dict(zip(rest[::2], rest[1::2]))
-if task not in ("spinalcord", "lesion_ms") or set(options) != {{"-i", "-o"}}:
+if task not in ("spinalcord", "lesion_ms", "spine") or set(options) != {{"-i", "-o"}}:
     print("usage: sct_deepseg <task> -i -o", file=sys.stderr); sys.exit(2)
 if not options["-o"].endswith(".nii.gz"):
     print("ValueError: unknown extension", file=sys.stderr); sys.exit(1)
 if mode == "no-model":
-    print("Model 'spinalcord' is not installed; urlopen error", file=sys.stderr); sys.exit(1)
+    print(f"Model of {{task}} is not installed; urlopen error", file=sys.stderr); sys.exit(1)
 if mode == "exit1":
     print("RuntimeError: it broke", file=sys.stderr); sys.exit(1)
 if mode == "hang":
@@ -32,6 +43,12 @@ image = nib.load(options["-i"])
 mask = np.zeros(image.shape, np.uint8)
 if mode != "empty":
     mask[3:6, 3:6] = 1
+if task == "spine":
+    mask[:] = 0
+    if mode != "empty":
+        mask[4, 4, 6], mask[4, 4, 4], mask[4, 4, 1] = 3, 4, 5
+    # The spine task writes beside -o, never at it.
+    options["-o"] = options["-o"].replace(".nii.gz", "_totalspineseg_discs.nii.gz")
 if mode != "silent":
     nib.save(nib.Nifti1Image(mask, image.affine), options["-o"])
 """
@@ -99,3 +116,103 @@ def test_absent_toolbox(image, tmp_path, monkeypatch):
     assert find_sct() is None
     with pytest.raises(MissingToolError, match="not on the PATH"):
         run(image, tmp_path / "node")
+
+
+# --- vertebral levels --------------------------------------------------------------------------------
+
+
+def test_disc_labels_have_the_values_of_the_toolbox_and_a_name_that_says_discs(sct, image, tmp_path):
+    found = label_discs(image, tmp_path, number=1)
+    data = np.asarray(nib.load(found).dataobj)
+    assert sorted(np.unique(data)) == [0, 3, 4, 5]
+    assert point_kind(found.name) == "discs"  # by which the measuring step knows what they are
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("exit1", "exit code 1: RuntimeError: it broke"),
+        ("no-model", "sct_deepseg spine -install"),
+        ("silent", "wrote no image-1_label-discs_totalspineseg_discs.nii.gz"),
+        ("empty", "found no disc"),
+    ],
+)
+def test_without_levels_a_session_goes_on_with_a_warning(mode, words, sct, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("STAND_IN", mode)
+    node = tmp_path / "node"
+    node.mkdir()
+    result = LabelDiscs(in_files=[str(image)], warnings=["known before"]).run(cwd=str(node))
+    assert result.outputs.label_files == []
+    known, new = result.outputs.warnings
+    assert known == "known before"
+    assert new.startswith("no vertebral levels from SCT: ")
+    assert words in new
+    assert json.loads((node / "discs.json").read_text()) == {"warnings": [new]}
+
+
+def test_threads_are_handed_to_the_toolbox_and_a_gpu_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as an image sets it
+    monkeypatch.setenv("SCT_USE_GPU", "0")  # which SCT would read as yes
+    tell = [
+        sys.executable,
+        "-c",
+        "import os; print(os.environ['OMP_NUM_THREADS'], 'SCT_USE_GPU' in os.environ)",
+    ]
+    assert run_tool(tell, tmp_path, timeout_s=20, file="x", threads=3)[0] == "3 False\n"
+    assert run_tool(tell, tmp_path, timeout_s=20, file="x")[0] == "1 False\n"
+
+
+def test_each_slab_has_labels_of_its_own(sct, image, tmp_path):
+    node = tmp_path / "node"
+    node.mkdir()
+    result = LabelDiscs(in_files=[str(image), str(image)]).run(cwd=str(node))
+    assert len(set(result.outputs.label_files)) == 2
+    assert result.outputs.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("method", "labelled", "with_sct", "without"),
+    [
+        ("auto", True, "labels", "labels"),
+        ("auto", False, "sct", "none"),
+        ("labels", False, "labels", "labels"),
+        ("sct", True, "sct", "sct"),
+        ("none", True, "none", "none"),
+    ],
+)
+def test_where_levels_come_from(method, labelled, with_sct, without, sct, tmp_path, monkeypatch):
+    assert level_source(method, labelled=labelled) == with_sct
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert level_source(method, labelled=labelled) == without
+
+
+# --- what is installed -------------------------------------------------------------------------------
+
+
+def test_the_release_is_read_from_the_installation_even_through_links(sct, tmp_path, monkeypatch):
+    assert sct_release() is None
+    (tmp_path / "spinalcordtoolbox").mkdir()
+    (tmp_path / "spinalcordtoolbox" / "version.txt").write_text("7.3\n")
+    assert sct_release() == "7.3"
+    linked = tmp_path / "elsewhere" / "bin"
+    linked.mkdir(parents=True)
+    (linked / "sct_deepseg").symlink_to(sct)
+    monkeypatch.setenv("PATH", str(linked))
+    assert sct_release() == "7.3"
+
+
+def test_installed_models_are_told_apart_by_their_source(sct, tmp_path):
+    assert sct_models() == {}
+    for name, text in (("a", "{}"), ("b", "[]")):
+        folder = tmp_path / "data" / "deepseg_models" / name
+        folder.mkdir(parents=True)
+        (folder / "source.json").write_text(text)
+    # sha256sum of the two bytes "{}"
+    assert sct_models()["a"] == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert set(sct_models()) == {"a", "b"}
+
+
+def test_nothing_is_told_of_an_absent_toolbox(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sct_release() is None
+    assert sct_models() == {}
