@@ -135,7 +135,7 @@ def scripts(
     }
     if group:
         start = launch(launcher, ["-", str(options.output_dir), "group"])
-        own = Needs(cpus=GROUP_CPUS, mem_gb=GROUP_GB, minutes=GROUP_MINUTES)
+        own = Needs(cpus=GROUP_CPUS, mem_gb=min(GROUP_GB, needs.mem_gb), minutes=GROUP_MINUTES)
         head = _head("bids_scseg_group", own, queue, log=folder / "group-%j.log")
         files[GROUP_FILE] = "\n".join([*head, *launcher.setup, "set -euo pipefail", *start]) + "\n"
     return files
@@ -220,16 +220,23 @@ def _array_script(folder: Path, needs: Needs, queue: Queue, start: Sequence[str]
 
 def _submit_script(tasks: int, *, at_once: int, group: bool) -> str:
     limit = f"%{at_once}" if at_once else ""
-    lines = ["#!/bin/bash", "set -euo pipefail", 'cd "$(dirname "$0")"', "ids=()"]
+    lines = [
+        "#!/bin/bash",
+        "set -euo pipefail",
+        'cd "$(dirname "$0")"',
+        "ids=()",
+        "# All jobs or none: what was submitted before a refusal is taken back.",
+        'undo() { if [ "${#ids[@]}" -gt 0 ]; then scancel "${ids[@]}"; fi; exit 1; }',
+    ]
     for offset in range(0, tasks, MAX_ARRAY):
         last = min(MAX_ARRAY, tasks - offset)
         options = f"--parsable --array=1-{last}{limit} --export=ALL,SCSEG_OFFSET={offset}"
-        lines += [f"id=$(sbatch {options} {ARRAY_FILE})", "ids+=(${id%%;*})"]
+        lines += [f"id=$(sbatch {options} {ARRAY_FILE}) || undo", 'ids+=("${id%%;*}")']
     lines.append('echo "sessions: job ${ids[*]}"')
     if group:
         lines += [
             'after=$(IFS=:; echo "${ids[*]}")',
-            f'id=$(sbatch --parsable --dependency="afterany:$after" {GROUP_FILE})',
+            f'id=$(sbatch --parsable --dependency="afterany:$after" {GROUP_FILE}) || undo',
             'echo "group level: job ${id%%;*}, when they have ended"',
         ]
     return "\n".join(lines) + "\n"

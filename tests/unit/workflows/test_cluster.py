@@ -136,6 +136,25 @@ def test_submission_chains_the_group_level_to_every_array(tmp_path):
     assert (tmp_path / "calls").read_text().splitlines()[2] == "--parsable --dependency=afterany:1:2 group.sh"
 
 
+def test_a_refused_group_level_takes_the_array_back(tmp_path):
+    made(tmp_path, [plan("01")])
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, body in (
+        ("sbatch", 'case "$*" in *group.sh) echo "no such node" >&2; exit 1;; esac; echo 7'),
+        ("scancel", 'echo "$@" > "$CANCELLED"'),
+    ):
+        (tools / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tools / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/bash", str(tmp_path / "submit.sh")], capture_output=True, text=True, check=False, timeout=20,
+        env={"PATH": f"{tools}:/usr/bin:/bin", "CANCELLED": str(tmp_path / "cancelled")},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "no such node\n"
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+
+
 IMAGE_ARGUMENTS = """#!{python}
 import json, sys
 print(json.dumps(sys.argv[1:]))
