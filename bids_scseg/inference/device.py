@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from bids_scseg.errors import MissingToolError, UsageError
+from bids_scseg.inference.environment import gpu_problem, gpu_remedy
 
 _CHOICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -42,7 +43,7 @@ def resolve_device(choice: str) -> Device:
     UsageError
         If the choice is none of these.
     MissingToolError
-        If a device was asked for by name and is absent.
+        If a device was asked for by name and is absent, or cannot be used by this torch.
     """
     if not _CHOICE.fullmatch(choice):
         raise UsageError(
@@ -54,13 +55,20 @@ def resolve_device(choice: str) -> Device:
         return _cpu(torch.get_num_threads())
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if choice == "auto" and not count:
-        return _cpu(torch.get_num_threads(), warning="no CUDA device is visible: inference runs on the CPU")
+        warning = f"no CUDA device is visible: inference runs on the CPU. For a GPU: {gpu_remedy()}"
+        return _cpu(torch.get_num_threads(), warning=warning)
     index = int(choice.partition(":")[2] or 0)
     if index >= count:
+        seen = f"{count} CUDA devices are visible" if count else "no CUDA device is visible"
         raise MissingToolError(
-            f"device {choice} is not there",
-            expected=f"{count} CUDA devices are visible" if count else "no CUDA device is visible",
-            remedy="use --device cpu, or make the GPU visible (CUDA build of torch, driver, container)",
+            f"device {choice} is not there: {seen}", remedy=f"use --device cpu, or {gpu_remedy()}"
+        )
+    problem = gpu_problem(index)
+    if problem is not None and choice == "auto":
+        return _cpu(torch.get_num_threads(), warning=f"{problem}: inference runs on the CPU")
+    if problem is not None:
+        raise MissingToolError(
+            problem, remedy="use --device cpu, or install the build of torch that this GPU and driver need"
         )
     return Device(
         name=f"cuda:{index}",
