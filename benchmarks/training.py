@@ -3,11 +3,13 @@
 Usage:
     python benchmarks/training.py CONFIG --data PREPARED [--workers 0 1 4] [--iterations 60] [--seconds 20]
     python benchmarks/training.py CONFIG --random 8 [...]
+    python benchmarks/training.py CONFIG --synthetic [--generators 0 1 2] [...]
 
 Examples per second of the data pipeline alone and of training, for each number of background processes, and
 the share of the loop's time that passed between the end of one batch and the arrival of the next, by the
 loop's own clock (``waiting`` in ``log.csv``). ``--random`` makes prepared cases of noise in a temporary
-folder: all that matters for speed is their size.
+folder: all that matters for speed is their size. ``--synthetic`` trains on sessions that are drawn meanwhile,
+for each number of generators, and prints how many sessions per second they made beside the training.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from bids_scseg.training.config import configured_recipe, load_config
 from bids_scseg.training.dataset import PreparedCases
 from bids_scseg.training.fit import fit
 from bids_scseg.training.loader import Order, make_loader
+from bids_scseg.training.synthetic import generating, open_sessions
 
 SLICES = 700  # of a random case: 350 mm of cord
 WARM_UP = 10  # iterations and batches that count nowhere
@@ -97,16 +100,47 @@ def main():
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data", type=Path, help="folder of prepared cases")
     data.add_argument("--random", type=int, metavar="N", help="cases of noise")
+    data.add_argument("--synthetic", action="store_true", help="sessions that are drawn meanwhile")
+    parser.add_argument("--generators", type=int, nargs="+", help="default: the configuration's")
     parser.add_argument("--workers", type=int, nargs="+", help="default: the configuration's")
     parser.add_argument("--iterations", type=int, default=60, help="with the network")
     parser.add_argument("--seconds", type=float, default=20.0, help="without the network")
     args = parser.parse_args()
     config = load_config(args.config)
     recipe = load_recipe(config.recipe)
+    if args.synthetic:
+        measure_synthetic(args, config, recipe)
+        return
     with tempfile.TemporaryDirectory() as folder:
         if args.random:
             write_random_cases(Path(folder), recipe, count=args.random)
         measure(args, config, recipe, args.data or Path(folder))
+
+
+def measure_synthetic(args, config, recipe):
+    """Sessions and examples per second and the share of waiting, from an empty folder for each row."""
+    trained = configured_recipe(config, recipe)
+    print(f"{config.name}: {config.data.live} sessions live, {config.data.patches} patches of each")
+    print(
+        "| generators | s until the first example | sessions/s in training | examples/s | waiting for data |"
+    )
+    print("|---|---|---|---|---|")
+    for count in args.generators or [config.data.generators]:
+        run = replace(config, data=replace(config.data, synthetic=True, generators=count))
+        with tempfile.TemporaryDirectory() as folder:
+            source = open_sessions(run, trained, out=Path(folder))
+            started = time.monotonic()
+            with generating(source, first=0):
+                source.summary()
+                ready, before = time.monotonic(), newest(source)
+                busy, waiting = training_speed(run, source, recipe, iterations=args.iterations)
+                made = (newest(source) - before) / (time.monotonic() - ready)
+        print(f"| {count} | {ready - started:.0f} | {made:.3f} | {busy:.2f} | {waiting:.1%} |", flush=True)
+
+
+def newest(source):
+    """Number of the newest session that is there."""
+    return max(int(path.name) for path in source.sessions.folder.glob("[0-9]*"))
 
 
 def measure(args, config, recipe, data):

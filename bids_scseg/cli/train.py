@@ -16,9 +16,14 @@ def add_parser(commands: Any) -> None:
         description="Train a model; the same command goes on after an interruption.",
     )
     train.add_argument("config", type=Path, help="training configuration (TOML)")
-    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of prepared cases")
+    train.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of prepared cases; with --synthetic: held-out ones"
+    )
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for logs, checkpoints and the model"
+    )
+    train.add_argument(
+        "--synthetic", action="store_true", help="train on synthetic sessions, drawn while it runs"
     )
     train.add_argument("--seed", type=int, metavar="S", help="instead of the configuration's")
     train.add_argument("--devices", type=int, metavar="N", help="GPUs to use at once; 0: all of them")
@@ -32,12 +37,14 @@ def run_train(arguments: argparse.Namespace) -> None:
     """Train a model."""
     from bids_scseg.training.config import config_from_mapping
     from bids_scseg.training.console import Console
-    from bids_scseg.training.parse import read_mapping
+    from bids_scseg.training.parse import merge, read_mapping
     from bids_scseg.training.train import train
 
     wanted = {name: getattr(arguments, name) for name in ("seed", "devices", "deterministic")}
     changes = {key: value for key, value in wanted.items() if value is not None and value is not False}
-    config = config_from_mapping({**read_mapping(arguments.config), **changes}, file=arguments.config)
+    if arguments.synthetic:
+        changes["data"] = {"synthetic": True}
+    config = config_from_mapping(merge(read_mapping(arguments.config), changes), file=arguments.config)
     training = train(config, arguments.data, out=arguments.out, display=Console(sys.stderr))
     if training.scores is not None:
         scores = training.scores.to_json()

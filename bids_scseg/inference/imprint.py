@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bids_scseg.errors import OutputError, UsageError
+from bids_scseg.errors import UsageError
+from bids_scseg.files import write_text
 from bids_scseg.inference.bundle import MODEL_FILE, ModelBundle, load_bundle, packaged_models
 from bids_scseg.inference.facts import facts_to_json, spdx
 
@@ -62,21 +62,5 @@ def imprint(
     file = bundle.path / MODEL_FILE
     model = json.loads(file.read_text("utf-8"))
     text = json.dumps({**model, "facts": stated}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_whole(file, text)
+    write_text(file, text)
     return load_bundle(bundle.path)
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Replace a bundle's file at once; the draft lies beside the bundle, which may hold no other files."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=file.parent.parent, prefix=f".{file.parent.name}.", delete=False
-        ) as draft:
-            draft.write(text)
-        made = Path(draft.name)
-        made.chmod(file.stat().st_mode)
-        made.replace(file)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error}", file=file, remedy="check the folder and the one that it is in"
-        ) from error

@@ -213,6 +213,37 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where examples come from, if not from prepared cases.
+
+    Attributes
+    ----------
+    synthetic
+        Whether sessions are drawn and prepared while the training runs.
+    seed
+        Of the sessions.
+    live
+        Sessions that patches come from at a time.
+    patches
+        Patches of each session on average, before the next takes its place.
+    generators
+        Processes that make sessions ahead; 0: whoever needs one makes it.
+    held_out
+        Synthetic sessions that are held out where no prepared cases are given for that.
+    jitter_mm
+        Standard deviation of errors added to centerlines, as a cord finder makes them.
+    """
+
+    synthetic: bool = False
+    seed: int = 0
+    live: int = 16
+    patches: int = 64
+    generators: int = 1
+    held_out: int = 12
+    jitter_mm: float = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """Who stands behind the model, for its bundle; nothing of it changes the training.
 
@@ -265,7 +296,7 @@ class TrainingConfig:
         Folder of a checkpoint or bundle whose weights are the start; empty: random weights.
     network
         Fields of the recipe's network that are replaced.
-    model, arm, loss, optimizer, sampling, augment, validation
+    data, model, arm, loss, optimizer, sampling, augment, validation
         See their types.
     """
 
@@ -283,6 +314,7 @@ class TrainingConfig:
     tensorboard: bool = True
     initial: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     arm: ArmConfig = field(default_factory=ArmConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -379,6 +411,7 @@ def _merge(spec: NetworkSpec, changes: Mapping[str, Any]) -> NetworkSpec:
 
 
 _TABLES: dict[str, type[Any]] = {
+    "data": DataConfig,
     "model": ModelConfig,
     "arm": ArmConfig,
     "loss": LossConfig,
@@ -389,9 +422,12 @@ _TABLES: dict[str, type[Any]] = {
     "network": NetworkSpec,
 }
 # fields by the least value that makes sense, and probabilities
-_AT_LEAST_ONE = ("iterations", "checkpoint_every", "log_every", "sampling.batch", "sampling.accumulate")
+_AT_LEAST_ONE = (
+    "iterations", "checkpoint_every", "log_every", "sampling.batch", "sampling.accumulate",
+    "data.live", "data.patches",
+)  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "threads", "devices",
+    "seed", "threads", "devices", "data.seed", "data.generators", "data.held_out", "data.jitter_mm",
     "loss.smooth", "loss.ce_weight", "loss.ce_foreground", "loss.overlap_weight", "optimizer.lr",
     "optimizer.weight_decay", "optimizer.power", "optimizer.warmup", "optimizer.clip",
     "sampling.dropout_keeps", "sampling.workers", "arm.weight", "arm.logistic_scale", "arm.normal_sd",

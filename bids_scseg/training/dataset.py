@@ -44,18 +44,9 @@ class PreparedCases:
         """Example number ``index``."""
         rng = np.random.default_rng([self.seed, index])
         number = int(rng.integers(len(self.cases)))
-        case = self.cases[number]
-        available = kept_sequences(case, self.sampling.sequences)
-        if self.sampling.by_patch:
-            # the place first: a sequence that is kept but does not reach it would teach nothing
-            place = draw_place(rng, case, self.sampling, kept=available, places=self._places(number))
-            here = available & reaching(case, place, self.sampling.patch_vox)
-            kept = draw_sequences(rng, here if here.any() else available, self.sampling)
-        else:
-            kept = draw_sequences(rng, available, self.sampling)
-            place = draw_place(rng, case, self.sampling, kept=kept, places=self._places(number))
-        patch = augment(crop(case, place, self.sampling.patch_vox, kept=kept), rng, self.augmentation)
-        return covered_only(patch) if self.sampling.by_patch else patch
+        return draw_patch(
+            rng, self.cases[number], self.sampling, self.augmentation, places=self._places(number)
+        )
 
     def _places(self, number: int) -> Places:
         if number not in self.places:
@@ -65,6 +56,28 @@ class PreparedCases:
     def summary(self) -> dict[str, object]:
         """What the source holds, as :func:`bids_scseg.training.summary.summarize` says it."""
         return summarize(self.cases)
+
+
+def draw_patch(
+    rng: Rng,
+    case: TrainingCase,
+    sampling: SamplingConfig,
+    augmentation: AugmentConfig,
+    *,
+    places: Places,
+) -> Sample:
+    """One augmented patch of a case; ``places`` are those of :func:`lesion_places`."""
+    available = kept_sequences(case, sampling.sequences)
+    if sampling.by_patch:
+        # the place first: a sequence that is kept but does not reach it would teach nothing
+        place = draw_place(rng, case, sampling, kept=available, places=places)
+        here = available & reaching(case, place, sampling.patch_vox)
+        kept = draw_sequences(rng, here if here.any() else available, sampling)
+    else:
+        kept = draw_sequences(rng, available, sampling)
+        place = draw_place(rng, case, sampling, kept=kept, places=places)
+    patch = augment(crop(case, place, sampling.patch_vox, kept=kept), rng, augmentation)
+    return covered_only(patch) if sampling.by_patch else patch
 
 
 def lesion_places(case: TrainingCase) -> Places:

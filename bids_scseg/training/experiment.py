@@ -204,6 +204,10 @@ def training_config(
     if split:
         own["validation"] = {"split": split}
     out = config_from_mapping(merge(merge(config.training, arm.training), own), file=where)
+    if out.data.synthetic:
+        raise DataError(
+            "data.synthetic", file=where, expected="false: all runs of an experiment share prepared cases"
+        )
     if out.devices != 1:
         raise DataError(
             f"devices {out.devices}",

@@ -44,7 +44,7 @@ CONFIG, DATA = "config.json", "data.json"
 FREE = (
     "iterations", "checkpoint_every", "log_every", "threads", "accelerator", "devices", "deterministic",
     "tensorboard", "model.license", "model.authors", "model.contact",
-    "sampling.batch", "sampling.accumulate", "sampling.workers", "validation.every",
+    "data.generators", "sampling.batch", "sampling.accumulate", "sampling.workers", "validation.every",
     "validation.cases", "validation.thresholds", "validation.min_volumes_mm3", "validation.sequences",
 )  # fmt: skip
 

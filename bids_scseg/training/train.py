@@ -6,26 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bids_scseg.errors import DataError
 from bids_scseg.inference.bundle import ModelBundle, save_bundle
 from bids_scseg.inference.facts import ModelFacts
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.training.arms import judged_sequences, shipped_network, shown_sequences
-from bids_scseg.training.cases import TrainingCase, kept_sequences, load_cases
+from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.config import TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
-from bids_scseg.training.dataset import PreparedCases
 from bids_scseg.training.files import write_json
 from bids_scseg.training.fit import Schedule, Trained, check_same_run, fit, is_first_process
-from bids_scseg.training.split import split_cases
-from bids_scseg.training.summary import describe, summarize
+from bids_scseg.training.ground import Ground, described, open_ground
 from bids_scseg.training.validate import HeldOut, Scores
 
 WARNING = "Not validated on patients; research use only."
@@ -52,7 +48,7 @@ class Training:
 
 def train(
     config: TrainingConfig,
-    data: Path,
+    data: Path | None,
     *,
     out: Path,
     loss: nn.Module | None = None,
@@ -60,7 +56,7 @@ def train(
     facts: Mapping[str, str] | None = None,
     display: Display | None = None,
 ) -> Training:
-    """Train on the prepared cases of a folder; a run that was interrupted goes on from its checkpoint.
+    """Train on prepared cases or synthetic sessions; an interrupted run goes on from its checkpoint.
 
     With several devices, the processes beside the first end here when training is over.
 
@@ -69,7 +65,8 @@ def train(
     config
         What to do.
     data
-        Folder with prepared cases (``image.npy``, ``coverage.npy``, ``label.npy``, ``case.json`` each).
+        Folder with prepared cases (``image.npy``, ``coverage.npy``, ``label.npy``, ``case.json`` each). Under
+        ``data.synthetic``: cases that are all held out, or None.
     out
         Folder for logs, checkpoints, ``split.json``, ``thresholds.json`` and the bundle in ``bundle/``.
     loss, schedule
@@ -81,6 +78,8 @@ def train(
 
     Raises
     ------
+    UsageError
+        If there is neither a folder nor ``data.synthetic``.
     MissingInputError
         If there are no cases, or one lacks a file.
     DataError
@@ -89,18 +88,14 @@ def train(
     recipe = configured_recipe(config, load_recipe(config.recipe))
     display = display or Silent()
     check_same_run(out, config)
-    sides = _sides(config, data, recipe=recipe, out=out)
-    summary = _summary(sides, recipe)
-    if is_first_process():
-        display.text(_described(summary))
-    source = PreparedCases(
-        cases=sides.training, sampling=config.sampling, augmentation=config.augment, seed=config.seed
-    )
-    look = _held_out(config, sides.validation, recipe) if sides.validation else None
-    trained = fit(
-        config, source, recipe=recipe, out=out, loss=loss, schedule=schedule, look=look, display=display,
-        summary=summary,
-    )  # fmt: skip
+    with open_ground(config, data, recipe=recipe, out=out) as ground:
+        if is_first_process():
+            display.text(described(ground.summary))
+        look = _held_out(config, ground.validation, recipe) if ground.validation else None
+        trained = fit(
+            config, ground.source, recipe=recipe, out=out, loss=loss, schedule=schedule, look=look,
+            display=display, summary=ground.summary,
+        )  # fmt: skip
     if not is_first_process():
         raise SystemExit(0)
     scores = _calibrate(trained, look, out=out) if look else None
@@ -109,65 +104,11 @@ def train(
         config,
         out=out / "bundle",
         scores=scores,
-        data=summary,
+        data=ground.summary,
         facts=facts or {},
-        record=_record(config, sides, summary, scores=scores),
+        record=_record(config, ground, scores=scores),
     )
-    held = tuple(sorted({case.subject for case in sides.validation}))
-    return Training(bundle=bundle, scores=scores, validation=held)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sides:
-    """Cases on each side, and those that have none of the sequences that are shown or judged."""
-
-    training: list[TrainingCase]
-    validation: list[TrainingCase]
-    left_out: list[TrainingCase]
-
-
-def _sides(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) -> _Sides:
-    cases = load_cases(data, sequences=recipe.network.sequences)
-    shown, judged = shown_sequences(config, recipe), judged_sequences(config, recipe)
-    if is_first_process():
-        out.mkdir(parents=True, exist_ok=True)
-    training, held = split_cases(
-        cases, config.validation, seed=config.seed, out=out / "split.json" if is_first_process() else None
-    )
-    sides = _Sides(
-        training=[case for case in training if kept_sequences(case, shown).any()],
-        validation=[case for case in held if kept_sequences(case, judged).any()],
-        left_out=[
-            case
-            for part, names in ((training, shown), (held, judged))
-            for case in part
-            if not kept_sequences(case, names).any()
-        ],
-    )
-    if not any(case.lesion_voxels.any() for case in sides.training):
-        raise DataError("no training case has a lesion", file=data, expected="labels with lesions")
-    return sides
-
-
-def _summary(sides: _Sides, recipe: Recipe) -> dict[str, Any]:
-    spacing = recipe.grid.spacing_mm
-    return {
-        **summarize(sides.training, spacing_mm=spacing),
-        "validation": summarize(sides.validation, spacing_mm=spacing),
-        "left out": [case.name for case in sides.left_out],
-    }
-
-
-def _described(summary: Mapping[str, Any]) -> str:
-    lines = [
-        describe(summary, title="training"),
-        describe(summary["validation"], title="held out"),
-    ]
-    if summary["left out"]:
-        names = summary["left out"]
-        some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-        lines.append(f"left out, with none of the sequences: {len(names)} ({some})")
-    return "\n".join(lines)
+    return Training(bundle=bundle, scores=scores, validation=ground.held_out)
 
 
 def _held_out(config: TrainingConfig, cases: list[TrainingCase], recipe: Recipe) -> HeldOut:
@@ -192,24 +133,20 @@ def _calibrate(trained: Trained, look: HeldOut, *, out: Path) -> Scores:
     return best
 
 
-def _record(
-    config: TrainingConfig, sides: _Sides, summary: Mapping[str, Any], *, scores: Scores | None
-) -> ModelFacts:
+def _record(config: TrainingConfig, ground: Ground, *, scores: Scores | None) -> ModelFacts:
     """What programs can read in the bundle about its making."""
-    made = [case.made for case in (*sides.training, *sides.validation)]
-    preparations, methods = {m.preparation for m in made}, {m.cord_method for m in made}
     chosen = {
         "set": "validation",
         "rule": "largest lesion-wise F1 (walsh2024), then Dice",
-        "subjects": len({case.subject for case in sides.validation}),
+        "subjects": len(ground.held_out),
     }
     return ModelFacts(
-        preparation=preparations.pop() if len(preparations) == 1 else None,
-        cord_method=methods.pop() if len(methods) == 1 else None,
+        preparation=ground.made.preparation,
+        cord_method=ground.made.cord_method,
         license=config.model.license or None,
         authors=config.model.authors,
         contact=config.model.contact or None,
-        training_data=summary,
+        training_data=ground.summary,
         metrics={} if scores is None else {"validation": scores.to_json()},
         calibration={} if scores is None else chosen,
     )

@@ -17,6 +17,7 @@ from bids_scseg.options import RunOptions
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training.config import (
     AugmentConfig,
+    DataConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
@@ -111,6 +112,7 @@ def test_outputs_says_what_the_data_dictionaries_say():
     "kind",
     [
         TrainingConfig,
+        DataConfig,
         ModelConfig,
         LossConfig,
         OptimizerConfig,

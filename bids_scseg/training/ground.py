@@ -1,0 +1,183 @@
+"""What a run stands on: where examples come from, who is held out, what people should know of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bids_scseg.errors import DataError, UsageError
+from bids_scseg.preprocess import PREPARATION_VERSION
+from bids_scseg.recipe.model import Recipe
+from bids_scseg.training.arms import judged_sequences, shown_sequences
+from bids_scseg.training.cases import Made, TrainingCase, kept_sequences, load_cases
+from bids_scseg.training.checkpoint import STATE, has_checkpoint
+from bids_scseg.training.config import TrainingConfig
+from bids_scseg.training.dataset import PreparedCases
+from bids_scseg.training.files import read_json, write_json
+from bids_scseg.training.fit import DATA, is_first_process
+from bids_scseg.training.sample import Source
+from bids_scseg.training.split import split_cases
+from bids_scseg.training.summary import describe, summarize
+from bids_scseg.training.synthetic import (
+    HELD_OUT_FIRST,
+    cord_method,
+    facts_of,
+    generating,
+    make_all,
+    open_sessions,
+)
+
+SPLIT = "split.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a run stands on.
+
+    Attributes
+    ----------
+    source
+        Of the examples.
+    validation
+        Held-out cases.
+    summary
+        What both hold, as plain data.
+    made
+        How the cases were prepared, where all were prepared alike.
+    """
+
+    source: Source
+    validation: list[TrainingCase]
+    summary: Mapping[str, Any]
+    made: Made
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Subjects that are held out."""
+        return tuple(sorted({case.subject for case in self.validation}))
+
+
+@contextmanager
+def open_ground(config: TrainingConfig, data: Path | None, *, recipe: Recipe, out: Path) -> Iterator[Ground]:
+    """Open the cases of a folder, or start drawing synthetic sessions, which ends with the context.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    data
+        Folder of prepared cases. Where the examples are synthetic: cases that are all held out, or None.
+    recipe
+        The configured one.
+    out
+        The run's folder, for ``split.json`` and synthetic sessions.
+
+    Raises
+    ------
+    UsageError
+        If there is no folder and examples are not synthetic.
+    MissingInputError, DataError
+        As :func:`bids_scseg.training.train.train`.
+    """
+    if is_first_process():
+        out.mkdir(parents=True, exist_ok=True)
+    if config.data.synthetic:
+        with _synthetic(config, data, recipe=recipe, out=out) as ground:
+            yield ground
+    elif data is None:
+        raise UsageError(
+            "no prepared cases", expected="--data, or synthetic sessions (--synthetic, data.synthetic)"
+        )
+    else:
+        yield _prepared(config, data, recipe=recipe, out=out)
+
+
+def described(summary: Mapping[str, Any]) -> str:
+    """A summary for people."""
+    drawn = summary.get("synthetic")
+    title = "training, synthetic sessions, the first" if drawn else "training"
+    lines = [describe(summary, title=title), describe(summary["validation"], title="held out")]
+    if summary["left out"]:
+        names = summary["left out"]
+        some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        lines.append(f"left out, with none of the sequences: {len(names)} ({some})")
+    return "\n".join(lines)
+
+
+# -- prepared cases --------------------------------------------------------------------------------
+
+
+def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) -> Ground:
+    cases = load_cases(data, sequences=recipe.network.sequences)
+    training, held = split_cases(
+        cases, config.validation, seed=config.seed, out=out / SPLIT if is_first_process() else None
+    )
+    training, without = _with_any(training, shown_sequences(config, recipe))
+    held, judged_without = _with_any(held, judged_sequences(config, recipe))
+    if not any(case.lesion_voxels.any() for case in training):
+        raise DataError("no training case has a lesion", file=data, expected="labels with lesions")
+    source = PreparedCases(
+        cases=training, sampling=config.sampling, augmentation=config.augment, seed=config.seed
+    )
+    spacing = recipe.grid.spacing_mm
+    summary = {
+        **summarize(training, spacing_mm=spacing),
+        "validation": summarize(held, spacing_mm=spacing),
+        "left out": [case.name for case in (*without, *judged_without)],
+    }
+    return Ground(source=source, validation=held, summary=summary, made=_alike([*training, *held]))
+
+
+def _with_any(
+    cases: list[TrainingCase], names: tuple[str, ...]
+) -> tuple[list[TrainingCase], list[TrainingCase]]:
+    """Cases that have one of the sequences, and the others."""
+    some = [case for case in cases if kept_sequences(case, names).any()]
+    return some, [case for case in cases if not kept_sequences(case, names).any()]
+
+
+def _alike(cases: list[TrainingCase]) -> Made:
+    preparations, methods = {c.made.preparation for c in cases}, {c.made.cord_method for c in cases}
+    return Made(
+        preparation=preparations.pop() if len(preparations) == 1 else None,
+        cord_method=methods.pop() if len(methods) == 1 else None,
+    )
+
+
+# -- synthetic sessions ----------------------------------------------------------------------------
+
+
+@contextmanager
+def _synthetic(config: TrainingConfig, data: Path | None, *, recipe: Recipe, out: Path) -> Iterator[Ground]:
+    source = open_sessions(config, recipe, out=out)
+    if is_first_process():
+        source.sessions.sweep()
+    numbers = range(HELD_OUT_FIRST, HELD_OUT_FIRST + (config.data.held_out if data is None else 0))
+    make_all(source.sessions, numbers, workers=config.data.generators)
+    held = [source.case(number) for number in numbers]
+    if data is not None:
+        held = load_cases(data, sequences=recipe.network.sequences)
+    held, without = _with_any(held, judged_sequences(config, recipe))
+    first = source.first(int(read_json(out / STATE).get("examples", 0)))
+    with generating(source, first=first) if is_first_process() else nullcontext():
+        summary = read_json(out / DATA) if has_checkpoint(out) else {}
+        if not summary:
+            spacing = recipe.grid.spacing_mm
+            summary = {
+                **source.summary(),
+                "validation": summarize(held, spacing_mm=spacing),
+                "left out": [case.name for case in without],
+                "synthetic": facts_of(source),
+            }
+        made = Made(preparation=PREPARATION_VERSION, cord_method=cord_method(config.data.jitter_mm))
+        ground = Ground(source=source, validation=held, summary=summary, made=made)
+        if is_first_process():
+            write_json(
+                out / SPLIT, {"training": [], "validation": list(ground.held_out), "seed": config.seed}
+            )
+        yield ground
+    if is_first_process():
+        source.sessions.retire(HELD_OUT_FIRST)
