@@ -8,6 +8,7 @@ mm2; mean lengths 17.6, 24.8, 18.3 mm.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,16 @@ DETECTABILITY: dict[str, tuple[int, int, int]] = {
     "T1Sag": (25, 35, 40), "MP2RAGE": (85, 10, 5), "PSIR": (90, 5, 5), "PSIR thoracic": (50, 25, 25),
 }  # fmt: skip
 CLASSES = ("visible", "faint", "invisible")
+
+
+class _Placed(Protocol):
+    """Anything that lies along the cord."""
+
+    @property
+    def arc_mm(self) -> float: ...
+
+    @property
+    def length_mm(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -124,10 +135,20 @@ def draw_lesions(
     for number in range(len(present), n):
         for _ in range(30):
             lesion = _draw_lesion(rng, anatomy, z_mm=first_z_mm if number == 0 else None)
-            if all(_apart(lesion, other) for other in placed):
+            if all(apart(lesion, other) for other in placed):
                 placed.append(lesion)
                 break
     return tuple(sorted(placed, key=lambda lesion: -lesion.arc_mm))
+
+
+def draw_lesion_at(rng: Rng, anatomy: Anatomy, *, z_mm: float) -> Lesion:
+    """One lesion at a height of the cord (subject space, mm); all else is drawn as in `draw_lesions`."""
+    return _draw_lesion(rng, anatomy, z_mm=z_mm)
+
+
+def apart(one: _Placed, other: _Placed) -> bool:
+    """Whether two lesions lie far enough from each other to be two components in every image."""
+    return abs(one.arc_mm - other.arc_mm) > (one.length_mm + other.length_mm) / 2 + GAP_MM
 
 
 def lesion_fraction(anatomy: Anatomy, lesion: Lesion, points: npt.ArrayLike) -> Floats:
@@ -211,10 +232,6 @@ def _cross_section(
     if not lesion.grey:
         fraction = fraction * ~in_grey_matter(np.abs(u) / a, v / b, grey_size)
     return np.asarray(fraction, np.float32)
-
-
-def _apart(one: Lesion, other: Lesion) -> bool:
-    return abs(one.arc_mm - other.arc_mm) > (one.length_mm + other.length_mm) / 2 + GAP_MM
 
 
 def _draw_lesion(rng: Rng, anatomy: Anatomy, *, z_mm: float | None) -> Lesion:

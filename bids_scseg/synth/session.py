@@ -292,7 +292,7 @@ def truth_maps(
     `TRUTH_HALF_MM` of the cord's centre in their plane are looked at.
     """
     cord, numbers = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-    near = _near_cord(anatomy, shape, affine)
+    near = near_cord(anatomy, shape, affine)
     turn = anatomy.rotation.T
     ijk = np.stack(np.unravel_index(near, shape)).astype(np.float32)
     start = turn @ (affine[:3, 3] - anatomy.offset)
@@ -310,7 +310,7 @@ def truth_maps(
     return cord, numbers
 
 
-def _near_cord(anatomy: Anatomy, shape: tuple[int, int, int], affine: Doubles) -> npt.NDArray[np.intp]:
+def near_cord(anatomy: Anatomy, shape: tuple[int, int, int], affine: Doubles) -> npt.NDArray[np.intp]:
     """Flat indices of voxels within the box round the centerline in each k-plane (axis-parallel lattices)."""
     line = centerline_world(anatomy, z_axis())
     z = affine[2, 3] + affine[2, 2] * np.arange(shape[2])
@@ -380,11 +380,12 @@ def _write_truth(
         for number, lesion in enumerate(lesions, start=1)
     ]
     write_tsv(path.with_suffix(".tsv"), TRUTH_COLUMNS, rows)
-    write_json(path.with_suffix(".json"), resolution | {"Manual": False} | _column_texts())
+    write_json(path.with_suffix(".json"), resolution | {"Manual": False} | truth_texts())
 
 
-def _column_texts() -> dict[str, dict[str, str]]:
-    texts = dict(_COLUMN_TEXT)
+def truth_texts(*, origin: str = "the C2-C3 disc") -> dict[str, dict[str, str]]:
+    """Description of each column of the truth table; positions along the cord count from ``origin``."""
+    texts = {name: text.replace("the C2-C3 disc", origin) for name, text in _COLUMN_TEXT.items()}
     for name in SEQUENCES:
         texts[f"class_{name}"] = f"detectability drawn for {name}"
         texts[f"cnr_{name}"] = (
