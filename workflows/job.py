@@ -62,8 +62,8 @@ class SessionJob:
         ``sct`` or ``builtin``, for images without a mask of the user's.
     cord_path, cord_sha256
         The same of the built-in cord finder.
-    threshold
-        Lesion probability in force.
+    threshold, min_volume_mm3
+        Lesion probability in force, and the smallest lesion that counts.
     device
         Where inference runs, in words.
     started
@@ -86,6 +86,7 @@ class SessionJob:
     device: str
     started: str
     memory_gb: float = 0.0
+    min_volume_mm3: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bids_scseg.bids.names import session_names
 from bids_scseg.errors import MissingInputError
-from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import read_json
 from bids_scseg.interfaces.outputs import RECORDS_FILE, ReportSession
 from bids_scseg.options import RunOptions
@@ -25,6 +25,7 @@ FILES = {
     "row_file": "lesions/measure/session.json",
     "landmarks_file": "lesions/measure/landmarks.json",
 }
+ENGINE_FILE = "lesions/segment/engine.json"  # only where another program's network found the lesions
 
 
 def rewrite_report(plan: Plan, options: RunOptions) -> Path:
@@ -42,6 +43,8 @@ def rewrite_report(plan: Plan, options: RunOptions) -> Path:
     folder = options.work / plan.label / WORKFLOW_NAME
     summary = _summary(plan, options)
     files: dict[str, Any] = {name: str(folder / path) for name, path in FILES.items()}
+    if (folder / ENGINE_FILE).is_file():
+        files["engine_file"] = str(folder / ENGINE_FILE)
     files["case_files"] = [str(path) for path in sorted(folder.glob("lesions/prepare/case/*"))]
     records = folder / "write" / RECORDS_FILE
     absent = [path for path in (records, *(folder / path for path in FILES.values())) if not path.is_file()]
@@ -60,7 +63,7 @@ def rewrite_report(plan: Plan, options: RunOptions) -> Path:
 
 def _model_path(summary: dict[str, Any], options: RunOptions) -> str:
     """Folder of the model that made the results; the summary knows its checksum only."""
-    bundle = load_bundle(options.model)
+    bundle = load_engine(options.model)
     if bundle.weights_sha256 != summary.get("model_sha256"):
         raise MissingInputError(
             f"the session's results are not of the model {bundle.name}",

@@ -8,7 +8,7 @@ from pathlib import Path
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
-from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import MeasureLesions
 from bids_scseg.interfaces.outputs import ReportSession, WriteResults
 from bids_scseg.interfaces.prepare import PrepareSession
@@ -18,7 +18,7 @@ from bids_scseg.recipe.study import Plan
 from bids_scseg.workflows.cord import init_cord_wf
 from bids_scseg.workflows.job import SessionJob
 from bids_scseg.workflows.nodes import make_node
-from bids_scseg.workflows.segment import OUTPUTS, init_lesion_wf
+from bids_scseg.workflows.segment import OUTPUTS, LesionEngine, init_lesion_wf, sct_engine
 
 WORKFLOW_NAME = "session"
 
@@ -72,7 +72,9 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
 
 
 def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: list[str]) -> Workflow:
-    bundle = load_bundle(job.model_path)
+    bundle = load_engine(job.model_path)
+    external = bool(bundle.engine)
+    engine = sct_engine(bundle, images=images, keys=keys, names=names) if external else _own_engine(job)
     rules = bundle.recipe.inference
     return init_lesion_wf(
         prepare=PrepareSession(
@@ -83,10 +85,10 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
             label=job.plan.label,
             seed=job.options.random_seed,
         ),
-        segment=SegmentLesions(bundle=job.model_path, bundle_sha256=job.model_sha256, socket=job.socket),
+        engine=engine,
         measure=MeasureLesions(
             threshold=job.threshold,
-            min_volume_mm3=rules.min_volume_mm3,
+            min_volume_mm3=job.min_volume_mm3,
             connectivity=rules.connectivity,
             landmark_files=list(job.plan.labels),
             model=bundle.name,
@@ -96,6 +98,11 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
     )
 
 
+def _own_engine(job: SessionJob) -> LesionEngine:
+    segment = SegmentLesions(bundle=job.model_path, bundle_sha256=job.model_sha256, socket=job.socket)
+    return LesionEngine(segment=segment)
+
+
 def _output_inputs(job: SessionJob) -> dict[str, object]:
     return {
         "plan": job.plan,
@@ -103,6 +110,7 @@ def _output_inputs(job: SessionJob) -> dict[str, object]:
         "run": {
             "model_path": job.model_path,
             "threshold": job.threshold,
+            "min_volume_mm3": job.min_volume_mm3,
             "cord_method": job.cord_method,
             "device": job.device,
             "started": job.started,

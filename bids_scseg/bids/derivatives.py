@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from bids_scseg.bids.names import (
     sidecar,
     slab_names,
 )
-from bids_scseg.bids.write import TableValue, safe_join, write_image, write_json, write_tsv
+from bids_scseg.bids.write import APP_NAME, TableValue, safe_join, write_image, write_json, write_tsv
 from bids_scseg.errors import OutputError
 from bids_scseg.measure.instances import restore_labels, restore_labels_onto
 from bids_scseg.measure.lesions import lesion_columns
@@ -64,6 +64,8 @@ class SessionResults:
         Native volumes of the anchor's slabs, uppermost first.
     sequences
         All sequences of the recipe.
+    engine
+        Whose network found the lesions and what its values mean; empty for this program's own.
     """
 
     plan: Plan
@@ -75,6 +77,31 @@ class SessionResults:
     cords: Mapping[str, tuple[npt.NDArray[np.bool_], Grid, str]]
     anchor_images: Sequence[npt.NDArray[np.float32]]
     sequences: tuple[str, ...]
+    engine: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """Who made the lesion images, for their sidecars."""
+        model, version = self.summary.get("model"), self.summary.get("version")
+        words = f"lesion model {model}, SHA-256 {self.summary.get('model_sha256')}"
+        made: list[dict[str, object]] = [{"Name": APP_NAME, "Version": version, "Description": words}]
+        if self.engine:
+            made.append(
+                {
+                    "Name": self.engine.get("program"),
+                    "Version": self.engine.get("release"),
+                    "Description": f"{self.engine.get('command')}, each source image by itself",
+                    "ModelURL": self.engine.get("model_urls"),
+                }
+            )
+        return {"GeneratedBy": made}
+
+    @property
+    def rules(self) -> dict[str, object]:
+        """From probability to mask, for its sidecar."""
+        run = self.summary.get("run")
+        smallest = run.get("min_volume_mm3") if isinstance(run, Mapping) else None
+        return {"Threshold": self.summary.get("threshold"), "MinimumVolume": smallest}
 
     @property
     def files(self) -> dict[str, ImageFile]:
@@ -231,19 +258,23 @@ def _write_segmentation(
         probability = geometry.restore(results.probability, slab)
         labels = restore_labels(results.labels, geometry, slab)
     sources = [raw_uri(name) for name in results.files]
+    words = f"{results.engine['meaning']}. Mean over each voxel" if results.engine else PROBABILITY
+    made = results.provenance
     yield from _image(
         out, names.probseg, probability, grid,
-        image_metadata(sources, description=PROBABILITY, reference=reference),
+        image_metadata(sources, description=words, reference=reference, more=made),
     )  # fmt: skip
     mask = mask_metadata([own_uri(names.dseg)], kind="Lesion", description=MASK, reference=reference)
     yield from _image(
         out, names.mask, labels > 0, grid,
-        {**mask, "Threshold": results.summary.get("threshold")},
+        {**mask, **results.rules, **made},
     )  # fmt: skip
     columns = data_dictionary(lesion_columns(results.sequences)) if slab is None else {}
     yield from _image(
         out, names.dseg, labels, grid,
-        image_metadata([own_uri(names.probseg)], description=INSTANCES, reference=reference, more=columns),
+        image_metadata(
+            [own_uri(names.probseg)], description=INSTANCES, reference=reference, more={**columns, **made}
+        ),
     )  # fmt: skip
 
 

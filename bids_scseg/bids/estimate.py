@@ -21,6 +21,8 @@ IMAGE_SECONDS, IMAGE_SECONDS_PER_MEGAVOXEL = 2.0, 1.5  # cord finder, resampling
 REPORT_SECONDS = 8.0  # ours
 BASE_GB = 0.6  # interpreter with the libraries of one worker (ours)
 GB_PER_MEGAVOXEL = 0.03  # native image in float32 with working copies (ours)
+# Another program's networks on one whole image; guesses that nothing was measured for.
+LATE_SECONDS, LATE_GB = 600.0, 6.0
 
 
 def superior_range(grid: Grid) -> tuple[float, float]:
@@ -33,12 +35,13 @@ def superior_range(grid: Grid) -> tuple[float, float]:
     return low, high
 
 
-def estimate(sequences: Iterable[SequencePlan], recipe: Recipe) -> tuple[float, float]:
+def estimate(sequences: Iterable[SequencePlan], recipe: Recipe, *, late: bool = False) -> tuple[float, float]:
     """(memory in GB, seconds) of a session on two CPU cores.
 
     The prepared length is at most the union of the images' extents along the body. The network's time grows
     with the number of patches along it, the square of its width and the number of sequences that are present;
-    the rest with the number and size of the images and the number of slab registrations. Nothing: zeros.
+    the rest with the number and size of the images and the number of slab registrations. Where another
+    program segments each image (`late`), its guessed costs stand for the network's. Nothing: zeros.
     """
     present = list(sequences)
     files = [file for sequence in present for file in sequence.files]
@@ -46,15 +49,17 @@ def estimate(sequences: Iterable[SequencePlan], recipe: Recipe) -> tuple[float, 
         return 0.0, 0.0
     voxels = sum(math.prod(file.grid.shape) for file in files if file.grid) / 1e6
     pairs = sum(len(sequence.files) - 1 for sequence in present if recipe.rule(sequence.name).register_slabs)
+    network_seconds = LATE_SECONDS * len(files) if late else _network_seconds(files, len(present), recipe)
+    network_gb = LATE_GB if late else _network_gb(recipe)
     seconds = (
         START_SECONDS
         + REPORT_SECONDS
         + IMAGE_SECONDS * len(files)
         + IMAGE_SECONDS_PER_MEGAVOXEL * voxels
         + REGISTRATION_SECONDS * pairs
-        + _network_seconds(files, len(present), recipe)
+        + network_seconds
     )
-    return round(BASE_GB + _network_gb(recipe) + GB_PER_MEGAVOXEL * voxels, 1), round(seconds)
+    return round(BASE_GB + network_gb + GB_PER_MEGAVOXEL * voxels, 1), round(seconds)
 
 
 def _work(recipe: Recipe) -> float:

@@ -45,6 +45,7 @@ def make_plan(
     sequences: Iterable[str] | None = None,
     derivatives: Sequence[str | Path] = (),
     needs_anchor: str | None = None,
+    late: bool = False,
 ) -> Plan:
     """Decide what will be done for one session.
 
@@ -67,6 +68,8 @@ def make_plan(
         Roots of derivatives datasets with the user's cord masks and disc or vertebra labels.
     needs_anchor
         Sequence without which the model cannot work; None: any anchor will do.
+    late
+        Whether another program segments each image by itself, instead of the recipe's network.
 
     Returns
     -------
@@ -96,7 +99,7 @@ def make_plan(
     anchor, refusal = _anchor(recipe, tuple(chosen), needs_anchor)
     left_out += _misplaced(chosen, anchor, warnings)
     present = tuple(SequencePlan(name=name, files=files) for name, files in chosen.items())
-    memory_gb, seconds = estimate(present, recipe) if anchor else (0.0, 0.0)
+    memory_gb, seconds = estimate(present, recipe, late=late) if anchor else (0.0, 0.0)
     return Plan(
         subject=study.subject,
         session=study.session,
@@ -112,7 +115,7 @@ def make_plan(
         memory_gb=memory_gb,
         seconds=seconds,
         refusal=refusal,
-        impute=recipe.network.impute,
+        impute="late" if late else recipe.network.impute,
     )
 
 

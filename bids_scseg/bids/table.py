@@ -35,6 +35,8 @@ def imputation(plan: Plan) -> str:
     """How missing sequences are filled, in words; empty if none is missing or nothing is there."""
     if not plan.missing or not plan.anchor:
         return ""
+    if plan.impute == "late":
+        return "not replaced; each image is segmented by itself"
     source = f"the features of {' and '.join(plan.available)}"
     if len(plan.available) > 1:
         source = f"the mean of the features of {', '.join(plan.available)}"

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from bids_scseg.errors import (
 )
 from bids_scseg.inference.bundle import ModelBundle, load_bundle, session_mismatch
 from bids_scseg.inference.client import InferenceServer
+from bids_scseg.interfaces.engine import check_engine, load_engine
 from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
 from bids_scseg.options import CORD_METHODS, RunOptions
 from bids_scseg.recipe.study import Plan, Study
@@ -56,7 +57,33 @@ class Models:
     @property
     def needs_anchor(self) -> str | None:
         """The sequence without which the lesion model cannot work; None if any subset will do."""
-        return self.lesion.recipe.anchors[0] if self.lesion.network.skips == "anchor" else None
+        own = not self.lesion.engine and self.lesion.network.skips == "anchor"
+        return self.lesion.recipe.anchors[0] if own else None
+
+    @property
+    def needs_server(self) -> bool:
+        """Whether a network of this program's runs, for lesions or for cords."""
+        return not self.lesion.engine or self.cord is not None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries behind the numbers, and of another program that finds the lesions."""
+        release = {"Spinal Cord Toolbox": self.engine_release} if self.lesion.engine else {}
+        return {**library_versions(), **release}
+
+    @property
+    def engine_release(self) -> str:
+        """Release of the program whose network finds the lesions; empty for a network of this program."""
+        return dict(self.lesion.provenance).get("release", "unknown") if self.lesion.engine else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoServer:
+    """Stands for the inference process where another program does all the work."""
+
+    address: str = ""
+    description: str = "Spinal Cord Toolbox, CPU"
+    warning: str | None = None
 
 
 def run_participant(options: RunOptions) -> int:
@@ -126,8 +153,11 @@ def methods_text(options: RunOptions, models: Models) -> str:
             cord_source=models.cord_method,
             model=models.lesion.name,
             threshold=models.lesion.threshold if options.threshold is None else options.threshold,
+            min_volume_mm3=_min_volume(options, models),
             model_sha256=models.lesion.weights_sha256,
-            versions=library_versions(),
+            versions=models.versions,
+            engine=models.lesion.engine,
+            engine_release=models.engine_release,
         )
     )
 
@@ -138,9 +168,9 @@ def load_models(options: RunOptions) -> Models:
     Raises
     ------
     MissingToolError
-        If SCT is asked for and not installed.
+        If SCT, or a network of it, is asked for and not installed.
     UsageError
-        If ``--cord`` names neither a method nor a derivatives folder.
+        If ``--cord`` names neither a method nor a derivatives folder, or ``--model`` an unknown engine.
     """
     method = options.cord
     if method == "auto":
@@ -159,8 +189,10 @@ def load_models(options: RunOptions) -> Models:
             expected=f"Spinal Cord Toolbox {SCT_RELEASE}",
             remedy="install it, or use --cord builtin",
         )
+    lesion = load_engine(options.model)
+    check_engine(lesion)
     finder = load_bundle(CORD_FINDER) if method == "builtin" else None
-    return Models(lesion=load_bundle(options.model), cord=finder, cord_method=method)
+    return Models(lesion=lesion, cord=finder, cord_method=method)
 
 
 def _plans(
@@ -178,6 +210,7 @@ def _plans(
                 sequences=options.sequences or None,
                 derivatives=[*chosen, *(folder for folder in folders.values() if folder not in chosen)],
                 needs_anchor=models.needs_anchor,
+                late=bool(models.lesion.engine),
             )
             loud = session_mismatch(models.lesion, plan, cord_method=models.cord_method)
             yield replace(plan, warnings=(*loud, *plan.warnings))
@@ -221,7 +254,7 @@ def _rewrite_reports(options: RunOptions, plans: Iterator[Plan]) -> int:
 
 def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: int) -> int:
     out = prepare_output(options)
-    with _inference(options) as server:
+    with _inference(options) if models.needs_server else nullcontext(NoServer()) as server:
         facts = run_facts(options, models, device=server.description)
         write_dataset_files(out, raw=_raw(options), recipe=models.lesion.recipe, version=__version__)
         write_text(out, f"logs/run-{facts['run_id']}.toml", options.to_toml())
@@ -319,10 +352,16 @@ def _job(
         cord_path=str(models.cord.path) if models.cord else "",
         cord_sha256=models.cord.inference_sha256 if models.cord else "",
         threshold=threshold,
+        min_volume_mm3=_min_volume(options, models),
         device=str(facts["device"]),
         started=str(facts["started"]),
-        versions=(("bids_scseg", __version__), *library_versions().items()),
+        versions=(("bids_scseg", __version__), *models.versions.items()),
     )
+
+
+def _min_volume(options: RunOptions, models: Models) -> float:
+    rule = models.lesion.recipe.inference.min_volume_mm3
+    return rule if options.min_volume is None else options.min_volume
 
 
 def prepare_output(options: RunOptions) -> Path:
@@ -355,7 +394,7 @@ def run_facts(options: RunOptions, models: Models, *, device: str) -> dict[str, 
         "version": __version__,
         "numerical_version": NUMERICAL_VERSION,
         "python": platform.python_version(),
-        "libraries": library_versions(),
+        "libraries": models.versions,
         "model": models.lesion.name,
         "model_sha256": models.lesion.weights_sha256,
         "cord_method": models.cord_method,

@@ -136,12 +136,13 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
     from bids_scseg.bids.plan import check_sequences, make_plan
     from bids_scseg.bids.query import find_studies
     from bids_scseg.cli.participant import check_folders
-    from bids_scseg.inference.bundle import load_bundle
+    from bids_scseg.interfaces.engine import load_engine
 
     if options.bids_dir is None:
         raise UsageError("the raw dataset is needed", remedy="name its folder instead of '-'")
     check_folders(options, options.bids_dir)
-    recipe = load_bundle(options.model).recipe
+    bundle = load_engine(options.model)
+    recipe, late = bundle.recipe, bool(bundle.engine)
     check_sequences(options.sequences, recipe)
     filters = read_filters(options.filter_file, recipe) if options.filter_file else None
     studies = find_studies(
@@ -153,7 +154,14 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
     )
     folders = [folder for _, folder in options.derivatives]
     return [
-        make_plan(study, recipe, filters=filters, sequences=options.sequences or None, derivatives=folders)
+        make_plan(
+            study,
+            recipe,
+            filters=filters,
+            sequences=options.sequences or None,
+            derivatives=folders,
+            late=late,
+        )
         for study in studies
     ]
 
@@ -175,8 +183,9 @@ def task_options(options: RunOptions, *, cpus: int) -> RunOptions:
 def _model(name: str) -> str:
     """Name of a packaged model as it is, a folder by its absolute path: tasks start elsewhere."""
     from bids_scseg.inference.bundle import packaged_models
+    from bids_scseg.interfaces.engine import is_sct
 
-    return name if name in packaged_models() else str(Path(name).absolute())
+    return name if name in packaged_models() or is_sct(name) else str(Path(name).absolute())
 
 
 def submit_jobs(script: Path) -> str:

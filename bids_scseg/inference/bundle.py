@@ -87,6 +87,9 @@ class ModelBundle:
         First line of text of the model card (its heading, if it has no text).
     facts
         What is recorded of its training; bundles of version 0.1 record nothing there.
+    engine
+        Network of another program that is run instead, such as ``sct:lesion_ms``; this is then name and path
+        as well, and there is no weights file. Empty: the bundle's own network.
     """
 
     name: str
@@ -99,6 +102,7 @@ class ModelBundle:
     numerical_version: int
     summary: str
     facts: ModelFacts = field(default_factory=ModelFacts)
+    engine: str = ""
 
     @property
     def weights(self) -> Path:

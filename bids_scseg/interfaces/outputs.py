@@ -14,9 +14,9 @@ from bids_scseg.bids.derivatives import SessionResults, write_results
 from bids_scseg.bids.header import read_image
 from bids_scseg.bids.names import session_names
 from bids_scseg.errors import ImageError
-from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.cord import load_volume, read_record
+from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import read_json, write_json
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.recipe.study import Plan
@@ -41,6 +41,7 @@ class ResultInputSpec(VersionedInputSpec):
     table_file = File(exists=True, mandatory=True, desc="lesion table")
     row_file = File(exists=True, mandatory=True, desc="session row")
     landmarks_file = File(exists=True, mandatory=True, desc="landmarks")
+    engine_file = File(exists=True, desc="whose network found the lesions, where it is not this program's")
     plan = traits.Any(mandatory=True, desc="Plan of the session")
     options = traits.Any(mandatory=True, desc="RunOptions")
     run = traits.Dict(mandatory=True, desc="facts of the run")
@@ -64,13 +65,20 @@ class WriteResults(ScsegInterface):
         fit = read_json(self.inputs.report_file)
         # The bundle's path is this machine's; its name and checksum are in the row.
         run = {key: value for key, value in self.inputs.run.items() if key != "model_path"}
+        engine = _engine(self)
         results = SessionResults(
             plan=self.inputs.plan,
             geometry=geometry,
             labels=np.load(self.inputs.labels_file, allow_pickle=False),
             probability=np.load(self.inputs.probability_file, allow_pickle=False),
             lesions=read_json(self.inputs.table_file),
-            summary={**read_json(self.inputs.row_file), "fit": fit, "run": run},
+            summary={
+                **read_json(self.inputs.row_file),
+                "fit": fit,
+                "run": run,
+                **({"engine": engine} if engine else {}),
+            },
+            engine=engine,
             cords={
                 name: (cord, grid, who) for name, (_, grid, cord, who) in natives.items() if cord is not None
             },
@@ -83,6 +91,12 @@ class WriteResults(ScsegInterface):
         return {
             "written": list(write_results(options.output_dir, results, output_spaces=options.output_spaces))
         }
+
+
+def _engine(node: ScsegInterface) -> dict[str, Any]:
+    """Whose network found the lesions; empty for this program's own."""
+    file = node.given("engine_file")
+    return read_json(file) if file else {}
 
 
 class ReportSessionInputSpec(ResultInputSpec):
@@ -110,7 +124,8 @@ class ReportSession(ScsegInterface):
             ReportInput(
                 plan=plan,
                 case=load_case(self.inputs.case_files)[0],
-                bundle=load_bundle(run["model_path"]),
+                bundle=load_engine(run["model_path"]),
+                engine=_engine(self),
                 labels=np.load(self.inputs.labels_file, allow_pickle=False),
                 probability=np.load(self.inputs.probability_file, allow_pickle=False),
                 lesions=read_json(self.inputs.table_file),

@@ -14,7 +14,7 @@ from bids_scseg.preprocess.prepare import NativeImage, matching
 from bids_scseg.space.geometry import Geometry
 
 Volume = npt.NDArray[np.float32]
-Weights = npt.NDArray[np.generic]
+Weights = npt.NDArray[np.bool_] | npt.NDArray[np.floating]
 
 
 def fuse_maps(case: PreparedCase, maps: Mapping[str, Sequence[NativeImage]]) -> Volume:

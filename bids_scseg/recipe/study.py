@@ -115,7 +115,8 @@ class Plan:
     refusal
         Why the session cannot be segmented, in words; None if it can (then there is an anchor).
     impute
-        How the recipe's network fills missing sequences: ``mean`` or ``voxel``.
+        How the recipe's network fills missing sequences: ``mean`` or ``voxel``; ``late`` where each image is
+        segmented by itself, so that nothing is filled.
     """
 
     subject: str

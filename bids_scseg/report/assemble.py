@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,15 @@ from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.flags import derive_flags
 from bids_scseg.report.methods import MethodsFacts, compose
-from bids_scseg.report.records import AbsentSequence, Flag, NativeImage, Row, SequenceView, SessionReport
+from bids_scseg.report.records import (
+    NOTHING,
+    AbsentSequence,
+    Flag,
+    NativeImage,
+    Row,
+    SequenceView,
+    SessionReport,
+)
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import Grid, transform_points
 
@@ -53,6 +61,8 @@ class ReportInput:
         Name to version of this program and the libraries behind the numbers.
     links
         (text, path relative to the page).
+    engine
+        Whose network found the lesions and what its values mean; empty for this program's own.
     """
 
     plan: Plan
@@ -69,6 +79,7 @@ class ReportInput:
     run: Mapping[str, str]
     versions: Mapping[str, str]
     links: Sequence[tuple[str, str]] = ()
+    engine: Mapping[str, object] = field(default_factory=lambda: NOTHING)
 
 
 def assemble_report(given: ReportInput) -> SessionReport:
@@ -101,7 +112,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
         versions=given.versions,
         checksums={given.bundle.name: given.bundle.weights_sha256},
         seeds={"random seed": given.run.get("seed", "0")},
-        settings={"cord masks": given.run.get("cord_method", "")},
+        settings=_settings(given),
         methods=methods.text,
         references=methods.references,
         links=tuple(given.links),
@@ -133,12 +144,15 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         impute=given.bundle.network.impute,
         skips=given.bundle.network.skips,
         threshold=float(given.run["threshold"]),
-        min_volume_mm3=rules.min_volume_mm3,
+        min_volume_mm3=float(given.run.get("min_volume_mm3", rules.min_volume_mm3)),
         connectivity=rules.connectivity,
         flips=rules.flips,
         normalize=recipe.normalize,
         by_patch=rules.by_patch,
         device=given.run.get("device", ""),
+        engine=given.bundle.engine,
+        engine_release=str(given.engine.get("release", "")),
+        engine_meaning=str(given.engine.get("meaning", "")),
         origin=given.origin,
         versions=given.versions,
     )
@@ -216,7 +230,7 @@ def _unaligned(given: ReportInput, geometry: Geometry, name: str) -> npt.NDArray
 
 def _absent(given: ReportInput, geometry: Geometry) -> tuple[AbsentSequence, ...]:
     used = used_sequences(given.case, geometry)
-    handling = imputation(_as_fitted(given.plan, used, geometry.anchor))
+    handling = "" if given.engine else imputation(_as_fitted(given.plan, used, geometry.anchor))
     reasons = dict.fromkeys(geometry.keys, "it is constant or does not cover the cord")
     reasons |= {
         name: reason
@@ -270,6 +284,7 @@ def _warnings(given: ReportInput) -> tuple[Flag, ...]:
         if not any(part in text for part in ALREADY_DERIVED)
     ]
     return (
+        *_engine_flags(given.engine),
         *(Flag(severity="serious", title=MISMATCH, text=f"{text}.", remedy=MISMATCH_REMEDY) for text in loud),
         *flags,
         *(
@@ -278,6 +293,42 @@ def _warnings(given: ReportInput) -> tuple[Flag, ...]:
             if text not in loud
         ),
     )
+
+
+def _engine_flags(engine: Mapping[str, object]) -> tuple[Flag, ...]:
+    """What the values of another program's network are; nothing for this program's own."""
+    if not engine:
+        return ()
+    text = f"{engine.get('meaning')}. Threshold and smallest lesion were not validated for it."
+    return (
+        Flag(
+            severity="caution",
+            title=f"Lesions by {engine.get('program')} ({engine.get('name')})",
+            text=f"Wherever this page says probability, read: {text}",
+            remedy="Choose a threshold on cases of your own before comparing volumes.",
+        ),
+    )
+
+
+def _settings(given: ReportInput) -> dict[str, str]:
+    """What the run was set to, beyond model, threshold and device."""
+    smallest = given.run.get("min_volume_mm3", given.bundle.recipe.inference.min_volume_mm3)
+    return {
+        "Smallest lesion": f"{float(smallest):g} mm³",
+        "cord masks": given.run.get("cord_method", ""),
+        **_engine_settings(given.engine),
+    }
+
+
+def _engine_settings(engine: Mapping[str, object]) -> dict[str, str]:
+    if not engine:
+        return {}
+    outputs = engine.get("outputs")
+    kinds = sorted(set(outputs.values())) if isinstance(outputs, Mapping) else []
+    return {
+        "Lesion engine": f"{engine.get('program')} {engine.get('release')}: {engine.get('command')}",
+        "Its output": ", ".join(str(kind) for kind in kinds),
+    }
 
 
 def _slab_notes(fit: Mapping[str, object]) -> tuple[str, ...]:

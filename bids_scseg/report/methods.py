@@ -79,6 +79,9 @@ class MethodsFacts:
         From probability to lesions.
     device
         Where the network ran, in words.
+    engine, engine_release, engine_meaning
+        Network of another program that found the lesions instead (such as ``sct:lesion_ms``), that program's
+        release, and what its values mean; empty for this program's own network.
     origin
         Where lengths along the cord start; empty or ``field of view`` if not anatomical.
     whole_run
@@ -109,6 +112,9 @@ class MethodsFacts:
     normalize: Literal["coverage", "cord"] = "coverage"
     by_patch: bool = False
     device: str = ""
+    engine: str = ""
+    engine_release: str = ""
+    engine_meaning: str = ""
     origin: str = ""
     whole_run: bool = False
     versions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
@@ -150,10 +156,13 @@ def recipe_facts(
     cord_source: str,
     model: str,
     threshold: float | None = None,
+    min_volume_mm3: float | None = None,
     model_sha256: str = "",
     versions: Mapping[str, str] = NOTHING,
+    engine: str = "",
+    engine_release: str = "",
 ) -> MethodsFacts:
-    """Facts of a whole run, from what its recipe says; ``cord_source`` as in :class:`MethodsFacts`."""
+    """Facts of a whole run, from what its recipe says; sources and engine as in :class:`MethodsFacts`."""
     return MethodsFacts(
         version=version,
         sequences=tuple((rule.name, rule.description) for rule in recipe.sequences),
@@ -168,11 +177,13 @@ def recipe_facts(
         model_sha256=model_sha256,
         impute=recipe.network.impute,
         skips=recipe.network.skips,
-        min_volume_mm3=recipe.inference.min_volume_mm3,
+        min_volume_mm3=recipe.inference.min_volume_mm3 if min_volume_mm3 is None else min_volume_mm3,
         connectivity=recipe.inference.connectivity,
         flips=recipe.inference.flips,
         normalize=recipe.normalize,
         by_patch=recipe.inference.by_patch,
+        engine=engine,
+        engine_release=engine_release,
         whole_run=True,
         versions=versions,
     )
@@ -269,6 +280,8 @@ def _grid(facts: MethodsFacts) -> str:
 
 
 def _network(facts: MethodsFacts) -> str:
+    if facts.engine:
+        return _other_network(facts)
     weights = f", weights {facts.model_sha256[:12]}" if facts.model_sha256 else ""
     flips = " with left-right mirroring" if facts.flips else ""
     patches = ", where a sequence that does not reach a patch counted as missing," if facts.by_patch else ""
@@ -280,6 +293,18 @@ def _network(facts: MethodsFacts) -> str:
         "whose features are combined at the bottleneck [@walsh,nnunet] (model "
         f"{facts.model}{weights}).{_imputed(facts)} Skip connections were {skips}. It was applied in "
         f"overlapping patches along the cord{patches}{flips}{device}."
+    )
+
+
+def _other_network(facts: MethodsFacts) -> str:
+    """Late fusion of what the Spinal Cord Toolbox says of each image."""
+    release = f" {facts.engine_release}" if facts.engine_release else ""
+    meaning = f" The value is this: {facts.engine_meaning}." if facts.engine_meaning else ""
+    return (
+        f"Lesions were found by the network {facts.engine.partition(':')[2]} of the Spinal Cord Toolbox"
+        f"{release} (sct_deepseg) [@sct], run on each acquired image by itself. Its maps were brought onto "
+        "the common grid by the same coordinate map and averaged, at each place over the sequences that "
+        f"cover it (late fusion); missing sequences have no say.{meaning}"
     )
 
 
@@ -295,8 +320,9 @@ def _imputed(facts: MethodsFacts) -> str:
 
 def _lesions(facts: MethodsFacts) -> str:
     small = f"; lesions under {facts.min_volume_mm3:g} mm³ were dropped" if facts.min_volume_mm3 > 0 else ""
+    word = "fused value" if facts.engine else "probability"
     return (
-        f"Voxels with a probability of at least {facts.threshold:g} were taken as lesion, and "
+        f"Voxels with a {word} of at least {facts.threshold:g} were taken as lesion, and "
         f"{facts.connectivity}-connected voxels as one lesion{small}. Lesions were numbered and measured "
         "once, in the common space, which preserves volume, and restored to the native images by averaging "
         "over each voxel's footprint. Lengths are arc lengths of the centerline; positions count from "
@@ -317,4 +343,9 @@ def _limits(facts: MethodsFacts) -> str:
     purpose = "the software is for research and not a medical device."
     if facts.validated:
         return purpose.capitalize()
+    if facts.engine:
+        return (
+            "The fused value is no probability, and fusion and threshold were not validated on patients. "
+            f"Results need a reader's review; {purpose}"
+        )
     return f"The model {facts.model} was not validated on patients. Results need a reader's review; {purpose}"
