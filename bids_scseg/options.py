@@ -43,6 +43,8 @@ class RunOptions:
         Sessions at once, threads of the network, memory limit in GB; 0 = from the machine.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    follow_links
+        Whether images may be links to places outside of the dataset.
     output_spaces
         ``anchor``: results on the anchor's grid; ``all``: on every image's as well.
     model
@@ -85,6 +87,7 @@ class RunOptions:
     dry_run: bool = False
     json_plan: Path | None = None
     skip_bids_validation: bool = False
+    follow_links: bool = False
     reports_only: bool = False
     boilerplate_only: bool = False
     stop_on_first_crash: bool = False
@@ -162,7 +165,7 @@ def read_config(path: Path) -> dict[str, Any]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise MissingInputError(f"cannot be read ({error.strerror})", file=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also other encodings, and nesting without end
         raise DataError(f"not TOML: {error}", file=path) from error
     known = {item.name: str(item.type) for item in dataclasses.fields(RunOptions)}
     options = {}
@@ -193,7 +196,7 @@ def _typed(name: str, kind: str, value: object, path: Path) -> object:
         allowed = ok.get(base, (str,))
         if isinstance(value, allowed) and (base == "bool" or not isinstance(value, bool)):
             return value
-    raise DataError(f"option {name!r} has value {value!r}", file=path, expected=kind)
+    raise DataError(f"option {name!r} has value {value!r:.60}", file=path, expected=kind)
 
 
 def _toml(value: object) -> str:
