@@ -142,6 +142,10 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         *_both("skip-bids-validation"), dest="skip_bids_validation", action="store_true",
         help="go on although dataset_description.json is missing or broken",
     )  # fmt: skip
+    group.add_argument(
+        *_both("follow-links"), dest="follow_links", action="store_true",
+        help="use images that are links to places outside of the dataset",
+    )  # fmt: skip
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
