@@ -166,6 +166,7 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
     try:
         if job.plan.anchor is None:
             raise no_usable_image(job.plan)
+        check_size(job)
         # Two locks: runs with different outputs may share a work directory.
         with session_lock(job.options.output_dir / "logs", label), session_lock(folder, label):
             clear_remains(job.options.output_dir, job.plan)
@@ -191,6 +192,26 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
         warnings=warnings,
         steps=watch.steps(),
     )
+
+
+def check_size(job: SessionJob) -> None:
+    """Refuse a session that this machine can never hold, before its images are read.
+
+    Raises
+    ------
+    ImageError
+        If its images need more memory than there is, other programs and swap space included.
+    """
+    from bids_scseg.workflows.resources import all_memory_gb
+
+    there = all_memory_gb()
+    if job.memory_gb > there:
+        raise ImageError(
+            f"its images need about {job.memory_gb:.1f} GB of memory, this machine has {there:.1f} GB",
+            file=job.plan.dataset,
+            expected="images that fit into memory",
+            remedy="crop them, or run on a larger machine",
+        )
 
 
 def clear_remains(out: Path, plan: Plan) -> None:

@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bids_scseg import NUMERICAL_VERSION, __version__
+from bids_scseg.bids.checksums import DATASET, ROOT_FILES, record
 from bids_scseg.bids.dataset import check_output_folder, write_dataset_files
 from bids_scseg.bids.filters import Filters, read_filters
+from bids_scseg.bids.given import with_geometry
 from bids_scseg.bids.plan import check_sequences, make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.bids.table import plan_table, plans_to_json
 from bids_scseg.bids.write import write_text
+from bids_scseg.cli.checks import check_startup
 from bids_scseg.cli.console import Console, summary
 from bids_scseg.cli.version import library_versions
 from bids_scseg.errors import (
@@ -29,21 +32,32 @@ from bids_scseg.errors import (
     ScsegError,
     UsageError,
 )
+from bids_scseg.files import sweep
 from bids_scseg.inference.bundle import ModelBundle, load_bundle, session_mismatch
 from bids_scseg.inference.client import InferenceServer
+from bids_scseg.inference.pool import InferencePool
 from bids_scseg.interfaces.engine import check_engine, load_engine
 from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
 from bids_scseg.options import CORD_METHODS, RunOptions
 from bids_scseg.recipe.study import Plan, Study
+from bids_scseg.workflows.budget import Budget, Device
 from bids_scseg.workflows.job import SessionJob, SessionOutcome
+from bids_scseg.workflows.resources import (
+    INFERENCE_GB,
+    check_disk,
+    check_memory,
+    disk_needs,
+    memory_gb,
+    worker_count,
+    worker_gb,
+)
 from bids_scseg.workflows.runner import run_sessions
 from bids_scseg.workflows.status import write_outcome, write_status
+from bids_scseg.workflows.verification import verify_run
 
 CORD_FINDER = "cord-finder"
+PROBLEMS_SHOWN = 10  # of the verification; all stand in its log
 TYPICAL_STEPS = 12  # of a session with seven images; only the bar's length depends on it
-SESSION_GB = 2.0  # of one session, ours: 1.2 GB was the largest process seen on the demo
-INFERENCE_GB = 2.0  # of the inference process with the packaged models, ours, with room to spare
-MEMORY_INFO, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +95,7 @@ class Models:
 class NoServer:
     """Stands for the inference process where another program does all the work."""
 
-    address: str = ""
+    servers: tuple[InferenceServer, ...] = ()
     description: str = "Spinal Cord Toolbox, CPU"
     warning: str | None = None
 
@@ -90,6 +104,7 @@ def run_participant(options: RunOptions) -> int:
     """Run the participant level; the exit code."""
     raw = _raw(options)
     check_folders(options, raw)
+    check_startup(options)
     models = load_models(options)
     filters = read_filters(options.filter_file, models.lesion.recipe) if options.filter_file else None
     check_sequences(options.sequences, models.lesion.recipe)
@@ -99,6 +114,7 @@ def run_participant(options: RunOptions) -> int:
         sessions=options.sessions,
         exclude=options.exclude,
         validate_names=not options.skip_bids_validation,
+        follow_links=options.follow_links,
     )
     plans = _plans(options, models, studies, filters=filters)
     if options.dry_run:
@@ -121,9 +137,16 @@ def check_folders(options: RunOptions, raw: Path) -> None:
     UsageError
         If two derivatives folders bear one name, of which only one would be looked at.
     MissingInputError
-        If a derivatives folder is absent.
+        If a derivatives folder, or the one with geometries, is absent.
     """
     check_output_folder(options.output_dir, raw)
+    if options.geometry is not None and not options.geometry.is_dir():
+        raise MissingInputError(
+            "there is no such folder of an earlier run",
+            file=options.geometry,
+            expected="a folder with sub-*/[ses-*/]anat/*_geometry.json",
+            remedy="correct --geometry",
+        )
     names = [name for name, _ in options.derivatives]
     for name, folder in options.derivatives:
         if names.count(name) > 1:
@@ -212,6 +235,8 @@ def _plans(
                 needs_anchor=models.needs_anchor,
                 late=bool(models.lesion.engine),
             )
+            if options.geometry is not None:
+                plan = with_geometry(plan, options.geometry, recipe, needs_anchor=models.needs_anchor)
             loud = session_mismatch(models.lesion, plan, cord_method=models.cord_method)
             yield replace(plan, warnings=(*loud, *plan.warnings))
         except OSError as error:  # a folder that cannot be read is this session's trouble alone
@@ -253,28 +278,68 @@ def _rewrite_reports(options: RunOptions, plans: Iterator[Plan]) -> int:
 
 
 def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: int) -> int:
+    ready = list(plans)
+    notes = check_resources(options, models, ready)
     out = prepare_output(options)
     with _inference(options) if models.needs_server else nullcontext(NoServer()) as server:
         facts = run_facts(options, models, device=server.description)
         write_dataset_files(out, raw=_raw(options), recipe=models.lesion.recipe, version=__version__)
+        record(out, DATASET, ROOT_FILES)
         write_text(out, f"logs/run-{facts['run_id']}.toml", options.to_toml())
         write_text(out, "logs/methods.md", methods_text(options, models))
         console = Console(total, steps=TYPICAL_STEPS)
         with closing(console):
-            if server.warning:
-                console.line(server.warning)
-            jobs = (_job(plan, options, models, address=server.address, facts=facts) for plan in plans)
-            outcomes = _run_jobs(jobs, options, console, facts=facts, total=total)
+            for note in (server.warning, *notes):
+                if note:
+                    console.line(note)
+            jobs = (_job(plan, options, models, facts=facts) for plan in ready)
+            budget = Budget(memory_gb=memory_gb(options) - INFERENCE_GB, devices=_devices(server))
+            outcomes = _run_jobs(jobs, options, console, facts=facts, total=total, budget=budget)
     sys.stderr.write(summary(outcomes, total=total, output_dir=out) + "\n")
-    return exit_code(outcomes, total=total)
+    return _verified(out, outcomes) or exit_code(outcomes, total=total)
+
+
+def check_resources(options: RunOptions, models: Models, plans: Sequence[Plan]) -> tuple[str, ...]:
+    """What to tell about memory and disk before the start.
+
+    Raises
+    ------
+    DiskFullError
+        If the disk is surely too small.
+    """
+    recipe = models.lesion.recipe
+    short = check_memory(plans, recipe, limit_gb=memory_gb(options))
+    return (*check_disk(disk_needs(options, plans, recipe)), *short)
+
+
+def _devices(server: InferencePool | NoServer) -> tuple[Device, ...]:
+    return tuple(Device(address=item.address, description=item.description) for item in server.servers)
+
+
+def _verified(out: Path, outcomes: Sequence[SessionOutcome]) -> int:
+    """Verify what this run has finished, and say so; 1 if something is wrong."""
+    done = [outcome.label for outcome in outcomes if outcome.ok]
+    if not done:
+        return 0
+    verdict = verify_run(out, done)
+    lines = [f"  wrong: {problem}" for problem in verdict.problems[:PROBLEMS_SHOWN]]
+    sys.stderr.write("\n".join([str(verdict), *lines]) + "\n")
+    return 0 if verdict.passed else 1
 
 
 @contextmanager
-def _inference(options: RunOptions) -> Iterator[InferenceServer]:
-    """The inference process; where it cannot start, the folders made for the run go again."""
+def _inference(options: RunOptions) -> Iterator[InferencePool]:
+    """The inference processes; where one cannot start, the folders made for the run go again."""
     with ExitStack() as stack:
         try:
-            server = stack.enter_context(InferenceServer(options.device, threads=options.threads))
+            server = stack.enter_context(
+                InferencePool(
+                    options.device,
+                    threads=options.threads,
+                    at_most=options.workers,
+                    deterministic=options.deterministic,
+                )
+            )
         except ScsegError:
             for folder in (options.work, options.output_dir):
                 with suppress(OSError):
@@ -292,7 +357,13 @@ def exit_code(outcomes: Sequence[SessionOutcome], *, total: int) -> int:
 
 
 def _run_jobs(
-    jobs: Iterator[SessionJob], options: RunOptions, console: Console, *, facts: dict[str, object], total: int
+    jobs: Iterator[SessionJob],
+    options: RunOptions,
+    console: Console,
+    *,
+    facts: dict[str, object],
+    total: int,
+    budget: Budget,
 ) -> list[SessionOutcome]:
     outcomes: list[SessionOutcome] = []
     finished = run_sessions(
@@ -300,6 +371,7 @@ def _run_jobs(
         workers=worker_count(options, total),
         stop_on_first_crash=options.stop_on_first_crash,
         progress=console.step,
+        budget=budget,
     )
     for outcome in finished:
         outcomes.append(outcome)
@@ -338,14 +410,12 @@ def _raw(options: RunOptions) -> Path:
     return options.bids_dir
 
 
-def _job(
-    plan: Plan, options: RunOptions, models: Models, *, address: str, facts: dict[str, object]
-) -> SessionJob:
+def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, object]) -> SessionJob:
     threshold = models.lesion.threshold if options.threshold is None else options.threshold
     return SessionJob(
         plan=plan,
         options=options,
-        socket=address,
+        socket="",  # of the device that it is given when it starts
         model_path=str(models.lesion.path),
         model_sha256=models.lesion.inference_sha256,
         cord_method=models.cord_method,
@@ -355,6 +425,7 @@ def _job(
         min_volume_mm3=_min_volume(options, models),
         device=str(facts["device"]),
         started=str(facts["started"]),
+        memory_gb=worker_gb(plan, models.lesion.recipe),
         versions=(("bids_scseg", __version__), *models.versions.items()),
     )
 
@@ -382,6 +453,8 @@ def prepare_output(options: RunOptions) -> Path:
             ) from error
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError("cannot be written", file=folder, remedy="choose a writable folder")
+    for folder in (out, out / "logs", out / "figures", out / "group"):
+        sweep(folder)
     return out
 
 
@@ -402,21 +475,3 @@ def run_facts(options: RunOptions, models: Models, *, device: str) -> dict[str, 
         "device": device,
         "seed": options.random_seed,
     }
-
-
-def worker_count(options: RunOptions, total: int) -> int:
-    """Sessions at once: as asked for, as memory allows, and no more than there are."""
-    memory = options.mem_gb or free_memory_gb()
-    fitting = (memory - INFERENCE_GB) / SESSION_GB
-    return max(1, int(min(options.workers, fitting, total)))
-
-
-def free_memory_gb() -> float:
-    """Memory that can be had now, GB, within a container's limit; infinite where the system does not tell."""
-    found = [float("inf")]
-    with suppress(OSError):
-        lines = MEMORY_INFO.read_text(encoding="ascii").splitlines()
-        found += [int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable")]
-    with suppress(OSError, ValueError):  # "max": no limit
-        found.append(int(MEMORY_LIMIT.read_text(encoding="ascii")) / 1e9)
-    return min(found)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from integration.checks import Result, call
 from integration.cohorts import STAR, TWO_SLABS, add_session, describe, tiny_finder, tiny_model
 
+from bids_scseg.bids.validator import Judgement
 from bids_scseg.cli import participant
 from bids_scseg.inference.client import InferenceServer
+from bids_scseg.workflows import job, verification
 from bids_scseg.workflows.job import run_job
 
 
@@ -38,25 +40,30 @@ def server() -> Iterator[InferenceServer]:
 class SharedServer:
     """Stands where a run would start an inference process of its own."""
 
-    def __init__(self, server: InferenceServer) -> None:
-        self._server = server
+    warning = None
 
-    def __call__(self, device: str, *, threads: int) -> SharedServer:
+    def __init__(self, server: InferenceServer) -> None:
+        self.servers = (server,)
+        self.description = server.description
+
+    def __call__(self, device: str, *, threads: int, at_most: int, deterministic: bool) -> SharedServer:
         return self
 
-    def __enter__(self) -> InferenceServer:
-        return self._server
+    def __enter__(self) -> SharedServer:
+        return self
 
     def __exit__(self, *_: object) -> None:
         return None
 
 
-def sessions_here(jobs, *, workers, stop_on_first_crash, progress):
+def sessions_here(jobs, *, workers, stop_on_first_crash, progress, budget):
     """As ``run_sessions``, in this process and one after another."""
-    for job in jobs:
-        outcome = run_job(job, progress=lambda step, label=job.plan.label: progress(label, step))
+    for given in jobs:
+        device = budget.take(given.plan.label)
+        given = replace(given, socket=device.address, device=device.description)
+        outcome = run_job(given, progress=lambda step, label=given.plan.label: progress(label, step))
         yield outcome
-        if stop_on_first_crash and not outcome.ok:
+        if outcome.ends_run or (stop_on_first_crash and not outcome.ok):
             return
 
 
@@ -69,7 +76,9 @@ def run(server, model, finder) -> Run:
 
     def participant_level(bids: Path, out: Path, *more: object, cord: str = "builtin") -> Result:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(participant, "InferenceServer", SharedServer(server))
+            patch.setattr(participant, "InferencePool", SharedServer(server))
+            patch.setattr(job, "LOCK_WAIT_S", 0.0)
+            patch.setattr(verification, "validate", lambda _: Judgement(state="not run", why="slow"))
             patch.setattr(participant, "run_sessions", sessions_here)
             patch.setattr(participant, "CORD_FINDER", str(finder))
             return call(bids, out, "participant", "--model", model, "--cord", cord, *more)

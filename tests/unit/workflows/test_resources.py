@@ -1,0 +1,143 @@
+"""What a run needs and what is there, told before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from bids_builders import image, lattice, study
+from unit_jobs import job
+
+from bids_scseg.bids.plan import make_plan
+from bids_scseg.errors import DiskFullError, ImageError
+from bids_scseg.options import RunOptions
+from bids_scseg.recipe.load import load_recipe
+from bids_scseg.workflows import resources
+from bids_scseg.workflows.job import check_size, run_job
+from bids_scseg.workflows.resources import (
+    DiskNeed,
+    check_disk,
+    check_memory,
+    disk_bytes,
+    disk_needs,
+    folder_bytes,
+    worker_count,
+    worker_gb,
+)
+
+OPTIONS = RunOptions(bids_dir=Path("in"), output_dir=Path("out"), level="participant", nprocs=8)
+RECIPE = load_recipe("cord-lesion")
+
+
+def plan(*names, grid=None):
+    return make_plan(study(*(image(name, grid) for name in names)), RECIPE)
+
+
+SMALL = plan("acq-sag_T2w")
+LARGE = plan("acq-sag_T2w", grid=lattice(slices=400))
+
+
+@pytest.mark.parametrize(
+    ("memory", "total", "workers"),
+    [
+        (float("inf"), 20, 8),  # a system that does not tell
+        (3.4, 20, 3),  # 2 GB for the network, 0.45 GB for each of the smallest sessions
+        (1.0, 20, 1),
+        (64.0, 2, 2),
+    ],
+)
+def test_sessions_at_once(monkeypatch, memory, total, workers):
+    monkeypatch.setattr(resources, "free_memory_gb", lambda: memory)
+    assert worker_count(OPTIONS, total) == workers
+    assert worker_count(replace(OPTIONS, mem_gb=3.4), total) == min(3, total)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("2000000000", 2.0), ("max", 8.192), ("64000000000", 8.192), (None, 8.192)]
+)
+def test_a_containers_memory_limit_counts(tmp_path, monkeypatch, limit, expected):
+    info, maximum = tmp_path / "meminfo", tmp_path / "memory.max"
+    info.write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\nSwapTotal: 1000000 kB\n")
+    if limit is not None:
+        maximum.write_text(f"{limit}\n")
+    monkeypatch.setattr(resources, "MEMORY_INFO", info)
+    monkeypatch.setattr(resources, "MEMORY_LIMIT", maximum)
+    assert resources.free_memory_gb() == pytest.approx(expected)
+    assert resources.all_memory_gb() == pytest.approx(2.0 if expected == 2.0 else 10.24)
+
+
+def test_a_system_that_does_not_tell_its_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "MEMORY_INFO", tmp_path / "absent")
+    monkeypatch.setattr(resources, "MEMORY_LIMIT", tmp_path / "absent")
+    assert resources.free_memory_gb() == resources.all_memory_gb() == float("inf")
+
+
+def test_memory_grows_with_images_and_registration():
+    # 14 x 250 x 300 voxels = 1.05 million: 0.3 + 0.15 + 0.02 * 1.05
+    assert worker_gb(SMALL, RECIPE) == pytest.approx(0.471)
+    # 300 x 300 x 30 = 2.7 million more
+    lone = plan("acq-ax_T2starw", grid=lattice("ax"))
+    assert worker_gb(lone, RECIPE) == pytest.approx(0.3 + 0.15 + 0.054)
+    slabs = make_plan(
+        study(image("acq-sag_chunk-1_T2w", lattice(low=220)), image("acq-sag_chunk-2_T2w", lattice())), RECIPE
+    )
+    assert worker_gb(slabs, RECIPE) == pytest.approx(0.3 + 0.3 + 0.042 + 0.4)
+
+
+def test_a_session_too_large_for_the_memory_that_is_there_is_told():
+    assert check_memory([SMALL], RECIPE, limit_gb=8.0) == ()
+    (words,) = check_memory([SMALL], RECIPE, limit_gb=2.2)
+    assert words == "sub-01 needs about 2.5 GB of memory, 2.2 GB are there: it may be killed"
+
+
+def test_a_session_that_no_memory_can_hold_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr(resources, "all_memory_gb", lambda: 8.0)
+    check_size(job("1", memory_gb=7.9))
+    with pytest.raises(ImageError, match=r"need about 20\.0 GB of memory, this machine has 8\.0 GB"):
+        check_size(job("1", memory_gb=20.0))
+    given = job("1", memory_gb=20.0)
+    outcome = run_job(replace(given, plan=replace(given.plan, anchor="T2Sag")), progress=lambda _: None)
+    assert outcome.state == "refused"
+
+
+def test_disk_grows_with_the_prepared_length_and_the_images():
+    # 240 mm of 0.8 mm voxels and two margins at the recipe's spacing, 48 x 48 voxels, 6 sequences
+    work, out = disk_bytes(SMALL, RECIPE)
+    length = (240 + 2 * RECIPE.grid.margin_mm) / RECIPE.grid.spacing_mm
+    assert work == pytest.approx(length * 48 * 48 * (14 + 5 * 6) + 2 * 1.05e6, rel=1e-3)
+    assert out == pytest.approx(10e6 + 1.05e6)
+    assert disk_bytes(replace(SMALL, anchor=None), RECIPE) == (0, 0)
+    assert disk_bytes(LARGE, RECIPE)[0] > work
+
+
+def test_needs_are_summed_by_file_system(tmp_path, monkeypatch):
+    options = replace(OPTIONS, output_dir=tmp_path / "not" / "there", nprocs=1)
+    work, out = disk_bytes(SMALL, RECIPE)
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: SimpleNamespace(free=123.0))
+    (need,) = disk_needs(options, [SMALL, SMALL], RECIPE)
+    assert (need.folder, need.free) == (tmp_path, 123.0)
+    assert need.needed == pytest.approx(2 * (work + out))
+    (need,) = disk_needs(replace(options, clean_workdir=True), [SMALL, SMALL], RECIPE)
+    assert need.needed == pytest.approx(work + 2 * out)
+    there = options.work / "sub-01" / "session"
+    there.mkdir(parents=True)
+    (there / "a").write_bytes(bytes(1000))
+    assert folder_bytes(options.work) == 1000
+    (need,) = disk_needs(options, [SMALL], RECIPE)
+    assert need.needed == pytest.approx(work + out - 1000)
+
+
+def test_too_little_disk_is_refused_with_both_numbers():
+    def need(free):
+        return DiskNeed(folder=Path("/out"), needed=10e9, free=free)
+
+    assert check_disk([need(11e9)]) == ()
+    (words,) = check_disk([need(7e9)])
+    assert "about 10.00 GB will be written to /out, 7.00 GB are free" in words
+    with pytest.raises(
+        DiskFullError, match=r"about 10\.00 GB .* 4\.00 GB are free.*--clean-workdir"
+    ) as caught:
+        check_disk([need(4e9)])
+    assert caught.value.exit_code == 73

@@ -1,0 +1,187 @@
+"""What a run needs of memory and disk, what is there, and what to tell before it starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_scseg.bids.estimate import superior_range
+from bids_scseg.errors import DiskFullError
+from bids_scseg.options import RunOptions
+from bids_scseg.recipe.model import Recipe
+from bids_scseg.recipe.study import Plan
+
+# Peak of a session's worker, measured on phantoms (0.2, 0.3, 0.5, 0.9 GB at 0.03, 2.4, 12, 42 million voxels)
+# and a demo session of seven images with registration (1.5 GB at 13 million); with room to spare.
+WORKER_GB, WORKER_GB_PER_IMAGE, WORKER_GB_PER_MEGAVOXEL, REGISTRATION_GB = 0.3, 0.15, 0.02, 0.4
+INFERENCE_GB = 2.0  # of the inference process with the packaged models, ours: 1.2 GB was the largest seen
+# Bytes on disk, by the same runs: work folders of 15 to 83 MB, outputs of 2 to 20 MB.
+WORK_BYTES_PER_SEQUENCE, WORK_BYTES_PER_PREPARED_VOXEL, WORK_BYTES_PER_VOXEL = 5, 14, 2
+OUTPUT_BYTES, OUTPUT_BYTES_PER_VOXEL = 10e6, 1
+SURE = 0.5  # share of the estimated disk space without which a run is refused; below all of it, it is warned
+MEMORY_INFO, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskNeed:
+    """Bytes that a run will write below a folder."""
+
+    folder: Path
+    needed: float
+    free: float
+
+    def __str__(self) -> str:
+        return f"about {_gb(self.needed)} will be written to {self.folder}, {_gb(self.free)} are free"
+
+
+def worker_gb(plan: Plan, recipe: Recipe) -> float:
+    """Largest memory of the worker that runs a session, GB; the network's is the inference process's."""
+    files = [file for sequence in plan.sequences for file in sequence.files]
+    pairs = any(
+        len(sequence.files) > 1 and recipe.rule(sequence.name).register_slabs for sequence in plan.sequences
+    )
+    return (
+        WORKER_GB
+        + WORKER_GB_PER_IMAGE * len(files)
+        + WORKER_GB_PER_MEGAVOXEL * _voxels(plan) / 1e6
+        + REGISTRATION_GB * pairs
+    )
+
+
+def disk_bytes(plan: Plan, recipe: Recipe) -> tuple[float, float]:
+    """Bytes that a session writes to (work folder, output folder); zeros if it is refused."""
+    if plan.anchor is None:
+        return 0.0, 0.0
+    voxels, sequences = _voxels(plan), len(recipe.sequence_names)
+    each = WORK_BYTES_PER_PREPARED_VOXEL + WORK_BYTES_PER_SEQUENCE * sequences
+    work = each * _prepared_voxels(plan, recipe) + WORK_BYTES_PER_VOXEL * voxels
+    return work, OUTPUT_BYTES + OUTPUT_BYTES_PER_VOXEL * voxels
+
+
+def disk_needs(options: RunOptions, plans: Sequence[Plan], recipe: Recipe) -> tuple[DiskNeed, ...]:
+    """What a run will write, for each file system; what earlier runs left in the work folder is taken off."""
+    work, out = [], 0.0
+    for plan in plans:
+        in_work, in_out = disk_bytes(plan, recipe)
+        work.append(max(0.0, in_work - folder_bytes(options.work / plan.label)))
+        out += in_out
+    if options.clean_workdir:  # only those of the sessions that run at once are there at one time
+        work = sorted(work, reverse=True)[: options.workers]
+    places = {options.output_dir: out, options.work: sum(work)}
+    needs: dict[int, DiskNeed] = {}
+    for folder, needed in places.items():
+        base = _existing(folder)
+        device = base.stat().st_dev
+        before = needs[device].needed if device in needs else 0.0
+        free = float(shutil.disk_usage(base).free)
+        needs[device] = DiskNeed(folder=base, needed=before + needed, free=free)
+    return tuple(needs.values())
+
+
+def check_disk(needs: Iterable[DiskNeed]) -> tuple[str, ...]:
+    """Warnings about disk space.
+
+    Raises
+    ------
+    DiskFullError
+        If there is less than half of what the run will write, by estimate.
+    """
+    warnings = []
+    for need in needs:
+        if need.free < SURE * need.needed:
+            raise DiskFullError(
+                str(need),
+                remedy="free space, name another folder with --work-dir, add --clean-workdir, or run fewer "
+                "sessions at a time",
+            )
+        if need.free < need.needed:
+            warnings.append(f"{need}: the disk may become full")
+    return tuple(warnings)
+
+
+def check_memory(plans: Iterable[Plan], recipe: Recipe, *, limit_gb: float) -> tuple[str, ...]:
+    """Warnings about sessions that need more memory than there is."""
+    found = []
+    for plan in plans:
+        need = worker_gb(plan, recipe) + INFERENCE_GB
+        if plan.anchor is not None and need > limit_gb:
+            found.append(
+                f"{plan.label} needs about {need:.1f} GB of memory, {limit_gb:.1f} GB are there: "
+                "it may be killed"
+            )
+    return tuple(found)
+
+
+def memory_gb(options: RunOptions) -> float:
+    """Memory that a run may use, GB: as asked for, else what can be had now."""
+    return options.mem_gb or free_memory_gb()
+
+
+def worker_count(options: RunOptions, total: int) -> int:
+    """Sessions at once, at most: as asked for, as the smallest would fit into memory, as there are."""
+    fitting = (memory_gb(options) - INFERENCE_GB) / (WORKER_GB + WORKER_GB_PER_IMAGE)
+    return max(1, int(min(options.workers, fitting, total)))
+
+
+def free_memory_gb() -> float:
+    """Memory that can be had now, GB, within a container's limit; infinite where the system does not tell."""
+    return min(_meminfo("MemAvailable"), _limit())
+
+
+def all_memory_gb() -> float:
+    """Memory of this machine or container, GB; infinite where the system does not tell."""
+    return min(_meminfo("MemTotal") + _meminfo("SwapTotal", absent=0.0), _limit())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files below a folder; 0 if there is none."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(root, name).lstat().st_size
+    return total
+
+
+def _voxels(plan: Plan) -> int:
+    files = [file for sequence in plan.sequences for file in sequence.files]
+    return sum(math.prod(file.grid.shape) for file in files if file.grid is not None)
+
+
+def _prepared_voxels(plan: Plan, recipe: Recipe) -> float:
+    """Voxels of the prepared grid: at most the extent of all images along the body, times the window."""
+    grids = [file.grid for sequence in plan.sequences for file in sequence.files if file.grid is not None]
+    if not grids:
+        return 0.0
+    ranges = [superior_range(grid) for grid in grids]
+    length = max(high for _, high in ranges) - min(low for low, _ in ranges)
+    across = math.prod(recipe.grid.window_vox or (96, 96))
+    return across * (length + 2 * recipe.grid.margin_mm) / recipe.grid.spacing_mm
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _meminfo(key: str, *, absent: float = math.inf) -> float:
+    with suppress(OSError, ValueError, IndexError):
+        for line in MEMORY_INFO.read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    return absent
+
+
+def _limit() -> float:
+    with suppress(OSError, ValueError):  # "max": no limit
+        return int(MEMORY_LIMIT.read_text(encoding="ascii")) / 1e9
+    return math.inf
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
