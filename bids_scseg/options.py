@@ -45,6 +45,8 @@ class RunOptions:
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     follow_links
         Whether images may be links to places outside of the dataset.
+    geometry
+        Derivatives of an earlier run: sessions with a geometry there are prepared by it, without a fit.
     output_spaces
         ``anchor``: results on the anchor's grid; ``all``: on every image's as well.
     model
@@ -84,6 +86,7 @@ class RunOptions:
     levels: Levels = "auto"
     threshold: float | None = None
     min_volume: float | None = None
+    geometry: Path | None = None
     dry_run: bool = False
     json_plan: Path | None = None
     skip_bids_validation: bool = False
@@ -97,7 +100,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Make all paths absolute: every graph node works in a folder of its own."""
-        for name in ("bids_dir", "output_dir", "filter_file", "work_dir", "json_plan"):
+        for name in ("bids_dir", "output_dir", "filter_file", "geometry", "work_dir", "json_plan"):
             path = getattr(self, name)
             if path is not None and str(path) != "-":
                 object.__setattr__(self, name, path.absolute())

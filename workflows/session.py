@@ -12,6 +12,7 @@ from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import MeasureLesions
 from bids_scseg.interfaces.outputs import ReportSession, WriteResults
 from bids_scseg.interfaces.prepare import PrepareSession
+from bids_scseg.interfaces.sct import DISCS_RECORD, LabelDiscs, level_source
 from bids_scseg.interfaces.segment import SegmentLesions
 from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.study import Plan
@@ -48,10 +49,15 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
         bundle=job.cord_path,
         bundle_sha256=job.cord_sha256,
         socket=job.socket,
+        deterministic=job.options.deterministic,
     )
+    for name in [name for name in cord.list_node_names() if name.startswith("sct_cord")]:
+        cord.get_node(name).inputs.threads = sct_threads(job)
     lesions = _lesion_wf(
         job, images=images, keys=[key for key, _ in files], names=[f.relative for _, f in files]
     )
+    levels = level_source(job.options.levels, labelled=bool(plan.labels))
+    lesions.get_node("measure").inputs.landmark_files = list(plan.labels) if levels == "labels" else []
     outputs = Node(IdentityInterface(fields=["record_files", *OUTPUTS]), name="results")
     write = make_node(WriteResults(**_output_inputs(job)), name="write", always=True)
     report = make_node(ReportSession(**_output_inputs(job)), name="report", always=True)
@@ -68,29 +74,44 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
             (write, report, [("written", "written")]),
         ]
     )
+    if levels == "sct":
+        anchor = [file.path for name, file in files if name == plan.anchor]
+        discs = make_node(LabelDiscs(in_files=anchor, warnings=list(plan.warnings)), name="sct_discs")
+        discs.inputs.threads = sct_threads(job)
+        found = [("label_files", "measure.landmark_files"), ("warnings", "measure.warnings")]
+        workflow.connect([(discs, lesions, found)])
     return workflow
+
+
+def sct_threads(job: SessionJob) -> int:
+    """CPUs for one call of SCT: those of the run, shared by the sessions that it works on at once."""
+    return max(1, job.options.threads // job.options.workers)
 
 
 def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: list[str]) -> Workflow:
     bundle = load_engine(job.model_path)
-    external = bool(bundle.engine)
-    engine = sct_engine(bundle, images=images, keys=keys, names=names) if external else _own_engine(job)
     rules = bundle.recipe.inference
+    if bundle.engine:
+        engine = sct_engine(bundle, images=images, keys=keys, names=names, threads=sct_threads(job))
+    else:
+        engine = _own_engine(job)
+    prepare = PrepareSession(
+        in_files=images,
+        keys=keys,
+        names=names,
+        recipe=json.dumps(recipe_to_json(bundle.recipe), sort_keys=True),
+        label=job.plan.label,
+        seed=job.options.random_seed,
+    )
+    if job.plan.geometry:
+        prepare.inputs.given_file = job.plan.geometry
     return init_lesion_wf(
-        prepare=PrepareSession(
-            in_files=images,
-            keys=keys,
-            names=names,
-            recipe=json.dumps(recipe_to_json(bundle.recipe), sort_keys=True),
-            label=job.plan.label,
-            seed=job.options.random_seed,
-        ),
+        prepare=prepare,
         engine=engine,
         measure=MeasureLesions(
             threshold=job.threshold,
             min_volume_mm3=job.min_volume_mm3,
             connectivity=rules.connectivity,
-            landmark_files=list(job.plan.labels),
             model=bundle.name,
             model_sha256=bundle.weights_sha256,
             warnings=list(job.plan.warnings),
@@ -100,6 +121,8 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
 
 def _own_engine(job: SessionJob) -> LesionEngine:
     segment = SegmentLesions(bundle=job.model_path, bundle_sha256=job.model_sha256, socket=job.socket)
+    if job.options.deterministic:  # left undefined otherwise, so that hashes of earlier runs hold
+        segment.inputs.deterministic = True
     return LesionEngine(segment=segment)
 
 
@@ -121,9 +144,13 @@ def _output_inputs(job: SessionJob) -> dict[str, object]:
 
 
 def read_warnings(base_dir: Path, plan: Plan) -> tuple[str, ...]:
-    """Warnings of a session that has run: of its plan, its fit and its landmarks."""
+    """Warnings of a session that has run: of its plan, its fit, SCT's levels and its landmarks."""
     warnings = list(plan.warnings)
-    for pattern, key in (("**/fit_report.json", "warnings"), ("**/landmarks.json", "problems")):
+    for pattern, key in (
+        ("**/fit_report.json", "warnings"),
+        (f"**/{DISCS_RECORD}", "warnings"),
+        ("**/landmarks.json", "problems"),
+    ):
         for path in sorted((base_dir / WORKFLOW_NAME).glob(pattern))[:1]:
             warnings += json.loads(path.read_text(encoding="utf-8")).get(key, [])
     return tuple(warnings)

@@ -94,7 +94,14 @@ class SessionResults:
                     "ModelURL": self.engine.get("model_urls"),
                 }
             )
-        return {"GeneratedBy": made}
+        return {"GeneratedBy": made, **self.given_geometry}
+
+    @property
+    def given_geometry(self) -> dict[str, object]:
+        """Which geometry was applied instead of a fit, for sidecars; nothing where it was fitted."""
+        fit = self.summary.get("fit")
+        given = fit.get("geometry") if isinstance(fit, Mapping) else None
+        return {"GeometryGiven": given} if given else {}
 
     @property
     def rules(self) -> dict[str, object]:
@@ -232,7 +239,7 @@ def _write_fused(out: str | Path, results: SessionResults, path: str) -> Iterato
         [raw_uri(slab.file) for slab in slabs],
         description="Slabs of the anchor sequence, aligned and fused with one linear interpolation",
         reference=raw_uri(slabs[0].file),
-        more={"SkullStripped": False},
+        more={"SkullStripped": False, **results.given_geometry},
     )
     yield from _image(out, path, image, grid, metadata)
 

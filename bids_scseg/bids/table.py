@@ -52,6 +52,8 @@ def _block(plan: Plan) -> str:
         rows.append(("missing", f"{', '.join(plan.missing)}: {imputation(plan)}"))
     if plan.refusal:
         rows.append(("reason", plan.refusal))
+    if plan.geometry:
+        rows.append(("geometry", f"{plan.geometry.rsplit('/', 1)[-1]}, applied as it is; nothing is fitted"))
     rows += [("labels", path.rsplit("/", 1)[-1]) for path in plan.labels]
     rows += [("left out", f"{relative.rsplit('/', 1)[-1]}: {reason}") for relative, reason in plan.left_out]
     rows += [("warning", note) for note in plan.warnings]
@@ -96,6 +98,7 @@ def _session_json(plan: Plan) -> dict[str, object]:
         },
         "missing": list(plan.missing),
         "imputation": imputation(plan) or None,
+        "geometry": plan.geometry or None,
         "labels": list(plan.labels),
         "left_out": [{"file": relative, "reason": reason} for relative, reason in plan.left_out],
         "warnings": list(plan.warnings),

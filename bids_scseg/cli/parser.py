@@ -172,6 +172,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         help="drop lesions smaller than this, in mm³ (default: the model's)",
     )  # fmt: skip
     group.add_argument(
+        "--geometry", type=Path, metavar="DERIVATIVES",
+        help="results of an earlier run of this program, whose geometry is applied instead of fitting it",
+    )  # fmt: skip
+    group.add_argument(
         *_both("output-spaces"), dest="output_spaces", choices=("anchor", "all"),
         help="results on the anchor's grid, or on every sequence's too (default anchor)",
     )  # fmt: skip

@@ -133,6 +133,7 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
         As the participant level does, before anything is written.
     """
     from bids_scseg.bids.filters import read_filters
+    from bids_scseg.bids.given import with_geometry
     from bids_scseg.bids.plan import check_sequences, make_plan
     from bids_scseg.bids.query import find_studies
     from bids_scseg.cli.participant import check_folders
@@ -153,7 +154,7 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
         validate_names=not options.skip_bids_validation,
     )
     folders = [folder for _, folder in options.derivatives]
-    return [
+    plans = [
         make_plan(
             study,
             recipe,
@@ -164,6 +165,8 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
         )
         for study in studies
     ]
+    given = options.geometry
+    return plans if given is None else [with_geometry(plan, given, recipe) for plan in plans]
 
 
 def task_options(options: RunOptions, *, cpus: int) -> RunOptions:
@@ -240,7 +243,12 @@ def _launcher(options: RunOptions, own: dict[str, Any]) -> Launcher:
         return Launcher(program=tuple(program), setup=setup)
     if not image.is_file():
         raise MissingInputError("no such image", file=image, remedy="build it (docs/containers.md)")
-    named = [options.bids_dir, options.filter_file, *(folder for _, folder in options.derivatives)]
+    named = [
+        options.bids_dir,
+        options.filter_file,
+        options.geometry,
+        *(folder for _, folder in options.derivatives),
+    ]
     model = Path(_model(options.model))
     named += [*([model] if model.is_absolute() else []), *(path.absolute() for path in own.get("bind", ()))]
     written = [options.output_dir, options.work_dir]

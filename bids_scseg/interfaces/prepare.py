@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, OutputMultiPath, TraitedSpec, traits
 
+from bids_scseg.bids.given import read_geometry
 from bids_scseg.bids.header import read_image
 from bids_scseg.errors import CordNotFoundError, DataError, ImageError, ScsegError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_from_json
 from bids_scseg.interfaces.cord import load_volume, read_record
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.preprocess.prepare import prepare_session
+from bids_scseg.preprocess.reuse import prepare_given
 from bids_scseg.recipe.load import recipe_from_json
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
@@ -37,6 +40,7 @@ class PrepareSessionInputSpec(VersionedInputSpec):
     recipe = traits.Str(mandatory=True, desc="recipe as JSON")
     label = traits.Str(mandatory=True, desc="sub-X[_ses-Y]")
     seed = traits.Int(0, usedefault=True, desc="of the registration")
+    given_file = File(exists=True, desc="geometry of an earlier run, to be applied instead of a fit")
 
 
 class PrepareSessionOutputSpec(TraitedSpec):
@@ -48,7 +52,7 @@ class PrepareSessionOutputSpec(TraitedSpec):
 
 
 class PrepareSession(ScsegInterface):
-    """Fit the session's geometry and apply it once."""
+    """Fit the session's geometry, or take a given one, and apply it once."""
 
     input_spec = PrepareSessionInputSpec
     output_spec = PrepareSessionOutputSpec
@@ -58,8 +62,12 @@ class PrepareSession(ScsegInterface):
             [Path(path) for path in self.inputs.record_files], self.inputs.keys, names=self.inputs.names
         )
         recipe = recipe_from_json(json.loads(self.inputs.recipe))
+        given = self.given("given_file")
         try:
-            case, report = prepare_session(images, cords, recipe, seed=self.inputs.seed)
+            if given is None:
+                case, report = prepare_session(images, cords, recipe, seed=self.inputs.seed)
+            else:
+                case, report = prepare_given(read_geometry(given), images, cords, recipe)
         except CordNotFoundError as error:
             raise cause_of(problems) or error from error
         case.save(cwd / "case")
@@ -67,11 +75,17 @@ class PrepareSession(ScsegInterface):
         data["warnings"] = [*(f"{key}: {problem}" for key, problem in problems), *report.warnings]
         unread = {key: problem.found for key, problem in problems if key not in images}
         data["dropped"] = [*unread.items(), *report.dropped]
+        if given is not None:
+            data["geometry"] = {"file": Path(given).name, "sha256": _sha256(Path(given))}
         return {
             "case_files": [str(cwd / "case" / name) for name in CASE_FILES if (cwd / "case" / name).exists()],
             "geometry_file": _write(cwd / "geometry.json", case.geometry.to_json() if case.geometry else {}),
             "report_file": _write(cwd / "fit_report.json", data),
         }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(path: Path, data: object) -> str:

@@ -120,7 +120,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Native:
+class NativeSlab:
     """One image with its cleaned cord."""
 
     data: npt.NDArray[np.generic]
@@ -164,9 +164,9 @@ def fit(
 
 def _clean_session(
     images: NativeImages, cords: CordMasks, recipe: Recipe
-) -> tuple[dict[str, list[_Native]], list[tuple[str, str]], list[str]]:
+) -> tuple[dict[str, list[NativeSlab]], list[tuple[str, str]], list[str]]:
     """Images with cleaned cords, uppermost first, in the recipe's order; what was dropped; warnings."""
-    session: dict[str, list[_Native]] = {}
+    session: dict[str, list[NativeSlab]] = {}
     dropped: list[tuple[str, str]] = []
     warnings: list[str] = []
     for key in [name for name in recipe.sequence_names if images.get(name)]:
@@ -174,7 +174,7 @@ def _clean_session(
         if len(masks) != len(images[key]):
             raise GeometryError(f"{len(masks)} cord masks for {len(images[key])} images of {key}")
         order = uppermost_first([grid for _, grid, _ in images[key]])
-        stack = [_clean_image(images[key][n], masks[n]) for n in order]
+        stack = [clean_image(images[key][n], masks[n]) for n in order]
         blind = [native.file for native in stack if native.cord is None]
         if recipe.frame == "centerline" and len(blind) == len(stack):
             dropped.append((key, "no spinal cord found"))
@@ -187,7 +187,14 @@ def _clean_session(
     return session, dropped, warnings
 
 
-def _clean_image(image: NativeImage, mask: npt.NDArray[np.generic] | None) -> _Native:
+def clean_image(image: NativeImage, mask: npt.NDArray[np.generic] | None) -> NativeSlab:
+    """An image with finite voxels and its cleaned cord; a mask without a cord counts as none.
+
+    Raises
+    ------
+    GeometryError
+        If the volume does not have its lattice's shape.
+    """
     data, grid, file = image
     if data.shape != grid.shape:
         raise GeometryError(f"image of shape {data.shape}", file=file, expected=f"{grid.shape}")
@@ -196,7 +203,7 @@ def _clean_image(image: NativeImage, mask: npt.NDArray[np.generic] | None) -> _N
     except CordNotFoundError:
         cord = None
     weights = None if mask is None or cord is None else partial_weights(mask, cord)
-    return _Native(data=finite(data), grid=grid, file=file, cord=cord, weights=weights)
+    return NativeSlab(data=finite(data), grid=grid, file=file, cord=cord, weights=weights)
 
 
 def finite(data: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -207,7 +214,7 @@ def finite(data: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 
 def _fit(
-    session: Mapping[str, list[_Native]],
+    session: Mapping[str, list[NativeSlab]],
     recipe: Recipe,
     *,
     dropped: list[tuple[str, str]],
@@ -238,13 +245,13 @@ def _fit(
         ),
     )
     geometry = FRAMES[recipe.frame](estimates, recipe.grid)
-    reports = tuple(_report(key, session[key], placed[key], geometry, estimates) for key in session)
-    sentences = [*warnings, *(line for report in reports for line in _sentences(report))]
+    reports = tuple(sequence_report(key, session[key], placed[key], geometry, estimates) for key in session)
+    sentences = [*warnings, *(line for report in reports for line in report_sentences(report))]
     report = FitReport(anchor=anchor, sequences=reports, dropped=tuple(dropped), warnings=tuple(sentences))
     return geometry, report
 
 
-def _chain(stack: list[_Native], register: bool, seed: int) -> list[SlabFit]:
+def _chain(stack: list[NativeSlab], register: bool, seed: int) -> list[SlabFit]:
     return chain_slabs(
         [native.data for native in stack],
         [native.grid for native in stack],
@@ -254,14 +261,15 @@ def _chain(stack: list[_Native], register: bool, seed: int) -> list[SlabFit]:
     )
 
 
-def _estimate(key: str, index: int, native: _Native, placed: SlabFit) -> SlabEstimate:
+def _estimate(key: str, index: int, native: NativeSlab, placed: SlabFit) -> SlabEstimate:
     slab = Slab(key=key, index=index, file=native.file, grid=native.grid, xfm=placed.xfm, scale=placed.scale)
     return SlabEstimate(slab=slab, cord=native.cord, weights=native.weights)
 
 
-def _report(
-    key: str, stack: list[_Native], placed: list[SlabFit], geometry: Geometry, estimates: Estimates
+def sequence_report(
+    key: str, stack: list[NativeSlab], placed: list[SlabFit], geometry: Geometry, estimates: Estimates
 ) -> SequenceReport:
+    """How one sequence lies in a geometry, by its cleaned cords."""
     covered = np.any([covered_slices(geometry, slab) for slab in geometry.slabs_of(key)], axis=0)
     share, residual = 0.0, float("nan")
     line = geometry.centerlines.get(key)
@@ -313,7 +321,8 @@ def seam_mismatch(estimates: Sequence[SlabEstimate], axes: FloatArray) -> tuple[
     return tuple(found)
 
 
-def _sentences(report: SequenceReport) -> list[str]:
+def report_sentences(report: SequenceReport) -> list[str]:
+    """What a reader should know about the fit of a sequence."""
     out = []
     for file, slab in zip(report.files[1:], report.slabs[1:], strict=True):
         if not np.isnan(slab.similarity_before) and not slab.accepted:
@@ -509,7 +518,11 @@ def prepare_session(
         key: [n.weights if n.weights is not None else n.cord for n in stack] for key, stack in session.items()
     }
     case = apply(geometry, sorted_images, recipe, cords=cleaned, feather_mm=feather_mm)
+    return case, replace(report, warnings=(*report.warnings, *blank_sentences(case, tuple(session))))
+
+
+def blank_sentences(case: PreparedCase, keys: Sequence[str]) -> list[str]:
+    """A sentence for each of some sequences that the case does not use although it has a place."""
     flags = zip(case.sequences, case.available, strict=True)
-    blank = [name for name, there in flags if name in session and not there]
-    lines = [f"{name} is not used: it is constant or does not cover the cord." for name in blank]
-    return case, replace(report, warnings=(*report.warnings, *lines))
+    blank = [name for name, there in flags if name in keys and not there]
+    return [f"{name} is not used: it is constant or does not cover the cord." for name in blank]

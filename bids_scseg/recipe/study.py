@@ -114,6 +114,8 @@ class Plan:
         Estimates for this session on CPU.
     refusal
         Why the session cannot be segmented, in words; None if it can (then there is an anchor).
+    geometry
+        Absolute path of an earlier run's geometry that is applied instead of a fit; empty: it is fitted.
     impute
         How the recipe's network fills missing sequences: ``mean`` or ``voxel``; ``late`` where each image is
         segmented by itself, so that nothing is filled.
@@ -134,6 +136,7 @@ class Plan:
     seconds: float = 0.0
     refusal: str | None = None
     impute: str = "mean"
+    geometry: str = ""
 
     @property
     def label(self) -> str:

@@ -139,6 +139,7 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         spacing_mm=float(geometry.grid.spacing[2]),
         window_vox=geometry.grid.shape[:2],
         margin_mm=recipe.grid.margin_mm,
+        given_geometry=_given_geometry(given.fit),
         model=given.bundle.name,
         model_sha256=given.bundle.weights_sha256,
         impute=given.bundle.network.impute,
@@ -316,8 +317,15 @@ def _settings(given: ReportInput) -> dict[str, str]:
     return {
         "Smallest lesion": f"{float(smallest):g} mm³",
         "cord masks": given.run.get("cord_method", ""),
+        "Geometry": _given_geometry(given.fit) or "fitted",
         **_engine_settings(given.engine),
     }
+
+
+def _given_geometry(fit: Mapping[str, object]) -> str:
+    """Name and checksum of the geometry that was applied instead of a fit; empty where one was fitted."""
+    given = fit.get("geometry")
+    return f"{given['file']}, SHA-256 {str(given['sha256'])[:12]}" if isinstance(given, Mapping) else ""
 
 
 def _engine_settings(engine: Mapping[str, object]) -> dict[str, str]:

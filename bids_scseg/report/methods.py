@@ -67,6 +67,8 @@ class MethodsFacts:
         Sequences whose slabs were registered rigidly (and the registration accepted).
     spacing_mm, window_vox, margin_mm
         Reference grid.
+    given_geometry
+        Name and checksum of the geometry that was applied instead of a fit; empty: it was fitted.
     model, model_sha256, validated
         The lesion model; ``validated`` is whether it was validated on patients.
     normalize
@@ -102,6 +104,7 @@ class MethodsFacts:
     spacing_mm: float = 0.5
     window_vox: tuple[int, int] = (48, 48)
     margin_mm: float = 10.0
+    given_geometry: str = ""
     model_sha256: str = ""
     validated: bool = False
     impute: Imputation = "mean"
@@ -269,13 +272,20 @@ NORMALIZED = {
 def _grid(facts: MethodsFacts) -> str:
     wide = " × ".join(f"{size * facts.spacing_mm:g}" for size in facts.window_vox)
     axes = "the anchor sequence" if facts.whole_run else facts.anchor
+    if facts.given_geometry:
+        given = (
+            " Grid, placement of the slabs and centerlines were not fitted to these images again but taken "
+            f"from an earlier run ({facts.given_geometry})."
+        )
+    else:
+        given = ""
     return (
         f"All sequences were brought onto one grid of {facts.spacing_mm:g} mm along the axes of {axes}, in "
         f"windows of {wide} mm round each sequence's own centerline, over the union of the cord masks with "
         f"{facts.margin_mm:g} mm at each end. Slab fusion, alignment, resampling and cropping are one "
         "coordinate map, so that every image was interpolated once (linearly), without non-linear "
         f"registration. Intensities were {NORMALIZED[facts.normalize]}; "
-        "voxels that a sequence does not cover were set to zero and recorded as not examined."
+        f"voxels that a sequence does not cover were set to zero and recorded as not examined.{given}"
     )
 
 

@@ -38,7 +38,7 @@ def test_what_the_model_was_not_trained_on_is_a_serious_warning(facts, titles):
     bundle = replace(load_bundle("cord-lesion"), facts=facts)
     told = session_mismatch(bundle, PLAN, cord_method="sct")
     plan = replace(PLAN, warnings=(*told, "two files fit"))
-    given = SimpleNamespace(bundle=bundle, plan=plan, run={"cord_method": "sct"}, fit={})
+    given = SimpleNamespace(bundle=bundle, plan=plan, run={"cord_method": "sct"}, fit={}, engine={})
     flags = _warnings(given)
     assert [flag.title for flag in flags] == titles  # each of them once
     assert all(flag.severity == "serious" for flag in flags if flag.title == MISMATCH)
