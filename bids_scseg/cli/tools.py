@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bids_scseg.cli import evaluate, experiment, implant, model, prepare, slurm, synth, train
+from bids_scseg.cli import evaluate, experiment, implant, model, prepare, slurm, synth, train, verify
 from bids_scseg.cli.parser import Parser
 from bids_scseg.errors import OutputError, ScsegError, UsageError
 from bids_scseg.options import available_cpus
@@ -31,6 +31,7 @@ def build_tools_parser() -> Parser:
     experiment.add_parser(commands)
     evaluate.add_parser(commands)
     slurm.add_parser(commands)
+    verify.add_parser(commands)
     return parser
 
 
