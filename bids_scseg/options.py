@@ -138,7 +138,8 @@ RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
     "output_spaces": (lambda value: value in get_args(OutputSpaces), "anchor or all"),
     "levels": (lambda value: value in get_args(Levels), "auto, labels, sct or none"),
-    **dict.fromkeys(("nprocs", "omp_nthreads", "mem_gb", "random_seed", "min_volume"), _NOT_NEGATIVE),
+    "min_volume": (lambda value: 0 <= value < math.inf, "0 or more, in mm³"),
+    **dict.fromkeys(("nprocs", "omp_nthreads", "mem_gb", "random_seed"), _NOT_NEGATIVE),
 }
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 

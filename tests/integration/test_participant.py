@@ -222,6 +222,23 @@ def test_a_new_threshold_measures_again_and_segments_not(run, again):
     assert len((anat / "sub-02_acq-ax_seg-lesions_dseg.tsv").read_text().splitlines()) == 1
 
 
+def test_another_smallest_lesion_measures_again_and_segments_not(run, again):
+    """The tiny model's own rule is 20 mm³."""
+    one = ("-d", again.labels, "--participant-label", "02")
+    anat, before = again.out / "sub-02" / "anat", stamps(again.out, "sub-02")
+    first = read_json(anat / "sub-02_summary.json")
+    assert first["run"]["min_volume_mm3"] == 20.0
+    assert run(again.bids, again.out, *one, "--min-volume", "1e6").code == 0
+    after = stamps(again.out, "sub-02")
+    assert {pattern for pattern in COMPUTED if after[pattern] != before[pattern]} == {COMPUTED[-1]}
+    last = read_json(anat / "sub-02_summary.json")
+    assert (first["lesion_count"] > 0, last["lesion_count"]) == (True, 0)
+    assert read_json(anat / "sub-02_acq-ax_label-lesion_mask.json")["MinimumVolume"] == 1e6
+    page = page_text(again.out / "sub-02.html")
+    assert "lesions under 1e+06 mm³ were dropped" in page
+    assert "lesions under 1e+06 mm³ were dropped" in (again.out / "logs" / "methods.md").read_text()
+
+
 def test_reports_alone(run, again):
     before, log = stamps(again.out, "sub-02"), (again.out / "logs" / "sub-02.json").read_bytes()
     page = again.out / "sub-02.html"

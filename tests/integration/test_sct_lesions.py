@@ -155,13 +155,16 @@ def test_summary_logs_and_report_say_so(done):
     assert "Lesions by Spinal Cord Toolbox (sct:lesion_ms)" in page
 
 
-def test_a_new_threshold_asks_sct_nothing(done, bids, sct):
+def test_a_new_threshold_or_smallest_lesion_asks_sct_nothing(done, bids, sct):
     before = (bids.parent / "calls").read_text()
     result = segment(bids, done, "--threshold", "0.7")  # the lesion of 0.6 goes
     assert result.code == 0, result.err
     assert (bids.parent / "calls").read_text() == before
     assert sidecar(done, "summary")["lesion_count"] == 1
+    assert segment(bids, done, "--min-volume", "5000").code == 0
+    assert sidecar(done, "summary")["lesion_count"] == 0
     assert segment(bids, done).code == 0
+    assert (bids.parent / "calls").read_text() == before
     assert sidecar(done, "summary")["lesion_count"] == 2
 
 

@@ -39,6 +39,8 @@ def test_memory_needs_a_unit():
     [
         ["--device", "gpu"],
         ["--threshold", "2"],
+        ["--min-volume", "-1"],
+        ["--min-volume", "inf"],
         ["--participant-label", "../x"],
         ["--nprocs", "-1"],
         ["--nonsense"],
@@ -56,6 +58,17 @@ def test_unknown_level():
 
 def test_dash_means_no_raw_dataset():
     assert parse(["-", "out", "group"]).bids_dir is None
+
+
+def test_an_earlier_geometry_is_found_from_everywhere():
+    assert parse([*BASE, "--geometry", "earlier"]).geometry == Path("earlier").absolute()
+    assert parse(BASE).geometry is None
+
+
+def test_the_smallest_lesion_is_the_models_unless_given():
+    assert parse(BASE).min_volume is None
+    assert parse([*BASE, "--min-volume", "0"]).min_volume == 0
+    assert parse([*BASE, "--min_volume", "7.5"]).min_volume == 7.5
 
 
 def test_derivatives_keep_names():

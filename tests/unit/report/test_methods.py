@@ -79,3 +79,25 @@ def test_text_of_a_whole_run_names_no_session():
     text = boilerplate(recipe_facts(recipe, version="0.1.0", cord_source="builtin", model="m"))
     assert "Any subset is used of T2Sag" in text and "The session provided" not in text
     assert "Missing sequences were imputed" in text and "the anchor sequence" in text
+
+
+def test_the_toolboxs_network_is_told_instead_of_ours():
+    meaning = "mean of what it says. No probability"
+    facts = replace(
+        FACTS, engine="sct:lesion_ms", engine_release="7.3", engine_meaning=meaning, absent=("STIR",)
+    )
+    text = compose(facts).text
+    assert "network lesion_ms of the Spinal Cord Toolbox 7.3 (sct_deepseg) [" in text
+    assert "late fusion" in text
+    assert meaning in text
+    assert "fused value of at least" in text
+    assert "not validated on patients" in text
+    for word in ("encoder", "imputed", "Skip connections", "probability of at least"):
+        assert word not in text
+    assert any(entry.startswith("De Leener") for entry in compose(facts).references)
+
+
+def test_a_given_geometry_is_told():
+    text = compose(replace(FACTS, given_geometry="sub-01_geometry.json, SHA-256 0123")).text
+    assert "not fitted to these images again but taken from an earlier run (sub-01_geometry.json" in text
+    assert "earlier run" not in compose(FACTS).text
