@@ -52,7 +52,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     OutputError
         If folder or file cannot be written for another reason.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not the tempfile module: its files are private, and outputs follow the user's umask.
@@ -203,7 +203,7 @@ def parse_json(text: str, *, file: object = None) -> object:
     try:
         data: object = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON ({str(error) or 'nested too deeply'})", file=file) from error
+        raise DataError(f"cannot be read as JSON ({error})", file=file) from error
     if _depth(data) > MAX_JSON_DEPTH:
         raise DataError(f"nests deeper than {MAX_JSON_DEPTH}", file=file, expected="plain metadata")
     return data

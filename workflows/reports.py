@@ -14,6 +14,7 @@ from bids_scseg.interfaces.measure import read_json
 from bids_scseg.interfaces.outputs import RECORDS_FILE, ReportSession
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
+from bids_scseg.workflows.job import record_outputs
 from bids_scseg.workflows.session import WORKFLOW_NAME
 
 FILES = {
@@ -58,7 +59,9 @@ def rewrite_report(plan: Plan, options: RunOptions) -> Path:
     files["record_files"] = [os.path.normpath(records.parent / path) for path in read_json(records)]
     run = {**summary["run"], "model_path": _model_path(summary, options)}
     page = ReportSession(plan=plan, options=options, run=run, written=summary["outputs"], **files)
-    return Path(page.run(cwd=str(folder)).outputs.html_file)
+    drawn = Path(page.run(cwd=str(folder)).outputs.html_file)
+    record_outputs(options.output_dir, plan, drawn_again=True)
+    return drawn
 
 
 def _model_path(summary: dict[str, Any], options: RunOptions) -> str:

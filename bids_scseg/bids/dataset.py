@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bids_scseg import files
 from bids_scseg.bids.write import (
     APP_NAME,
     BIDS_VERSION,
@@ -16,7 +16,7 @@ from bids_scseg.bids.write import (
     write_text,
     write_tsv,
 )
-from bids_scseg.errors import OutputError
+from bids_scseg.errors import DataError, OutputError
 from bids_scseg.recipe.model import Recipe
 
 RAW = "raw"  # name of the input dataset in BIDS URIs
@@ -123,10 +123,9 @@ def check_output_folder(out: str | Path, raw: str | Path) -> None:
         _refuse_overwriting(folder, remedy)
         return
     try:
-        names = [
-            entry["Name"] for entry in json.loads(file.read_text(encoding="utf-8")).get("GeneratedBy", [])
-        ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        described = files.read_json(file)
+        names = [entry["Name"] for entry in described["GeneratedBy"]]  # type: ignore[index]
+    except (DataError, TypeError, KeyError, IndexError):
         names = []
     if APP_NAME not in names:
         raise OutputError(
@@ -199,11 +198,11 @@ def _link(out: Path, raw: Path) -> str:
 
 def _doi(raw: Path) -> dict[str, str]:
     try:
-        description = json.loads((raw / "dataset_description.json").read_text(encoding="utf-8-sig"))
-        doi = description.get("DatasetDOI")
-    except (OSError, ValueError, AttributeError):
+        description = files.read_json(raw / "dataset_description.json")
+    except DataError:
         return {}
-    return {"DOI": str(doi)} if doi else {}
+    doi = description.get("DatasetDOI") if isinstance(description, dict) else None
+    return {"DOI": doi} if doi and isinstance(doi, str) else {}
 
 
 def _write_descriptions(out: str | Path, recipe: Recipe) -> None:

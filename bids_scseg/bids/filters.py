@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from bids_scseg import files
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile
@@ -49,9 +49,9 @@ def read_filters(path: str | Path, recipe: Recipe) -> Filters:
     if not file.is_file():
         raise MissingInputError("no such filter file", file=file)
     try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read ({error})", file=file, expected="JSON", remedy=REMEDY) from error
+        data = files.read_json(file)
+    except DataError as error:
+        raise DataError(error.found, file=file, expected="JSON", remedy=REMEDY) from error
     return parse_filters(data, recipe, file=file)
 
 
@@ -62,7 +62,7 @@ def parse_filters(data: object, recipe: Recipe, *, file: object = None) -> Filte
     strangers = sorted(set(data) - set(recipe.sequence_names))
     if strangers:
         raise DataError(
-            f"unknown sequence {strangers[0]!r}",
+            f"unknown sequence {strangers[0]!r:.60}",
             file=file,
             expected=f"one of {', '.join(recipe.sequence_names)}",
             remedy=REMEDY,
@@ -94,7 +94,7 @@ def _parse_one(entry: object, where: str, file: object) -> Filter:
         short = ENTITY_NAMES.get(key, key)
         if short not in SHORT_NAMES:
             raise DataError(
-                f"{where} names the unknown entity {key!r}",
+                f"{where} names the unknown entity {key!r:.60}",
                 file=file,
                 expected=f"one of {', '.join(ENTITY_NAMES)}",
                 remedy=REMEDY,
@@ -111,10 +111,12 @@ def _values(value: object, where: str, file: object) -> tuple[str, ...] | None:
     items = value if isinstance(value, list) else [value]
     if not items or any(isinstance(item, bool) or not isinstance(item, str | int) for item in items):
         raise DataError(
-            f"{where} has the value {value!r}", file=file, expected="text, a number, a list of such, or null"
+            f"{where} has the value {value!r:.60}",
+            file=file,
+            expected="text, a number, a list of such, or null",
         )
     return tuple(str(item) for item in items)
 
 
 def _plain(value: str) -> str:
-    return str(int(value)) if value.isdecimal() else value
+    return (value.lstrip("0") or "0") if value.isdecimal() else value

@@ -33,7 +33,12 @@ MAX_SHIFT_MM, MAX_ANGLE_DEG = 12.0, 10.0
 WARN_SHEAR_DEG, MAX_SHEAR_DEG = 0.1, 2.0  # axes further from perpendicular are no scanner's lattice (ours)
 MAX_BAD_FRACTION = 0.01  # NaN or infinite voxels that are replaced; more are refused (ours)
 HEADER_BYTES = 540  # of NIfTI-2, the longer one
-READ_ERRORS = (OSError, EOFError, zlib.error, struct.error, ValueError, nib.filebasedimages.ImageFileError)
+MAX_OFFSET = 100_000_000  # bytes before the voxels; header extensions hold some hundred kB (ours)
+MAX_TRAILING = 16_000_000  # bytes after the voxels that are read to reach the checksum (ours)
+READ_ERRORS = (
+    OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError,
+    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
+)  # fmt: skip
 REEXPORT = "convert it again from the scanner's DICOM files, for example with dcm2niix"
 REFETCH = "copy or download the file again"
 
@@ -90,10 +95,11 @@ def inspect_header(path: str | Path) -> Header:
     header = _parse(file, _first_bytes(file))
     shape = _checked_shape(file, header)
     _check_type(file, header)
+    _check_offset(file, header)
     _check_length(file, header)
     spacing_warnings = _check_spacing(file, header)
-    affine, warnings = _checked_affine(file, header, shape)
     try:
+        affine, warnings = _checked_affine(file, header, shape)
         return Header(grid=Grid(shape=shape, affine=affine), warnings=(*spacing_warnings, *warnings))
     except GeometryError as error:
         raise ImageError(error.found, file=file, expected=error.expected, remedy=REEXPORT) from error
@@ -119,7 +125,8 @@ def read_image(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
     file = Path(path)
     grid = inspect_header(file).grid
     try:
-        array = np.asarray(_load(file).dataobj, dtype=np.float32)
+        with np.errstate(all="ignore"):  # a scale beyond float32 gives infinite voxels, which are told below
+            array = np.asarray(_load(file).dataobj, dtype=np.float32)
     except READ_ERRORS as error:
         raise ImageError(
             f"voxels cannot be read ({error})", file=file, expected="an undamaged file", remedy=REFETCH
@@ -142,15 +149,20 @@ def _load(file: Path) -> Any:
     with gzip.open(file) as stream:
         header = _parse(file, start := stream.read(HEADER_BYTES))
         content = start + stream.read(max(_promised_length(header) - len(start), 0))
-        while stream.read(1 << 20):
-            pass  # whatever follows the voxels is not kept: a small file can unpack to any size
+        trailing = 0
+        while piece := stream.read(1 << 20):  # not kept: a small file can unpack to any size
+            trailing += len(piece)
+            if trailing > MAX_TRAILING:
+                raise ValueError(f"more than {MAX_TRAILING} bytes follow the voxels")
     second = isinstance(header, nib.Nifti2Header)
     return (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(content)
 
 
 def _first_bytes(file: Path) -> bytes:
     """First bytes of the uncompressed file, at most the length of the longest header."""
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file() raises for names with a null byte
+        if os.path.exists(file):  # noqa: PTH110 - likewise
+            raise ImageError("no regular file", file=file, expected="a NIfTI image", remedy="remove it")
         state = "a link whose target is absent" if file.is_symlink() else "no such file"
         raise MissingInputError(state, file=file, remedy="fetch it (datalad get, git annex get) or remove it")
     named_gz = file.name.lower().endswith(".gz")
@@ -235,6 +247,15 @@ def _check_type(file: Path, header: Any) -> None:
             file=file,
             expected="integer or real intensities",
             remedy="export the magnitude image",
+        )
+
+
+def _check_offset(file: Path, header: Any) -> None:
+    """Refuse a start of the voxels for which a whole decompression bomb would have to be unpacked."""
+    offset = float(header["vox_offset"])
+    if not math.isfinite(offset) or not 0 <= offset <= MAX_OFFSET:
+        raise ImageError(
+            f"voxels start at byte {offset:g}", file=file, expected=f"0 to {MAX_OFFSET}", remedy=REEXPORT
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import logging
+import math
 import os
 import re
 import warnings
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from bids_scseg import files
 from bids_scseg.bids.header import inspect_header
 from bids_scseg.errors import (
     DataError,
@@ -55,6 +57,16 @@ class _Session:
     images: list[str] = field(default_factory=list)  # relative to the dataset, forward slashes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """What is accepted of a dataset: names that are not BIDS, links that lead out."""
+
+    root: Path
+    sidecars: _SidecarReader
+    names: bool
+    links: bool
+
+
 def find_studies(
     dataset: str | Path,
     *,
@@ -62,6 +74,7 @@ def find_studies(
     sessions: Iterable[str] = (),
     exclude: Iterable[str] = (),
     validate_names: bool = True,
+    follow_links: bool = False,
 ) -> tuple[Study, ...]:
     """Sessions of a BIDS dataset with all their anatomical images.
 
@@ -79,6 +92,8 @@ def find_studies(
     validate_names
         Whether dataset and names are checked against BIDS; without it, ``dataset_description.json`` may be
         absent and every name that can be taken apart is accepted.
+    follow_links
+        Whether images and sidecars may be links to places outside of the dataset.
 
     Returns
     -------
@@ -105,8 +120,10 @@ def find_studies(
         raise _no_match(root, wanted, wanted_sessions, unwanted)
     _report_absent(wanted - {item.subject for item in found})
     _index(root, found)
-    inherited = _SidecarReader(root)
-    return tuple(_study(root, item, inherited, validate_names) for item in found)
+    rules = _Rules(
+        root=root, sidecars=_SidecarReader(root, follow_links), names=validate_names, links=follow_links
+    )
+    return tuple(_study(item, rules) for item in found)
 
 
 def check_dataset(dataset: str | Path) -> Path:
@@ -125,11 +142,9 @@ def check_dataset(dataset: str | Path) -> Path:
             "not a BIDS dataset: no dataset_description.json", file=root, expected="one", remedy=remedy
         )
     try:
-        description = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InvalidDatasetError(
-            f"cannot be read ({error})", file=file, expected="JSON", remedy=remedy
-        ) from error
+        description = files.read_json(file)
+    except DataError as error:
+        raise InvalidDatasetError(error.found, file=file, expected="JSON", remedy=remedy) from error
     if not isinstance(description, dict) or not description.get("BIDSVersion"):
         raise InvalidDatasetError("no BIDSVersion", file=file, expected="an object with it", remedy=remedy)
     return root
@@ -170,7 +185,7 @@ def _labels(values: Iterable[str], prefix: str) -> frozenset[str]:
 def _children(folder: Path, prefix: str) -> list[tuple[str, Path]]:
     """(label, folder) of the subfolders of that prefix, sorted; labels that are not BIDS are logged."""
     found = []
-    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+    for entry in sorted(_entries(folder), key=lambda item: item.name):
         if not entry.name.startswith(prefix) or not entry.is_dir():
             continue
         label = entry.name.removeprefix(prefix)
@@ -181,6 +196,16 @@ def _children(folder: Path, prefix: str) -> list[tuple[str, Path]]:
                 "%s: not a BIDS label; expected letters and digits. The folder is left out", entry.path
             )
     return found
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing, and a warning, if it cannot be read: the others go on."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        LOG.warning("%s: cannot be read (%s); it is left out", folder, error.strerror)
+        return []
 
 
 def _session_folders(
@@ -248,7 +273,7 @@ def _index(root: Path, found: list[_Session]) -> None:
             if place.is_dir():
                 listed.update(
                     Path(entry.path).relative_to(root).as_posix()
-                    for entry in os.scandir(place)
+                    for entry in _entries(place)
                     if entry.name.endswith(EXTENSIONS) and not entry.name.startswith(".")
                 )
     for relative in sorted(listed):
@@ -258,7 +283,10 @@ def _index(root: Path, found: list[_Session]) -> None:
 
 
 def _pybids_files(root: Path, found: list[_Session]) -> set[str]:
-    """Relative paths of the anatomical NIfTI files that pybids finds in these folders."""
+    """Relative paths of the anatomical NIfTI files that pybids finds in these folders.
+
+    It gives up over a single odd name; then the folders alone tell, so that no session is lost.
+    """
     from bids import BIDSLayout, BIDSLayoutIndexer
 
     subjects: dict[str, set[str]] = {}
@@ -274,36 +302,26 @@ def _pybids_files(root: Path, found: list[_Session]) -> set[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             layout = BIDSLayout(root, validate=False, indexer=indexer)
-            files = layout.get(datatype="anat", extension=list(EXTENSIONS))
-    except Exception as error:  # pybids raises plain ValueError, TypeError and its own
-        raise InvalidDatasetError(
-            f"cannot be indexed ({error})", file=root, expected="a BIDS dataset"
-        ) from error
-    return {Path(file.path).relative_to(root).as_posix() for file in files}
+            found_files = layout.get(datatype="anat", extension=list(EXTENSIONS))
+    except Exception as error:  # noqa: BLE001 - pybids raises plain ValueError, TypeError and its own
+        LOG.warning("%s: pybids cannot index it (%s)", root, error)
+        return set()
+    return {Path(file.path).relative_to(root).as_posix() for file in found_files}
 
 
-def _study(root: Path, item: _Session, sidecars: _SidecarReader, validate_names: bool) -> Study:
+def _study(item: _Session, rules: _Rules) -> Study:
     ratings = _ratings(item)
-    images = tuple(
-        _image(root, item, relative, sidecars, ratings, validate_names) for relative in item.images
-    )
-    return Study(subject=item.subject, session=item.session, dataset=str(root), images=images)
+    images = tuple(_image(item, relative, rules, ratings) for relative in item.images)
+    return Study(subject=item.subject, session=item.session, dataset=str(rules.root), images=images)
 
 
-def _image(
-    root: Path,
-    item: _Session,
-    relative: str,
-    sidecars: _SidecarReader,
-    ratings: Mapping[str, bool],
-    validate_names: bool,
-) -> ImageFile:
+def _image(item: _Session, relative: str, rules: _Rules, ratings: Mapping[str, bool]) -> ImageFile:
     """One image with its facts; whatever is wrong goes into its `problem`."""
-    path = root / relative
+    path = rules.root / relative
     name = path.name
     parsed = parse_name(name)
     entities, suffix = parsed or ((), "")
-    problem = _misplaced(root, path, item, entities)
+    problem = _misplaced(path, item, entities, rules)
     if parsed is None:
         problem = problem or "not a BIDS name; expected sub-<label>[_<entity>-<value>...]_<suffix>.nii.gz"
     sidecar: tuple[tuple[str, SidecarValue], ...] = ()
@@ -313,7 +331,7 @@ def _image(
         try:
             header = inspect_header(path)
             grid, notes = header.grid, header.warnings
-            sidecar = sidecars.read(path, entities, suffix)
+            sidecar = rules.sidecars.read(path, entities, suffix)
         except (ImageError, MissingInputError, DataError) as error:
             problem = str(error).removeprefix(f"{path}: ")
     rated = ratings.get(relative.split("/", 2 if item.session else 1)[-1], True)
@@ -325,17 +343,23 @@ def _image(
         grid=grid,
         sidecar=sidecar,
         problem=problem,
-        named=not validate_names
-        or (parsed is not None and _is_bids(name, item) and path.parent.name == "anat"),
+        named=not rules.names or (parsed is not None and _is_bids(name, item) and path.parent.name == "anat"),
         warnings=notes,
         quality=rated and not _is_bad(dict(sidecar)),
     )
 
 
-def _misplaced(root: Path, path: Path, item: _Session, entities: tuple[tuple[str, str], ...]) -> str | None:
+def _leads_out(path: Path, root: Path) -> bool:
+    # Not Path.resolve(): it raises for links that lead in circles.
+    return not Path(os.path.realpath(path)).is_relative_to(root)
+
+
+def _misplaced(
+    path: Path, item: _Session, entities: tuple[tuple[str, str], ...], rules: _Rules
+) -> str | None:
     """Why a file must not be read: it lies outside the dataset, or is named after somebody else."""
-    if not path.resolve().is_relative_to(root):
-        return "a link that leads out of the dataset; copy the file into it"
+    if not rules.links and _leads_out(path, rules.root):
+        return "a link that leads out of the dataset; copy the file into it, or allow it with --follow-links"
     labels = dict(entities)
     if entities and (labels.get("sub") != item.subject or labels.get("ses") != item.session):
         own = f"sub-{item.subject}" + (f"_ses-{item.session}" if item.session else "")
@@ -379,9 +403,8 @@ def _ratings(item: _Session) -> dict[str, bool]:
     if not file.is_file():
         return {}
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-    except (OSError, ValueError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(files.read_text(file), newline=""), delimiter="\t"))
+    except (DataError, csv.Error) as error:
         LOG.warning("%s: cannot be read (%s); ratings of its images are unknown", file, error)
         return {}
     return {
@@ -396,8 +419,9 @@ def _ratings(item: _Session) -> dict[str, bool]:
 class _SidecarReader:
     """Metadata by BIDS inheritance: files nearer to the image override those above."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, follow_links: bool = False) -> None:
         self._root = root
+        self._follow_links = follow_links
         self._folders: dict[Path, list[tuple[Path, dict[str, str], str]]] = {}
         self._contents: dict[Path, dict[str, SidecarValue]] = {}
 
@@ -425,7 +449,7 @@ class _SidecarReader:
         if folder in self._folders:
             return self._folders[folder]
         found = []
-        for entry in os.scandir(folder):
+        for entry in _entries(folder):
             if not entry.name.endswith(".json") or entry.name.startswith("."):
                 continue
             *parts, suffix = entry.name.removesuffix(".json").split("_")
@@ -438,12 +462,12 @@ class _SidecarReader:
     def _content(self, file: Path) -> dict[str, SidecarValue]:
         if file in self._contents:
             return self._contents[file]
-        if not file.resolve().is_relative_to(self._root):
+        if not self._follow_links and _leads_out(file, self._root):
             raise DataError(f"its sidecar {file.name} is a link that leads out of the dataset")
         try:
-            data = json.loads(file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"its sidecar {file.name} cannot be read ({error})") from error
+            data = files.read_json(file)
+        except DataError as error:
+            raise DataError(f"its sidecar {file.name} {error.found}") from error
         if not isinstance(data, dict):
             raise DataError(f"its sidecar {file.name} is not a JSON object")
         self._contents[file] = {
@@ -453,11 +477,17 @@ class _SidecarReader:
 
 
 def _plain(value: object) -> SidecarValue | None:
-    """A sidecar value as text, number or truth; lists of such joined by a backslash as in DICOM."""
+    """A sidecar value as text, number or truth; lists of such joined by a backslash as in DICOM.
+
+    Numbers beyond what a float holds say nothing, like objects.
+    """
     if isinstance(value, str | bool):
         return value
     if isinstance(value, int | float):
-        return float(value)
+        try:
+            return float(value) if math.isfinite(value) else None
+        except OverflowError:
+            return None
     if isinstance(value, list) and value and all(isinstance(part, str | int | float) for part in value):
         return "\\".join(str(part) for part in value)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -19,12 +20,22 @@ def stop_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def prepare_process() -> None:
+    """What must hold before libraries are imported: no network, no home folder, names of any bytes."""
+    # Nipype asks a server for news at import unless told not to; this program never uses the network.
+    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
+    # Settings in somebody's home must not change results; there may be no home.
+    os.environ["NIPYPE_CONFIG_DIR"] = os.devnull
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the BIDS App; the returned number is the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     stop_on_sigterm()
-    # Nipype asks a server for news at import unless told not to; this program never uses the network.
-    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
+    prepare_process()
     try:
         if "--version" in arguments:
             from bids_scseg.cli.version import version_text

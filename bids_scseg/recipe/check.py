@@ -6,7 +6,12 @@ import re
 from collections.abc import Iterator
 
 from bids_scseg.errors import DataError
-from bids_scseg.recipe.model import InferenceSpec, NetworkSpec, Recipe
+from bids_scseg.recipe.model import GridSpec, InferenceSpec, NetworkSpec, Recipe
+
+# Far beyond any network of this field (ours): a description from elsewhere must not ask for terabytes.
+MAX_STAGES, MAX_CHANNELS, MAX_STRIDE, MAX_CLASSES, MAX_SEQUENCES = 12, 4096, 16, 64, 64
+MAX_PATCH_VOX, MAX_WINDOW_VOX, MAX_MARGIN_MM = 1024, 2048, 1000.0
+SPACING_MM = (0.05, 20.0)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")  # sequence names become BIDS labels and module names
 
@@ -56,6 +61,7 @@ def _refuse_first(problems: Iterator[tuple[str, str]], *, file: object) -> None:
 
 def _network_problems(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
     yield from _names_problems(spec.sequences, what="network.sequences")
+    yield from _size_problems(spec)
     if len(spec.channels) < 2 or min(spec.channels, default=0) < 1:
         yield f"network.channels {spec.channels}", "at least two stages of at least one channel"
     if len(spec.strides) != len(spec.channels):
@@ -79,6 +85,27 @@ def _network_problems(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
         )
 
 
+def _size_problems(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
+    sizes = {
+        "stages": (len(spec.channels), MAX_STAGES),
+        "channels": (max(spec.channels, default=0), MAX_CHANNELS),
+        "strides": (max((size for stride in spec.strides for size in stride), default=0), MAX_STRIDE),
+        "classes": (spec.classes, MAX_CLASSES),
+        "sequences": (len(spec.sequences), MAX_SEQUENCES),
+    }
+    for name, (found, most) in sizes.items():
+        if found > most:
+            yield f"network.{name}: {found}", f"at most {most}"
+
+
+def _grid_problems(grid: GridSpec) -> Iterator[tuple[str, str]]:
+    low, high = SPACING_MM
+    if not low <= grid.spacing_mm <= high or not 0 <= grid.margin_mm <= MAX_MARGIN_MM:
+        yield f"grid {grid}", f"spacing_mm of {low} to {high}, margin_mm of 0 to {MAX_MARGIN_MM:g}"
+    if grid.window_vox is not None and not all(1 <= size <= MAX_WINDOW_VOX for size in grid.window_vox):
+        yield f"grid.window_vox {grid.window_vox}", f"two sizes of 1 to {MAX_WINDOW_VOX}"
+
+
 def _recipe_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     names = recipe.sequence_names
     yield from _names_problems(names, what="sequences")
@@ -92,8 +119,7 @@ def _recipe_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
             f"network.sequences {list(recipe.network.sequences)}",
             f"the recipe's sequences in the same order, {list(names)}",
         )
-    if recipe.grid.spacing_mm <= 0 or recipe.grid.margin_mm < 0:
-        yield f"grid {recipe.grid}", "a positive spacing_mm and a margin_mm of at least 0"
+    yield from _grid_problems(recipe.grid)
     if recipe.frame == "centerline" and recipe.grid.window_vox is None:
         yield "frame centerline without grid.window_vox", "two sizes in voxels"
 
@@ -111,8 +137,9 @@ def _inference_problems(spec: InferenceSpec, network: NetworkSpec) -> Iterator[t
         multiple = 1
         for stride in network.strides:
             multiple *= stride[axis]
-        if size < 1 or size % multiple:
-            yield f"inference.patch_vox {spec.patch_vox}", f"a multiple of {multiple} along axis {axis}"
+        if not 1 <= size <= MAX_PATCH_VOX or size % multiple:
+            expected = f"a multiple of {multiple} along axis {axis}, at most {MAX_PATCH_VOX}"
+            yield f"inference.patch_vox {spec.patch_vox}", expected
     if spec.by_patch and network.skips == "anchor":
         yield (
             "inference.by_patch with network.skips 'anchor'",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.files import read_text
 from bids_scseg.recipe.check import check_network, check_recipe
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 _DATA = files("bids_scseg.recipe") / "data"
 _REMEDY = "correct the recipe; docs and the packaged recipes show the fields"
+MAX_NUMBER = 1e9  # of any number in a recipe: sizes, millimetres, versions (ours)
+MAX_FILE_BYTES = 4_000_000  # of a recipe: the packaged ones have 5 kB (ours)
 _SCALARS = (str, bool, int, float)
 
 
@@ -124,16 +127,15 @@ def parse_json(text: str, *, file: object = None) -> object:
 
     try:
         parsed: object = json.loads(text, object_pairs_hook=refuse_repeats, parse_constant=refuse_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", file=file, remedy="correct the file") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also integers of thousands of digits
+        raise DataError(
+            f"not JSON: {str(error) or 'nested too deeply'}", file=file, remedy="correct the file"
+        ) from error
     return parsed
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as text: {error}", file=path, remedy="check the file") from error
+    return read_text(path, max_bytes=MAX_FILE_BYTES)
 
 
 def _plain_record(record: Recipe | NetworkSpec) -> dict[str, object]:
@@ -162,7 +164,10 @@ class _Place:
 
     def refuse(self, value: object, expected: str) -> DataError:
         """The error that a value of the wrong type deserves."""
-        shown = json.dumps(value, default=str)
+        try:
+            shown = json.dumps(value, default=str)
+        except (ValueError, RecursionError):
+            shown = "a value that cannot be shown"
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         return DataError(f"{self.path} is {shown}", file=self.file, expected=expected, remedy=_REMEDY)
 
@@ -234,8 +239,10 @@ def _tuple(arguments: tuple[Any, ...], value: object, place: _Place) -> tuple[ob
 def _scalar(hint: Any, value: object, place: _Place) -> object:
     if hint not in _SCALARS:
         raise TypeError(f"no rule for values of type {hint}")
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < MAX_NUMBER:
         return float(value)
+    if isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
+        raise place.refuse(value, f"a number below {MAX_NUMBER:g}")
     if type(value) is not hint:
         names = {str: "a text", bool: "true or false", int: "an integer", float: "a number"}
         raise place.refuse(value, names[hint])

@@ -111,7 +111,7 @@ def spoil(*keys: str | int, value: object) -> dict[str, Any]:
         (spoil("inference", "overlap", value=1), "below 1"),
         (spoil("inference", "threshold", value=1.5), "0 to 1"),
         (spoil("grid", "window_vox", value=None), "centerline without grid.window_vox"),
-        (spoil("grid", "spacing_mm", value=0), "positive spacing_mm"),
+        (spoil("grid", "spacing_mm", value=0), "spacing_mm of 0.05"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -160,5 +160,5 @@ def test_unknown_names_and_absent_files(tmp_path: Path) -> None:
 def test_a_binary_file_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read as text"):
+    with pytest.raises(DataError, match="cannot be read"):
         load_recipe(path)

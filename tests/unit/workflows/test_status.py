@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 
 import pytest
 
@@ -57,3 +58,19 @@ def test_the_state_says_whose_fault_it_is(error, state):
 def test_exit_codes(states, total, code):
     outcomes = [SessionOutcome(label=f"sub-{n}", state=state) for n, state in enumerate(states)]
     assert exit_code(outcomes, total=total) == code
+
+
+def test_runs_side_by_side_leave_a_status_with_everybody(tmp_path):
+    """Each writes its session's log, then the table of all; the last table must know every log."""
+
+    def finish(number):
+        write_outcome(tmp_path, SessionOutcome(label=f"sub-{number:02d}", state="done"), run={})
+        write_status(tmp_path)
+
+    threads = [threading.Thread(target=finish, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(rows_of(tmp_path)) == 12
+    assert sorted(path.name for path in (tmp_path / "logs").glob(".*")) == [".status.lock"]
