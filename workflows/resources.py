@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_scseg.bids.estimate import superior_range
+from bids_scseg.bids.estimate import LATE_GB, superior_range
 from bids_scseg.errors import DiskFullError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.model import Recipe
@@ -40,7 +40,10 @@ class DiskNeed:
 
 
 def worker_gb(plan: Plan, recipe: Recipe) -> float:
-    """Largest memory of the worker that runs a session, GB; the network's is the inference process's."""
+    """Largest memory of the worker that runs a session, GB; the network's is the inference process's.
+
+    Another program's network, which segments each image by itself, runs below the worker and counts.
+    """
     files = [file for sequence in plan.sequences for file in sequence.files]
     pairs = any(
         len(sequence.files) > 1 and recipe.rule(sequence.name).register_slabs for sequence in plan.sequences
@@ -50,6 +53,7 @@ def worker_gb(plan: Plan, recipe: Recipe) -> float:
         + WORKER_GB_PER_IMAGE * len(files)
         + WORKER_GB_PER_MEGAVOXEL * _voxels(plan) / 1e6
         + REGISTRATION_GB * pairs
+        + (LATE_GB if plan.impute == "late" else 0.0)
     )
 
 

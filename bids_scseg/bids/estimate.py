@@ -22,7 +22,7 @@ REPORT_SECONDS = 8.0  # ours
 BASE_GB = 0.6  # interpreter with the libraries of one worker (ours)
 GB_PER_MEGAVOXEL = 0.03  # native image in float32 with working copies (ours)
 # Another program's networks on one whole image; guesses that nothing was measured for.
-LATE_SECONDS, LATE_GB = 600.0, 6.0
+LATE_SECONDS, LATE_GB = 600.0, 4.0
 
 
 def superior_range(grid: Grid) -> tuple[float, float]:

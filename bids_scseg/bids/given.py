@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_scseg.bids.masks import same_lattice
 from bids_scseg.bids.names import session_label
 from bids_scseg.bids.plan import not_asked_for
 from bids_scseg.errors import DataError, GeometryError
@@ -134,7 +133,7 @@ def _not_asked(plan: Plan) -> frozenset[str]:
 def _other_image(slab: Slab, file: ImageFile | None) -> str | None:
     if file is None or file.grid is None:
         return f"it was fitted to {slab.file} as {slab.key}, which this run does not use as such"
-    if not same_lattice(file.grid, slab.grid):
+    if file.grid != slab.grid:  # to rounding, as apply demands it
         return (
             f"{slab.file} had another lattice when it was fitted (then {slab.grid.shape}, now "
             f"{file.grid.shape}, or another affine)"

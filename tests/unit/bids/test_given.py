@@ -104,7 +104,7 @@ def test_a_session_that_is_refused_anyway_stays_so(earlier):
     assert with_geometry(plan, earlier(BOTH), RECIPE) == plan
 
 
-MOVED = replace(SAG, grid=builders.lattice("sag", origin=(1.0, 0.0)))
+MOVED = replace(SAG, grid=builders.lattice("sag", origin=(0.1, 0.0)))
 COARSE = replace(AX, grid=builders.lattice("iso", low=60.0))
 
 

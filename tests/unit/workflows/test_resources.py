@@ -10,6 +10,7 @@ import pytest
 from bids_builders import image, lattice, study
 from unit_jobs import job
 
+from bids_scseg.bids.estimate import LATE_GB
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.errors import DiskFullError, ImageError
 from bids_scseg.options import RunOptions
@@ -84,6 +85,11 @@ def test_memory_grows_with_images_and_registration():
         study(image("acq-sag_chunk-1_T2w", lattice(low=220)), image("acq-sag_chunk-2_T2w", lattice())), RECIPE
     )
     assert worker_gb(slabs, RECIPE) == pytest.approx(0.3 + 0.3 + 0.042 + 0.4)
+
+
+def test_another_programs_network_runs_below_the_worker():
+    late = make_plan(study(image("acq-sag_T2w")), RECIPE, late=True)
+    assert worker_gb(late, RECIPE) == pytest.approx(worker_gb(SMALL, RECIPE) + LATE_GB)
 
 
 def test_a_session_too_large_for_the_memory_that_is_there_is_told():
