@@ -33,9 +33,14 @@ GREY_SIZE = 0.5
 FOOTPRINT_MM = 0.5
 #: A mask of another image serves where it covers at least this much of the cord in view, mm.
 LEAST_BORROWED_MM = 10.0
-#: A borrowed mask must lie on something that stands out against its surroundings as much, standard
-#: deviations of both (pooled); a cord against fluid has 1 to 4.
-LEAST_CONTRAST = 0.5
+#: Smaller shares of a resampled mask are traces of the interpolation.
+LEAST_SHARE = 0.05
+#: An image that lends its mask to another of its sequence must look like it in the cord and around it
+#: (rescans have 0.85 to 0.98), in at least so many voxels.
+LEAST_CORRELATION, LEAST_SHARED = 0.6, 50
+#: In an image of another sequence, edges along a borrowed mask's surface are stronger than so far aside, mm;
+#: edges are taken at this scale, mm.
+ASIDE_MM, EDGE_MM = 3.0, 0.8
 #: Surroundings of the cord reach this far from it, mm: the fluid.
 RING_MM = 2.5
 
@@ -225,13 +230,13 @@ def cord_points(anatomy: Anatomy, points: Doubles) -> tuple[Floats, Floats, Floa
 # ------------------------------------------------------------------------------------------ masks of others
 
 
-def borrow_mask(cord: Floats, source: Grid, target: CordImage) -> Floats | None:
+def borrow_mask(lender: CordImage, target: CordImage) -> Floats | None:
     """The cord mask of another image of the session on the lattice of one that has none.
 
     Parameters
     ----------
-    cord, source
-        Share of cord ``(i, j, k)`` and its lattice.
+    lender
+        Image with a mask.
     target
         The image without one; what its ``cord`` says is ignored.
 
@@ -239,28 +244,69 @@ def borrow_mask(cord: Floats, source: Grid, target: CordImage) -> Floats | None:
     -------
     (i, j, k) float32 or None
         Mean of the mask over each voxel's footprint; None where it covers less than 10 mm of cord in view, or
-        where what lies under it does not stand out against what lies around it (the subject has moved, or
-        the worlds differ).
+        where what lies under it does not look like the cord (the subject has moved, or the worlds differ):
+        in an image of the same sequence, the two look different there; in another, edges along its surface
+        are no stronger than a little aside.
     """
     offsets = footprint_offsets(target.grid.spacing, FOOTPRINT_MM)
-    box = _reached(cord, source, target.grid)
+    box = _reached(lender.cord, lender.grid, target.grid)
     if box is None:
         return None
     size = tuple(span.stop - span.start for span in box)
     ijk = np.argwhere(np.ones(size, bool)) + [span.start for span in box]
     mean = np.zeros(len(ijk), np.float32)
     for offset in offsets:
-        at = source.to_index(target.grid.to_world(ijk + offset))
-        mean += sample_linear(cord, at) / np.float32(len(offsets))
+        at = lender.grid.to_index(target.grid.to_world(ijk + offset))
+        mean += sample_linear(lender.cord, at) / np.float32(len(offsets))
     out = np.zeros(target.grid.shape, np.float32)
     out[box] = mean.reshape(size)
-    out[out < 0.05] = 0  # traces of the interpolation
+    out[out < LEAST_SHARE] = 0
     along = target.grid.canonical_axes()[2][0]
     others = tuple(axis for axis in range(3) if axis != along)
     length = float((out >= 0.5).any(axis=others).sum() * target.grid.spacing[along])
-    if length < LEAST_BORROWED_MM or stands_out(replace(target, cord=out)) < LEAST_CONTRAST:
+    if length < LEAST_BORROWED_MM or not _looks_right(lender, replace(target, cord=out)):
         return None
     return out
+
+
+def _looks_right(lender: CordImage, target: CordImage) -> bool:
+    """Whether a borrowed mask lies on the cord of the image that borrows it."""
+    if lender.sequence == target.sequence:
+        return _alike(lender, target) >= LEAST_CORRELATION
+    along = target.grid.canonical_axes()[2][0]
+    edges = _edges(target, along)
+    found, beside = _edge(edges, target.cord), 0.0
+    for axis in (axis for axis in range(3) if axis != along):
+        step = max(1, round(ASIDE_MM / float(target.grid.spacing[axis])))
+        for way in (step, -step):
+            beside = max(beside, _edge(edges, np.roll(target.cord, way, axis)))
+    return found > beside
+
+
+def _alike(lender: CordImage, target: CordImage) -> float:
+    """Correlation of two images in the cord and its surroundings; 0 where they share next to nothing."""
+    ijk = np.concatenate([np.argwhere(target.cord >= 0.5), ring_voxels(target)])
+    at = lender.grid.to_index(target.grid.to_world(ijk))
+    shared = lender.grid.contains(at)
+    if shared.sum() < LEAST_SHARED:
+        return 0.0
+    own = target.data[tuple(ijk[shared].T)]
+    other = sample_linear(lender.data, at[shared])
+    return float(np.corrcoef(own, other)[0, 1]) if own.std() > 0 < other.std() else 0.0
+
+
+def _edges(image: CordImage, along: int) -> Floats:
+    """Magnitude of the intensity's gradient across the cord ``(i, j, k)``."""
+    sigma = np.where(np.arange(3) == along, 0.0, EDGE_MM / image.grid.spacing)
+    out: Floats = ndimage.gaussian_gradient_magnitude(image.data, np.maximum(sigma, 1e-3))
+    return out
+
+
+def _edge(edges: Floats, cord: Floats) -> float:
+    """Mean of the edges along the surface of a mask."""
+    inside = cord >= 0.5
+    surface = inside & ~ndimage.binary_erosion(inside)
+    return float(edges[surface].mean()) if surface.any() else 0.0
 
 
 def _reached(cord: Floats, source: Grid, target: Grid) -> tuple[slice, slice, slice] | None:
@@ -275,15 +321,17 @@ def _reached(cord: Floats, source: Grid, target: Grid) -> tuple[slice, slice, sl
     return i, j, k
 
 
-def stands_out(image: CordImage) -> float:
-    """How far the cord's mean lies from that of its surroundings, in their pooled standard deviation."""
+def ring_voxels(image: CordImage) -> npt.NDArray[np.intp]:
+    """Indices ``(n, 3)`` of the voxels round the cord mask, within `RING_MM` and the finest spacing."""
     inside = image.cord >= 0.5
-    if not inside.any():
-        return 0.0
-    away = ndimage.distance_transform_edt(~inside, sampling=image.grid.spacing)
-    ring = image.data[(away > 0.5) & (away <= RING_MM + image.grid.spacing.min())]
-    own = image.data[inside]
-    if ring.size < 8:
-        return 0.0
-    spread = float(np.sqrt((own.var() + ring.var()) / 2))
-    return abs(float(own.mean()) - float(ring.mean())) / max(spread, 1e-6)
+    found = ndimage.find_objects(inside.astype(np.uint8))
+    if not found:
+        return np.zeros((0, 3), np.intp)
+    reach = RING_MM + float(image.grid.spacing.min())
+    margin = np.ceil(reach / image.grid.spacing).astype(int) + 1
+    box = tuple(
+        slice(max(span.start - int(m), 0), span.stop + int(m))
+        for span, m in zip(found[0], margin, strict=True)
+    )
+    away = ndimage.distance_transform_edt(~inside[box], sampling=image.grid.spacing)
+    return np.argwhere((away > 0) & (away <= reach)) + [span.start for span in box]

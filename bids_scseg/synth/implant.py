@@ -18,7 +18,7 @@ from bids_scseg.space.grid import Grid
 from bids_scseg.space.resample import footprint_offsets
 from bids_scseg.synth.blobs import Blob, blob_fraction
 from bids_scseg.synth.contrast import LESION_SIGN
-from bids_scseg.synth.cords import RING_MM, CordImage, cord_points
+from bids_scseg.synth.cords import CordImage, cord_points, ring_voxels
 from bids_scseg.synth.lesions import Lesion, fraction_at
 from bids_scseg.synth.scanner import MAX_DARKER, SURROUND_MM
 from bids_scseg.synth.subject import Anatomy, Doubles, Floats, Rng, table_index, z_axis
@@ -326,22 +326,10 @@ def _level(values: Floats, where: Shares) -> Floats:
 
 def _ring(image: CordImage, anatomy: Anatomy) -> tuple[Floats, Floats]:
     """Arc length in mm and intensity of the voxels round the cord mask, ``(n,)`` each."""
-    inside = image.cord >= 0.5
-    found = ndimage.find_objects(inside.astype(np.uint8))
-    if not found:
-        return np.zeros(0, np.float32), np.zeros(0, np.float32)
-    reach = RING_MM + float(image.grid.spacing.min())
-    margin = np.ceil(reach / image.grid.spacing).astype(int) + 1
-    box = tuple(
-        slice(max(span.start - int(m), 0), span.stop + int(m))
-        for span, m in zip(found[0], margin, strict=True)
-    )
-    away = ndimage.distance_transform_edt(~inside[box], sampling=image.grid.spacing)
-    ijk = np.argwhere((away > 0) & (away <= reach))
-    start = np.array([span.start for span in box])
-    foot, _, _ = cord_points(anatomy, image.grid.to_world(ijk + start))
+    ijk = ring_voxels(image)
+    foot, _, _ = cord_points(anatomy, image.grid.to_world(ijk))
     arc = np.interp(foot, z_axis(), anatomy.profiles.arc).astype(np.float32)
-    return arc, image.data[box][tuple(ijk.T)]
+    return arc, image.data[tuple(ijk.T)]
 
 
 def _fluid(ring: tuple[Floats, Floats], implant: Implant) -> float:

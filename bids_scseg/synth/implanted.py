@@ -262,8 +262,7 @@ def _borrow(
             continue
         # a mask of the same sequence is the likeliest to lie where this image has its cord
         for lender in sorted(lenders, key=lambda item: item.sequence != source.sequence):
-            image = loaded[lender.image.relative]
-            cord = borrow_mask(image.cord, image.grid, target)
+            cord = borrow_mask(loaded[lender.image.relative], target)
             if cord is not None:
                 loaded[source.image.relative] = replace(target, cord=cord)
                 lent[source.image.relative] = lender
