@@ -35,9 +35,9 @@ def place_maps(
 
     A voxel is lesion where any annotated sequence says so (half of it, by linear interpolation), background
     where at least one annotated image shows it and none says lesion, and does not count (255) where
-    sequences have data that nobody annotated. Numbers of a single map that has several are kept; maps of the
-    slabs of one sequence keep touching lesions of different numbers apart; all else is numbered by
-    connected components (the recipe's connectivity).
+    sequences have data that nobody annotated. Numbers of a single map that has several, or is a synthetic
+    truth, are kept; maps of the slabs of one sequence keep touching lesions of different numbers apart; all
+    else is numbered by connected components (the recipe's connectivity).
 
     Parameters
     ----------
@@ -73,7 +73,11 @@ def place_maps(
             remedy="let --bids-filter-file choose the annotated image",
         )
     label = _numbered(
-        [values for values, _ in placed], single=len(maps) == 1, geometry=geometry, recipe=recipe
+        [values for values, _ in placed],
+        single=len(maps) == 1,
+        instances=_is_synthetic_truth(maps[0]),
+        geometry=geometry,
+        recipe=recipe,
     )
     if label.max(initial=0) >= IGNORE:
         raise DataError(
@@ -143,12 +147,23 @@ def _seen(geometry: Geometry, slabs: Sequence[Slab]) -> BoolArray:
     return alone.apply(ones, key=slabs[0].key)[1]
 
 
+def _is_synthetic_truth(found: LesionMap) -> bool:
+    """Whether a table beside a map says how well each numbered lesion is seen: then numbers are lesions.
+
+    Without it a map of one value may be a mask of many lesions, whatever its name.
+    """
+    if not found.table.is_file():
+        return False
+    with found.table.open(encoding="utf-8") as handle:
+        return "realised_" in handle.readline()
+
+
 def _numbered(
-    parts: Sequence[Labels], *, single: bool, geometry: Geometry, recipe: Recipe
+    parts: Sequence[Labels], *, single: bool, instances: bool, geometry: Geometry, recipe: Recipe
 ) -> npt.NDArray[np.integer[Any]]:
     mask = np.any([part > 0 for part in parts], axis=0)
     several = len(np.unique(parts[0][parts[0] > 0])) > 1
-    if len(parts) == 1 and several and single:
+    if len(parts) == 1 and (several or instances) and single:
         return parts[0]
     if len(parts) == 1 and several:
         pieces = cc3d.connected_components(

@@ -148,3 +148,15 @@ def test_255_lesions_are_too_many(tmp_path: Path, geometry) -> None:
     values[: grid.shape[0] // 2] = 255
     with pytest.raises(DataError, match="255 lesions"):
         place_maps([drawn(tmp_path, "m", grid, values)], geometry, covered=covered(geometry), recipe=RECIPE)
+
+
+def test_one_synthetic_lesion_in_two_pieces_stays_one(tmp_path: Path, geometry) -> None:
+    """Its table says that numbers are lesions; a map of one value without such a table is a mask."""
+    values = (phantoms.lesion_labels(LESIONS, prepared_sessions.UPPER) > 0).astype(np.uint8)
+    found = drawn(tmp_path, "whole_dseg", prepared_sessions.UPPER, values)
+    pieces = []
+    for _ in range(2):
+        label, _ = place_maps([found], geometry, covered=covered(geometry), recipe=RECIPE)
+        pieces.append(np.unique(label[(label > 0) & (label < 255)]).size)
+        found.table.write_text("index\trealised_T2Sag\n1\tvisible\n")
+    assert pieces == [2, 1]
