@@ -24,7 +24,8 @@ from bids_scseg.interfaces.sct import SCT_RELEASE, run_tool
 from bids_scseg.preprocess.late import fuse_maps
 from bids_scseg.space.grid import Grid
 
-RECORD_FILE, MAP_FILE, VALUES_FILE = "lesion_map.json", "lesions.nii.gz", "lesions.npy"
+RECORD_FILE, VALUES_FILE = "lesion_map.json", "lesions.npy"
+MAP_FILE, MAP_SIDECAR = "lesions.nii.gz", "lesions.json"  # SCT writes the second beside the first
 TIMEOUT_S = 7200  # ours: five networks over a whole image, on a busy machine
 RANGE_TOLERANCE = 1e-3  # values beyond 0-1 by more are no map of lesions; rounding stays far below
 COMMAND = "sct_deepseg {task} -i IMAGE -o {file} -soft-ms-lesion"
@@ -194,7 +195,8 @@ def _call_sct(
     image: Path, grid: Grid, folder: Path, *, task: str, limits: Limits, more: tuple[str, ...] = ()
 ) -> Volume:
     found = folder / MAP_FILE
-    found.unlink(missing_ok=True)
+    for earlier in (found, folder / MAP_SIDECAR):
+        earlier.unlink(missing_ok=True)
     # -i takes any number of files, so another option must follow its own.
     command = ["sct_deepseg", task, "-i", str(image), "-o", MAP_FILE, *more]
     run_tool(
@@ -275,7 +277,7 @@ def read_map_record(path: Path) -> MapRecord:
 def _model_urls(folder: Path) -> list[str]:
     """Where SCT has its network from, by the JSON file that it writes beside a map; empty without one."""
     try:
-        data = json.loads((folder / MAP_FILE.replace(".nii.gz", ".json")).read_text(encoding="utf-8"))
+        data = json.loads((folder / MAP_SIDECAR).read_text(encoding="utf-8"))
         urls = data["GeneratedBy"][0]["ModelURL"]
     except (OSError, ValueError, LookupError, TypeError):
         return []
