@@ -334,4 +334,5 @@ def ring_voxels(image: CordImage) -> npt.NDArray[np.intp]:
         for span, m in zip(found[0], margin, strict=True)
     )
     away = ndimage.distance_transform_edt(~inside[box], sampling=image.grid.spacing)
-    return np.argwhere((away > 0) & (away <= reach)) + [span.start for span in box]
+    corner = np.array([span.start for span in box])
+    return np.asarray(np.argwhere((away > 0) & (away <= reach)) + corner)
