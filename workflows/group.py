@@ -1,4 +1,4 @@
-"""The group level: the cohort's tables and page, from the outputs of the participant level alone."""
+"""The group level: the cohort's tables and page, from the outputs of the participant level."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pandas as pd
 
 from bids_scseg.bids.write import safe_join, write_json, write_tsv
 from bids_scseg.errors import MissingInputError
-from bids_scseg.measure.cohort import CohortTables, SessionOutputs, build
-from bids_scseg.report.group import write_group_page
+from bids_scseg.measure.cohort import CohortTables, SessionOutputs, build, measured_columns
+from bids_scseg.measure.covariates import Covariates, read_covariates
+from bids_scseg.measure.ratings import RATINGS_FILE, read_ratings
+from bids_scseg.report.group import GroupPage, write_group_page
+from bids_scseg.report.session import thumbnail_name
 from bids_scseg.workflows.status import read_outcomes
 
 LABEL = re.compile(r"sub-(?P<subject>[A-Za-z0-9+]+)(_ses-(?P<session>[A-Za-z0-9+]+))?")
@@ -61,19 +64,43 @@ def find_outputs(out: Path) -> list[SessionOutputs]:
     return found
 
 
-def write_group(out: Path, *, facts: Mapping[str, str]) -> CohortTables:
+def write_group(out: Path, *, dataset: Path | None = None, facts: Mapping[str, str]) -> CohortTables:
     """Build and write the cohort's tables, data dictionaries and page.
 
     Parameters
     ----------
     out
-        Output folder of the participant level.
+        Output folder of the participant level; ``group/ratings.tsv`` in it is read where it is.
+    dataset
+        The raw dataset, for covariates of participants and sessions; None without it.
     facts
         Name to value, shown on the page.
     """
-    cohort = build(find_outputs(out))
-    _table(out, "group/lesions", cohort.lesions, cohort.dictionaries["lesions"])
-    _table(out, "group/sessions", cohort.sessions, cohort.dictionaries["sessions"])
+    outputs = find_outputs(out)
+    covariates = Covariates()
+    if dataset is not None:
+        people = {f"sub-{item.subject}" for item in outputs}
+        covariates = read_covariates(dataset, people, taken=measured_columns(outputs))
+    ratings = read_ratings(safe_join(out, RATINGS_FILE), {item.label for item in outputs})
+    cohort = build(outputs, covariates=covariates, ratings=ratings)
+    _write_tables(out, cohort)
+    labels = [item.label for item in outputs]
+    write_group_page(
+        out / "group.html",
+        GroupPage(
+            cohort=cohort,
+            reports={label: f"{label}.html" for label in labels if (out / f"{label}.html").is_file()},
+            thumbnails=_thumbnails(out, labels),
+            failures=_failures(out, cohort),
+            facts=facts,
+        ),
+    )
+    return cohort
+
+
+def _write_tables(out: Path, cohort: CohortTables) -> None:
+    for name in ("lesions", "sessions", "summary", "comparisons"):
+        _table(out, f"group/{name}", getattr(cohort, name), cohort.dictionaries[name])
     dictionary = {**MEASUREMENT, **cohort.dictionaries["participants"]}
     _table(out, PHENOTYPE, cohort.participants, dictionary)
     for participant, rows in cohort.sessions.groupby("participant_id"):
@@ -82,14 +109,6 @@ def write_group(out: Path, *, facts: Mapping[str, str]) -> CohortTables:
             known = cohort.dictionaries["sessions"]
             own = {name: known[name] for name in columns if name in known}
             _table(out, f"{participant}/{participant}_sessions", rows[columns], own)
-    write_group_page(
-        out / "group.html",
-        sessions=_with_reports(out, cohort.sessions[cohort.sessions["state"] == "done"]),
-        lesions=cohort.lesions,
-        failures=_failures(out),
-        facts=facts,
-    )
-    return cohort
 
 
 def _table(out: Path, stem: str, frame: pd.DataFrame, dictionary: Mapping[str, object]) -> None:
@@ -101,23 +120,18 @@ def _table(out: Path, stem: str, frame: pd.DataFrame, dictionary: Mapping[str, o
     write_tsv(out, f"{stem}.tsv", rows, columns=list(frame.columns))
 
 
-def _with_reports(out: Path, sessions: pd.DataFrame) -> list[dict[str, object]]:
+def _thumbnails(out: Path, labels: list[str]) -> dict[str, bytes]:
+    paths = {label: out / "figures" / thumbnail_name(label) for label in labels}
+    return {label: path.read_bytes() for label, path in paths.items() if path.is_file()}
+
+
+def _failures(out: Path, cohort: CohortTables) -> list[dict[str, object]]:
+    """Sessions without a result: what their log says, else what the tables say."""
+    logs = {str(outcome["label"]): outcome for outcome in read_outcomes(out)}
     rows = []
-    for row in sessions.to_dict("records"):
-        known = {str(key): None if pd.isna(value) else value for key, value in row.items()}
-        label = "_".join(str(known[key]) for key in ("participant_id", "session_id") if known.get(key))
-        rows.append({**known, "label": label, "report": _report(out, label)})
+    for row in cohort.sessions[cohort.sessions["state"] != "done"].to_dict("records"):
+        parts = [str(row[key]) for key in ("participant_id", "session_id") if not pd.isna(row[key])]
+        label = "_".join(parts)
+        known = {key: None if pd.isna(row[key]) else row[key] for key in ("state", "cause", "remedy")}
+        rows.append({"label": label, "step": logs.get(label, {}).get("step"), **known})
     return rows
-
-
-def _failures(out: Path) -> list[dict[str, object]]:
-    names = ("label", "state", "step", "cause", "remedy")
-    return [
-        {**{name: outcome.get(name) for name in names}, "report": _report(out, str(outcome["label"]))}
-        for outcome in read_outcomes(out)
-        if outcome.get("state") != "done"
-    ]
-
-
-def _report(out: Path, label: str) -> str:
-    return f"{label}.html" if (out / f"{label}.html").is_file() else ""

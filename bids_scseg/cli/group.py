@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 
 from bids_scseg import __version__
 from bids_scseg.errors import MissingInputError
@@ -17,10 +18,15 @@ def run_group(options: RunOptions) -> int:
         raise MissingInputError(
             "no such folder", file=out, expected="the output folder of the participant level"
         )
-    facts = {"version": __version__}
+    if options.bids_dir is not None and not options.bids_dir.is_dir():
+        raise MissingInputError(
+            "no such folder", file=options.bids_dir, expected="the raw dataset",
+            remedy="put '-' in its place: the group level can do without, but knows no covariates then",
+        )  # fmt: skip
+    facts = {"version": __version__, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
     if options.bids_dir is not None:
         facts["dataset"] = options.bids_dir.resolve().name
-    cohort = write_group(out, facts=facts)
+    cohort = write_group(out, dataset=options.bids_dir, facts=facts)
     done = int((cohort.sessions["state"] == "done").sum())
     sys.stderr.write(
         f"{done} sessions, {len(cohort.lesions)} lesions, {len(cohort.failed)} sessions without results; "

@@ -16,7 +16,7 @@ from bids_scseg.errors import ImageError, MissingInputError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.measure.instances import label_lesions
-from bids_scseg.measure.landmarks import Landmarks, fit_landmarks, label_points
+from bids_scseg.measure.landmarks import Landmarks, Level, fit_landmarks, label_points
 from bids_scseg.measure.lesions import lesion_table
 from bids_scseg.measure.session import Provenance, session_row
 from bids_scseg.space.geometry import Geometry
@@ -121,6 +121,18 @@ def landmarks_json(marks: Landmarks) -> dict[str, object]:
     """Landmarks as plain data."""
     levels = [[level.name, level.top_s_mm, level.bottom_s_mm, level.approximate] for level in marks.levels]
     return {"origin_s_mm": marks.origin_s_mm, "kind": marks.kind, "levels": levels}
+
+
+def landmarks_from_json(data: dict[str, Any]) -> Landmarks:
+    """Inverse of :func:`landmarks_json`."""
+    return Landmarks(
+        origin_s_mm=data["origin_s_mm"],
+        kind=data["kind"],
+        levels=tuple(
+            Level(name=name, top_s_mm=top, bottom_s_mm=bottom, approximate=approximate)
+            for name, top, bottom, approximate in data["levels"]
+        ),
+    )
 
 
 def read_json(path: str | Path) -> Any:

@@ -17,11 +17,16 @@ from bids_scseg.errors import ImageError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.cord import load_volume, read_record
 from bids_scseg.interfaces.engine import load_engine
-from bids_scseg.interfaces.measure import read_json, write_json
+from bids_scseg.interfaces.measure import landmarks_from_json, read_json, write_json
 from bids_scseg.interfaces.prepare import load_case
+from bids_scseg.measure.cordmap import cord_map
+from bids_scseg.measure.landmarks import Landmarks
+from bids_scseg.measure.quality import quality_row, scanner_row
+from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.assemble import ReportInput, assemble_report
 from bids_scseg.report.session import write_session_report
+from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
 
 RECORDS_FILE = "records.json"
@@ -65,15 +70,20 @@ class WriteResults(ScsegInterface):
         fit = read_json(self.inputs.report_file)
         # The bundle's path is this machine's; its name and checksum are in the row.
         run = {key: value for key, value in self.inputs.run.items() if key != "model_path"}
+        labels = np.load(self.inputs.labels_file, allow_pickle=False)
+        marks = landmarks_from_json(read_json(self.inputs.landmarks_file))
+        measures = read_json(self.inputs.row_file)
         engine = _engine(self)
         results = SessionResults(
             plan=self.inputs.plan,
             geometry=geometry,
-            labels=np.load(self.inputs.labels_file, allow_pickle=False),
+            labels=labels,
             probability=np.load(self.inputs.probability_file, allow_pickle=False),
             lesions=read_json(self.inputs.table_file),
             summary={
-                **read_json(self.inputs.row_file),
+                **measures,
+                **scanner_row(self.inputs.plan),
+                **_for_cohorts(case, labels, geometry, marks, fit=fit, measures=measures),
                 "fit": fit,
                 "run": run,
                 **({"engine": engine} if engine else {}),
@@ -97,6 +107,22 @@ def _engine(node: ScsegInterface) -> dict[str, Any]:
     """Whose network found the lesions; empty for this program's own."""
     file = node.given("engine_file")
     return read_json(file) if file else {}
+
+
+def _for_cohorts(
+    case: PreparedCase,
+    labels: npt.NDArray[np.int32],
+    geometry: Geometry,
+    marks: Landmarks,
+    *,
+    fit: dict[str, Any],
+    measures: dict[str, Any],
+) -> dict[str, object]:
+    """What the group level needs beyond the session's row: quality, and lesions in cord coordinates."""
+    cord = np.zeros(geometry.grid.shape, np.float32) if case.cord is None else case.cord
+    shared: dict[str, Any] = {"coverage": case.coverage, "cord": cord, "geometry": geometry}
+    quality = quality_row(case.image, labels, sequences=case.sequences, fit=fit, measures=measures, **shared)
+    return {**quality, "cord_map": cord_map(labels, landmarks=marks, **shared)}
 
 
 class ReportSessionInputSpec(ResultInputSpec):

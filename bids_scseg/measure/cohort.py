@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bids_scseg.errors import DataError
+from bids_scseg.measure.comparisons import (
+    COMPARISON_COLUMNS,
+    SUMMARY_COLUMNS,
+    LeftOut,
+    comparable,
+    compare,
+    counted,
+    summarise,
+)
+from bids_scseg.measure.covariates import Covariates
 from bids_scseg.measure.lesions import LESION_COLUMNS, sequence_columns
+from bids_scseg.measure.quality import CORD_COLUMNS, SCANNER_COLUMNS, sequence_quality_columns
+from bids_scseg.measure.ratings import EXCLUDING, RATING_COLUMNS, Rating, Ratings
 from bids_scseg.measure.schema import Column, Value, data_dictionary, parse_frame, to_frame
 from bids_scseg.measure.session import SESSION_COLUMNS, examined_columns, level_columns
+from bids_scseg.measure.strata import STRATUM_KEYS, Stratum, assign_strata, find_outliers
 
 #: Endings of the columns that repeat per sequence: they tell which sequences a table was made with.
 LESION_SUFFIXES = tuple(column.name.removeprefix("x") for column in sequence_columns(("x",)))
 SESSION_SUFFIX = examined_columns(("x",))[0].name.removeprefix("x")
 #: A session is done in this state; any other is listed as not done.
 DONE = "done"
-#: Columns of which all sessions of a cohort ought to have the same value.
-UNIFORM = ("model", "model_sha256", "threshold", "version")
+#: What people may want to compare beside a dataset's own covariates.
+OWN_COVARIATES = (*SCANNER_COLUMNS,)
 
 KEY_COLUMNS: tuple[Column, ...] = (
     Column(name="participant_id", dtype="str", description="Participant, with the prefix sub-."),
@@ -36,34 +49,64 @@ STATE_COLUMNS: tuple[Column, ...] = (
     Column(name="cause", dtype="str", description="Why it was not done."),
     Column(name="remedy", dtype="str", description="What can be done about it."),
 )
+RUN_COLUMNS: tuple[Column, ...] = (
+    Column(
+        name="stratum",
+        dtype="str",
+        description="Sessions with the same letter were measured alike: same model, threshold, smallest "
+        "lesion, cord method and numerical version. Numbers of different strata must not be pooled.",
+    ),
+    Column(name="min_volume_mm3", dtype="float64", units="mm^3", description="Smaller lesions were dropped."),
+    Column(
+        name="cord_method", dtype="str", description="What finds the cord in images without a given mask."
+    ),
+    Column(
+        name="numerical_version",
+        dtype="str",
+        description="Version of the computations: the same input gives the same numbers.",
+    ),
+    Column(
+        name="outliers",
+        dtype="str",
+        description="What stands out among the sessions of the stratum (robust z-score from 3.5), separated "
+        "by semicolons; n/a if nothing does.",
+    ),
+)
 PARTICIPANT_COLUMNS: tuple[Column, ...] = (
     KEY_COLUMNS[0],
     Column(name="sessions", dtype="Int64", description="Number of sessions that were processed to the end."),
     Column(name="sessions_failed", dtype="Int64", description="Number of sessions that were not."),
-    Column(name="first_session", dtype="str", description="First session done, by label."),
-    Column(name="last_session", dtype="str", description="Last session done, by label."),
-    Column(name="mean_lesion_count", dtype="float64", description="Lesions per session done, mean."),
+    Column(
+        name="sessions_left_out",
+        dtype="Int64",
+        description="Number of sessions done that are left out of what follows: rated fail, or of another "
+        "stratum.",
+    ),
+    Column(name="stratum", dtype="str", description="Stratum of the sessions that count."),
+    Column(name="first_session", dtype="str", description="First session that counts, by label."),
+    Column(name="last_session", dtype="str", description="Last session that counts, by label."),
+    Column(name="mean_lesion_count", dtype="float64", description="Lesions per session that counts, mean."),
     Column(
         name="mean_lesion_volume_mm3",
         dtype="float64",
         units="mm^3",
-        description="Total lesion volume per session done, mean.",
+        description="Total lesion volume per session that counts, mean.",
     ),
     Column(
         name="mean_lesion_load",
         dtype="float64",
-        description="Lesion volume divided by cord volume, mean of the sessions done.",
+        description="Lesion volume divided by cord volume, mean of the sessions that count.",
     ),
     Column(
         name="last_lesion_load",
         dtype="float64",
-        description="Lesion volume divided by cord volume, last session done.",
+        description="Lesion volume divided by cord volume, last session that counts.",
     ),
     Column(
         name="min_examined_length_mm",
         dtype="float64",
         units="mm",
-        description="Shortest examined length of cord among the sessions done.",
+        description="Shortest examined length of cord among the sessions that count.",
     ),
 )
 
@@ -119,23 +162,48 @@ class CohortTables:
         (session label, cause) of sessions without results.
     flags
         What to know before comparing sessions, one sentence each.
+    summary, comparisons
+        The largest stratum in numbers, and differences between groups in it.
+    strata
+        What was measured alike.
+    left_out
+        Sessions that summary and comparisons leave out.
+    covariates
+        Columns of the session table that describe participants, sessions and scanners.
+    maps
+        Session label → lesions in cord coordinates (:mod:`bids_scseg.measure.cordmap`).
     """
 
     lesions: pd.DataFrame
     sessions: pd.DataFrame
     participants: pd.DataFrame
+    summary: pd.DataFrame
+    comparisons: pd.DataFrame
     dictionaries: dict[str, dict[str, dict[str, str]]]
     failed: tuple[tuple[str, str], ...]
     flags: tuple[str, ...]
+    strata: tuple[Stratum, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    covariates: tuple[Column, ...] = ()
+    maps: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
-def build(outputs: Iterable[SessionOutputs]) -> CohortTables:
+def build(
+    outputs: Iterable[SessionOutputs],
+    *,
+    covariates: Covariates | None = None,
+    ratings: Ratings | None = None,
+) -> CohortTables:
     """Put the sessions' outputs together.
 
     Parameters
     ----------
     outputs
         One entry per session, in any order.
+    covariates
+        What the raw dataset says of participants and sessions.
+    ratings
+        People's verdicts; sessions rated "fail" leave the statistics.
 
     Returns
     -------
@@ -154,25 +222,61 @@ def build(outputs: Iterable[SessionOutputs]) -> CohortTables:
         raise DataError(f"session given twice: {', '.join(double)}", expected="one entry per session")
     states = [_state(item) for item in ordered]
     done = [item for item, state in zip(ordered, states, strict=True) if state["state"] == DONE]
-    sessions, session_schema = _sessions(ordered, states)
+    summaries = [
+        _summary(item) if state["state"] == DONE else {} for item, state in zip(ordered, states, strict=True)
+    ]
+    known, judged = covariates or Covariates(), ratings or Ratings()
+    sessions, session_schema = _sessions(ordered, states, summaries, covariates=known, ratings=judged)
+    strata, main = _strata(sessions)
     lesions, lesion_schema = _lesions(done)
-    participants = to_frame(_participants(sessions), PARTICIPANT_COLUMNS)
+    participants = to_frame(_participants(sessions, main), PARTICIPANT_COLUMNS)
+    used, left_out = counted(sessions, main)
+    described = (*known.columns, *OWN_COVARIATES)
     return CohortTables(
         lesions=lesions,
         sessions=sessions,
         participants=participants,
+        summary=summarise(used, main),
+        comparisons=compare(used, comparable(described, used), main),
         dictionaries={
             "lesions": data_dictionary(lesion_schema),
             "sessions": data_dictionary(session_schema),
             "participants": data_dictionary(PARTICIPANT_COLUMNS),
+            "summary": data_dictionary(SUMMARY_COLUMNS),
+            "comparisons": data_dictionary(COMPARISON_COLUMNS),
         },
         failed=tuple(
             (item.label, str(state["cause"] or state["state"]))
             for item, state in zip(ordered, states, strict=True)
             if state["state"] != DONE
         ),
-        flags=tuple(_flags(sessions)),
+        flags=(*_flags(sessions, strata), *known.flags, *judged.flags),
+        strata=strata,
+        left_out=left_out,
+        covariates=described,
+        maps={
+            item.label: found["cord_map"]
+            for item, found in zip(ordered, summaries, strict=True)
+            if isinstance(found.get("cord_map"), Mapping)
+        },
     )
+
+
+def measured_columns(outputs: Iterable[SessionOutputs]) -> set[str]:
+    """Names of the session table's own columns, which covariates must not bear."""
+    sequences = _sequences(
+        [name for item in outputs if item.summary is not None for name in _summary(item)], (SESSION_SUFFIX,)
+    )
+    return {column.name for column in (*KEY_COLUMNS, *STATE_COLUMNS, *RUN_COLUMNS, *RATING_COLUMNS)} | {
+        column.name for column in _measured(sequences)
+    }
+
+
+def _measured(sequences: Sequence[str]) -> tuple[Column, ...]:
+    return (
+        *SESSION_COLUMNS, *SCANNER_COLUMNS, *CORD_COLUMNS, *examined_columns(sequences),
+        *sequence_quality_columns(sequences), *level_columns(),
+    )  # fmt: skip
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -198,28 +302,60 @@ def _state(item: SessionOutputs) -> dict[str, Value]:
     return state
 
 
-def _measures(item: SessionOutputs) -> dict[str, Value]:
+def _summary(item: SessionOutputs) -> dict[str, Any]:
+    """The session row with cord map and run; what the summary does not say of the run comes from the log."""
     if item.summary is None:
         return {}
     data = _read_json(item.summary)
-    return dict(data.get("measures", data))
+    row = dict(data.get("measures", data))
+    log = {} if item.log is None else _read_json(item.log).get("run") or {}
+    run = {**log, **(data.get("run") or {})}
+    version = log.get("numerical_version") or run.get("numerical_version")
+    least = run.get("min_volume_mm3")
+    return {
+        **row,
+        "cord_method": run.get("cord_method"),
+        "min_volume_mm3": float(least) if isinstance(least, int | float) else None,
+        "numerical_version": version,
+    }
 
 
 def _sessions(
-    ordered: Sequence[SessionOutputs], states: Sequence[Mapping[str, Value]]
+    ordered: Sequence[SessionOutputs],
+    states: Sequence[Mapping[str, Value]],
+    summaries: Sequence[Mapping[str, Any]],
+    *,
+    covariates: Covariates,
+    ratings: Ratings,
 ) -> tuple[pd.DataFrame, tuple[Column, ...]]:
-    found = [
-        _measures(item) if state["state"] == DONE else {} for item, state in zip(ordered, states, strict=True)
-    ]
-    sequences = _sequences([name for row in found for name in row], (SESSION_SUFFIX,))
-    measured = SESSION_COLUMNS + examined_columns(sequences) + level_columns()
-    schema = KEY_COLUMNS + STATE_COLUMNS + measured
-    names = {column.name for column in measured}
+    sequences = _sequences([name for row in summaries for name in row], (SESSION_SUFFIX,))
+    measured = _measured(sequences)
+    schema = (*KEY_COLUMNS, *STATE_COLUMNS, *RUN_COLUMNS, *RATING_COLUMNS, *covariates.columns, *measured)
+    names = {column.name for column in (*measured, *RUN_COLUMNS)}
     rows = [
-        item.keys | dict(state) | {name: value for name, value in row.items() if name in names}
-        for item, state, row in zip(ordered, states, found, strict=True)
+        item.keys
+        | dict(state)
+        | covariates.of(f"sub-{item.subject}", f"ses-{item.session}" if item.session else None)
+        | _rating(ratings.by_label.get(item.label))
+        | {name: value for name, value in row.items() if name in names}
+        for item, state, row in zip(ordered, states, summaries, strict=True)
     ]
-    return to_frame(rows, schema), schema
+    frame = to_frame(rows, schema)
+    frame["stratum"] = pd.Series(assign_strata(frame)[0], dtype="str")
+    frame["outliers"] = pd.Series(find_outliers(frame, sequences), dtype="str")
+    return frame, schema
+
+
+def _rating(found: Rating | None) -> dict[str, Value]:
+    if found is None:
+        return {}
+    return {"rating": found.rating, "rating_note": found.note or None, "rated": found.rated or None}
+
+
+def _strata(sessions: pd.DataFrame) -> tuple[tuple[Stratum, ...], str]:
+    """The strata, and the letter of the largest."""
+    strata = assign_strata(sessions)[1]
+    return strata, strata[0].name if strata else "A"
 
 
 def _lesions(done: Sequence[SessionOutputs]) -> tuple[pd.DataFrame, tuple[Column, ...]]:
@@ -258,22 +394,28 @@ def _sequences(names: Iterable[str], suffixes: tuple[str, ...]) -> tuple[str, ..
     return tuple(dict.fromkeys(found))
 
 
-def _participants(sessions: pd.DataFrame) -> Iterable[dict[str, Value]]:
+def _participants(sessions: pd.DataFrame, main: str) -> Iterable[dict[str, Value]]:
     """One row per participant: sessions are sorted, so the first row is the first session."""
     for participant, rows in sessions.groupby("participant_id", sort=True):
         done = rows[rows["state"] == DONE]
-        labels = [None if pd.isna(label) else str(label) for label in done["session_id"]]
+        passed = done[(done["rating"] != EXCLUDING).fillna(True).astype(bool)]
+        letters = passed["stratum"].tolist()
+        own = main if main in letters or not letters else max(sorted(set(letters)), key=letters.count)
+        counts = passed[passed["stratum"] == own]
+        labels = [None if pd.isna(label) else str(label) for label in counts["session_id"]]
         yield {
             "participant_id": str(participant),
             "sessions": len(done),
             "sessions_failed": len(rows) - len(done),
+            "sessions_left_out": len(done) - len(counts),
+            "stratum": own if labels else None,
             "first_session": labels[0] if labels else None,
             "last_session": labels[-1] if labels else None,
-            "mean_lesion_count": _mean(done["lesion_count"]),
-            "mean_lesion_volume_mm3": _mean(done["lesion_volume_mm3"]),
-            "mean_lesion_load": _mean(done["lesion_load"]),
-            "last_lesion_load": float(done["lesion_load"].iloc[-1]) if labels else None,
-            "min_examined_length_mm": float(done["examined_length_mm"].min()) if labels else None,
+            "mean_lesion_count": _mean(counts["lesion_count"]),
+            "mean_lesion_volume_mm3": _mean(counts["lesion_volume_mm3"]),
+            "mean_lesion_load": _mean(counts["lesion_load"]),
+            "last_lesion_load": float(counts["lesion_load"].iloc[-1]) if labels else None,
+            "min_examined_length_mm": float(counts["examined_length_mm"].min()) if labels else None,
         }
 
 
@@ -282,12 +424,14 @@ def _mean(values: pd.Series) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _flags(sessions: pd.DataFrame) -> Iterable[str]:
+def _flags(sessions: pd.DataFrame, strata: Sequence[Stratum]) -> Iterable[str]:
     done = sessions[sessions["state"] == DONE]
-    for name in UNIFORM:
-        values = sorted({str(value) for value in done[name].dropna()})
-        if len(values) > 1:
-            yield f"Sessions differ in {name}: {', '.join(values)}; their numbers are not comparable."
+    if len(strata) > 1:
+        facts = [dict(stratum.facts) for stratum in strata]
+        for name in STRATUM_KEYS:
+            values = sorted({found[name] for found in facts})
+            if len(values) > 1:
+                yield f"Sessions differ in {name}: {', '.join(values)}; their numbers are not comparable."
     kinds = sorted({str(value) for value in done["arc_origin"].dropna()})
     if len(kinds) > 1:
         yield f"Arc length counts from different origins: {', '.join(kinds)}."

@@ -1,172 +1,132 @@
-"""The page of a cohort, first version: numbers, sessions with their flags, distributions, failures."""
+"""The page of a cohort: which sessions can be trusted, and what the cohort looks like."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
+from bids_scseg.measure.cohort import CohortTables
+from bids_scseg.measure.comparisons import METRICS
 from bids_scseg.report import pages, tables
 from bids_scseg.report.flags import by_severity
-from bids_scseg.report.records import Flag, Row
-from bids_scseg.report.session import Tile
-from bids_scseg.report.tables import Cell, Field, Header, Table, as_number, missing
+from bids_scseg.report.group_data import page_data
+from bids_scseg.report.records import NOTHING, Flag, Row
+from bids_scseg.report.tables import Cell, Header, Table, as_number, missing
 
-SESSION_FIELDS = (
-    Field(key="lesion_count", text="Lesions", show=tables.number()),
-    Field(key="lesion_volume_mm3", text="Volume, mm³", show=tables.number(0)),
-    Field(key="lesion_load", text="Load, %", show=tables.number(2, factor=100),
-          hint="Lesion volume / examined cord volume"),
-    Field(key="examined_length_mm", text="Examined, mm", show=tables.number(0)),
-    Field(key="not_examined_mm", text="Not examined, mm", show=tables.number(0)),
-    Field(key="sequences", text="Sequences", show=lambda value: tables.text(value).replace("+", ", "),
-    numeric=False),
-    Field(key="model", text="Model", show=tables.kept, numeric=False),
-)  # fmt: skip
-COMPARED = (
-    ("model", "models"),
-    ("model_sha256", "weights"),
-    ("threshold", "thresholds"),
-    ("version", "software versions"),
-)
+SCRIPTS = ("core.js", "plots.js", "maps.js", "review.js")
 HEAD = (("Dataset", "dataset"), ("Updated", "date"))
 CONTENTS = (
     ("summary", "Summary"),
     ("warnings", "Warnings"),
-    ("distributions", "Distributions"),
+    ("explore", "Explore"),
+    ("maps", "Where lesions lie"),
+    ("review", "Review"),
     ("sessions", "Sessions"),
+    ("statistics", "Statistics"),
     ("failed", "Without a result"),
+    ("about", "About this page"),
 )
-BINS = 12
-PLOT = (28.0, 304.0, 12.0, 120.0)  # left, right, top, bottom of the plotting area in the template's units
+NAMES = {key: (text, factor, unit) for key, text, factor, unit in METRICS}
+#: Area of the whisker plot in the template's units: left, right, top and height of a row.
+WHISKERS = (70.0, 620.0, 8.0, 17.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """One bar of a chart, in the template's units."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupPage:
+    """What the page is made of.
 
-    x: float
-    y: float
-    width: float
-    height: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """One label below a chart."""
-
-    x: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
-    """A histogram ready for the template."""
-
-    name: str
-    alt: str
-    caption: str
-    bars: tuple[Bar, ...]
-    ticks: tuple[Tick, ...]
-    median_x: float
-    most: int
-
-
-def write_group_page(
-    out_html: Path,
-    *,
-    sessions: object,
-    lesions: object = (),
-    failures: object = (),
-    facts: Mapping[str, str] | None = None,
-) -> None:
-    """Write the cohort's page.
-
-    Parameters
+    Attributes
     ----------
-    out_html
-        Page to write.
-    sessions
-        One row per processed session: mappings, or a pandas frame. Read are ``label`` (or
-        ``participant_id`` and ``session_id``), ``report`` (path relative to the page), ``flags`` (separated
-        by semicolons), and the names of the session table (``lesion_count``, ``lesion_volume_mm3``,
-        ``lesion_load``, ``examined_length_mm``, ``not_examined_mm``, ``sequences``, ``model``,
-        ``model_sha256``, ``threshold``, ``version``). No rows give a page that says so.
-    lesions
-        One row per lesion (``volume_mm3`` is read); may be empty.
+    cohort
+        Tables and maps.
+    reports
+        Session label → address of its report, relative to the page.
+    thumbnails
+        Session label → WebP image.
     failures
-        One row per session without a result: ``label``, ``state``, ``step``, ``cause``, ``remedy``,
-        ``report``.
+        One row per session without a result: ``label``, ``state``, ``step``, ``cause``, ``remedy``.
     facts
         Name to value: ``title`` and ``dataset`` head the page, ``version`` foots it, all are listed.
+    """
+
+    cohort: CohortTables
+    reports: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    thumbnails: Mapping[str, bytes] = field(default_factory=lambda: NOTHING)
+    failures: Sequence[Row] = ()
+    facts: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whisker:
+    """A mean with its interval, in the template's units."""
+
+    text: str
+    alt: str
+    y: float
+    x: float
+    low: float
+    high: float
+
+
+def write_group_page(out_html: Path, page: GroupPage) -> None:
+    """Write the cohort's page: one file that needs no network.
 
     Raises
     ------
     OutputError
         If the page cannot be written.
     """
-    rows, failed, known = as_rows(sessions), as_rows(failures), dict(facts or {})
-    charts = _charts(rows, as_rows(lesions))
+    cohort, known = page.cohort, dict(page.facts)
+    done = [row for row in cohort.sessions.to_dict("records") if row["state"] == "done"]
+    rows: list[Row] = [{str(key): value for key, value in row.items()} for row in done]
     context = {
         "title": known.pop("title", "Cohort"),
         "head": [(name, known[key]) for name, key in HEAD if key in known],
-        "tiles": _tiles(rows, failed),
-        "summary": _summary(rows, failed),
-        "flags": by_severity(_cohort_flags(rows)),
-        "charts": charts,
-        "sessions": _sessions(rows),
-        "failures": _failures(failed),
+        "summary": summary_sentence(rows, page.failures),
+        "flags": by_severity(_flags(cohort)),
+        "strata": _strata(cohort),
+        "done": len(rows),
+        "plots": range(5),
+        "summary_table": _summary_table(cohort),
+        "whiskers": _whiskers(cohort),
+        "comparisons": _comparisons(cohort),
+        "left_out": _left_out(cohort),
+        "stratum": cohort.strata[0].name if cohort.strata else "",
+        "failures": _failures(page),
         "facts": tables.pairs_table(known.items()),
         "version": known.get("version", ""),
         "contents": [{"id": name, "text": text, "sub": False} for name, text in CONTENTS],
     }
-    pages.write_page(Path(out_html), pages.render_page("group.html", context))
+    data = page_data(
+        cohort,
+        reports={label: pages.relative(address) for label, address in page.reports.items()},
+        thumbnails=page.thumbnails,
+        dataset=known.get("dataset", ""),
+    )
+    text = pages.render_page(
+        "group.html",
+        context,
+        styles=[pages.asset("group/group.css")],
+        scripts=[_script()] if rows else [],
+        data={"cohort": data},
+    )
+    pages.write_page(Path(out_html), text)
 
 
-def as_rows(table: object) -> list[Row]:
-    """Rows of a pandas frame or of an iterable of mappings."""
-    to_dict = getattr(table, "to_dict", None)
-    found = to_dict("records") if callable(to_dict) else table
-    if not isinstance(found, Iterable):
-        raise TypeError(f"a table is a frame or an iterable of mappings, not {type(table).__name__}")
-    return [row for row in found if isinstance(row, Mapping)]
+def _script() -> str:
+    """The page's modules in one scope of their own."""
+    body = "".join(pages.asset(f"group/{name}") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{body}}})();\n'
 
 
-def label_of(row: Row) -> str:
-    """``label``, else ``participant_id`` and ``session_id``, of a row."""
-    if not missing(row.get("label")):
-        return str(row["label"])
-    parts = [str(row[key]) for key in ("participant_id", "session_id") if not missing(row.get(key))]
-    return "_".join(parts) or tables.ABSENT
-
-
-def _numbers(rows: Sequence[Row], key: str) -> list[float]:
-    values = (as_number(row.get(key)) for row in rows)
-    return [value for value in values if value is not None]
-
-
-def _tiles(rows: Sequence[Row], failed: Sequence[Row]) -> list[Tile]:
-    counts, volumes = _numbers(rows, "lesion_count"), _numbers(rows, "lesion_volume_mm3")
-    flagged = sum(not missing(row.get("flags")) and row.get("flags") != "" for row in rows)
-    middle = tables.number(0)(float(np.median(volumes))) if volumes else tables.ABSENT
-    return [
-        Tile(name="sessions with a result", value=str(len(rows))),
-        Tile(name="lesions", value=tables.number(0)(sum(counts)) if counts else tables.ABSENT),
-        Tile(name="sessions without lesions", value=str(sum(count == 0 for count in counts))),
-        Tile(name="median lesion volume per session", value=middle, unit="mm³" if volumes else ""),
-        Tile(name="sessions with flags", value=str(flagged), tone="caution" if flagged else ""),
-        Tile(name="sessions without a result", value=str(len(failed)), tone="serious" if failed else ""),
-    ]
-
-
-def _summary(rows: Sequence[Row], failed: Sequence[Row]) -> str:
+def summary_sentence(rows: Sequence[Row], failed: Sequence[Row]) -> str:
+    """What was done and found, in plain words."""
     if not rows:
         return "No session has a result yet."
-    counts = _numbers(rows, "lesion_count")
-    people = len({str(row.get("participant_id") or label_of(row).split("_")[0]) for row in rows})
+    counts = [count for row in rows if (count := as_number(row.get("lesion_count"))) is not None]
+    people = len({str(row["participant_id"]) for row in rows})
     text = f"{_plural(len(rows), 'session')} of {_plural(people, 'participant')} were processed"
     if counts:
         free = _plural(sum(count == 0 for count in counts), "session")
@@ -180,130 +140,174 @@ def _plural(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
-def _cohort_flags(rows: Sequence[Row]) -> list[Flag]:
-    flags = []
-    for key, name in COMPARED:
-        values = sorted({_short(row[key]) for row in rows if not missing(row.get(key))})
-        if len(values) > 1:
-            flags.append(
-                Flag(
-                    severity="serious",
-                    title=f"Sessions of different {name}",
-                    text=f"{', '.join(values)}. Their numbers must not be pooled or compared.",
-                    remedy="Process all sessions again with the same one.",
-                )
-            )
-    return flags
+def _flags(cohort: CohortTables) -> Iterable[Flag]:
+    if len(cohort.strata) > 1:
+        yield Flag(
+            severity="serious",
+            title="Sessions were not all measured alike",
+            text=f"There are {len(cohort.strata)} strata, which differ in model, threshold, cord method or "
+            "numerical version. Their numbers must not be pooled: every view shows one stratum at a time, "
+            f"and the statistics are those of stratum {cohort.strata[0].name}.",
+            remedy="Process all sessions again with the same settings.",
+        )
+    for text in cohort.flags:
+        if not text.startswith("Sessions differ in") or len(cohort.strata) < 2:
+            yield Flag(severity="caution", title=text)
+        else:
+            yield Flag(severity="note", title=_short(text))
 
 
-def _short(value: object) -> str:
-    """A value as text, long checksums cut."""
-    words = str(value)
-    return f"{words[:12]}…" if len(words) > 40 else words
+def _short(text: str) -> str:
+    """Long checksums cut."""
+    return " ".join(word if len(word) < 40 else f"{word[:12]}…" for word in text.split())
 
 
-def _sessions(rows: Sequence[Row]) -> Table:
-    body = tables.rows_table(rows, SESSION_FIELDS, keep=("lesion_count", "lesion_volume_mm3", "lesion_load"))
+def _strata(cohort: CohortTables) -> Table | None:
+    if len(cohort.strata) < 2:
+        return None
+    names = [name for name, _ in cohort.strata[0].facts]
     return Table(
-        headers=(Header(text="Session"), *body.headers, Header(text="Flags")),
-        rows=tuple((_link(row), *cells, _flag_cell(row)) for row, cells in zip(rows, body.rows, strict=True)),
+        headers=(
+            Header(text="Stratum"), Header(text="Sessions", numeric=True),
+            *(Header(text=name) for name in names),
+        ),
+        rows=tuple(
+            (
+                Cell(text=stratum.name), Cell(text=str(stratum.sessions)),
+                *(Cell(text=_short(value)) for _, value in stratum.facts),
+            )
+            for stratum in cohort.strata
+        ),
+    )  # fmt: skip
+
+
+def _left_out(cohort: CohortTables) -> str:
+    if not cohort.left_out:
+        return "No session is left out."
+    parts = ", ".join(f"{item.sessions} {item.reason}" for item in cohort.left_out)
+    return f"Left out: {parts}."
+
+
+def _interval(row: Row, low: str, high: str, factor: float) -> str:
+    ends = [as_number(row.get(name)) for name in (low, high)]
+    if ends[0] is None or ends[1] is None:
+        return tables.ABSENT
+    return f"{_text(ends[0] * factor)} to {_text(ends[1] * factor)}"
+
+
+def _text(value: object) -> str:
+    """A number with three significant digits."""
+    plain = as_number(value)
+    if plain is None:
+        return tables.ABSENT
+    digits = 0 if plain == 0 else max(2 - math.floor(math.log10(abs(plain))), 0)
+    return tables.number(min(digits, 4))(plain)
+
+
+def _summary_table(cohort: CohortTables) -> Table:
+    words = ("Measure", "Level", "Sessions", "Participants", "Mean", "95 % interval", "Median", "Quartiles",
+             "Sessions with lesions", "95 % interval")  # fmt: skip
+    rows = []
+    for row in cohort.summary.to_dict("records"):
+        name, factor, unit = NAMES[str(row["metric"])]
+        known: Row = {str(key): value for key, value in row.items()}
+        rows.append(
+            (
+                Cell(text=f"{name}, {unit}".rstrip(", ")),
+                Cell(text="all" if missing(row["level"]) else str(row["level"])),
+                Cell(text=_text(row["sessions"])), Cell(text=_text(row["participants"])),
+                Cell(text=_scaled(row["mean"], factor)),
+                Cell(text=_interval(known, "ci_low", "ci_high", factor)),
+                Cell(text=_scaled(row["median"], factor)), Cell(text=_interval(known, "q1", "q3", factor)),
+                Cell(text=tables.percent(row["with_lesion"])),
+                Cell(text=_interval(known, "with_lesion_ci_low", "with_lesion_ci_high", 100)),
+            )
+        )  # fmt: skip
+    return Table(headers=tuple(Header(text=w, numeric=n > 1) for n, w in enumerate(words)), rows=tuple(rows))
+
+
+def _scaled(value: object, factor: float) -> str:
+    plain = as_number(value)
+    return tables.ABSENT if plain is None else _text(plain * factor)
+
+
+def _whiskers(cohort: CohortTables) -> dict[str, object] | None:
+    """Mean load per level with its interval, from top to bottom; None without levels."""
+    rows = [row for row in cohort.summary.to_dict("records") if not missing(row["level"])]
+    if not rows:
+        return None
+    left, right, top, step = WHISKERS
+    ends = [as_number(row[key]) or 0.0 for row in rows for key in ("mean", "ci_high")]
+    most = max(max(ends), 1e-6)
+
+    def at(value: object) -> float:
+        return round(left + (as_number(value) or 0.0) / most * (right - left), 1)
+
+    marks = [
+        Whisker(
+            text=str(row["level"]), y=round(top + (n + 0.5) * step, 1), x=at(row["mean"]),
+            low=at(row["mean"] if missing(row["ci_low"]) else row["ci_low"]),
+            high=at(row["mean"] if missing(row["ci_high"]) else row["ci_high"]),
+            alt=f"{row['level']}: {_scaled(row['mean'], 100)} %, n = {row['sessions']}",
+        )
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+    bottom = top + len(rows) * step
+    return {
+        "marks": marks, "left": left, "right": right, "bottom": bottom, "height": bottom + 34,
+        "ticks": [(round(left + s * (right - left), 1), _text(s * most * 100)) for s in (0, 0.5, 1)],
+        "alt": "Mean lesion load per vertebral level: " + "; ".join(mark.alt for mark in marks),
+    }  # fmt: skip
+
+
+def _comparisons(cohort: CohortTables) -> Table | None:
+    if not len(cohort.comparisons):
+        return None
+    words = ("Covariate", "Measure", "Participants", "Groups", "Test", "Effect", "95 % interval", "p",
+             "p, Holm", "Left out")  # fmt: skip
+    numeric = {2, 5, 6, 7, 8}
+    rows = []
+    for row in cohort.comparisons.to_dict("records"):
+        known: Row = {str(key): value for key, value in row.items()}
+        strong = (as_number(row["p_holm"]) or 1.0) < 0.05
+        rows.append(
+            (
+                Cell(text=str(row["covariate"])), Cell(text=NAMES[str(row["metric"])][0]),
+                Cell(text=_text(row["participants"])), Cell(text=tables.text(row["groups"])),
+                Cell(text=str(row["test"])), Cell(text=f"{_effect(row['effect_size'])} ({row['effect']})"),
+                Cell(text=_interval(known, "ci_low", "ci_high", 1)), Cell(text=_p(row["p"])),
+                Cell(text=_p(row["p_holm"]), tone="serious" if strong else ""),
+                Cell(text=tables.text(row["left_out_why"])),
+            )
+        )  # fmt: skip
+    return Table(
+        headers=tuple(Header(text=w, numeric=n in numeric) for n, w in enumerate(words)), rows=tuple(rows),
         sortable=True,
-    )
+    )  # fmt: skip
 
 
-def _link(row: Row) -> Cell:
-    address = "" if missing(row.get("report")) else str(row["report"])
-    return Cell(text=label_of(row), href=address)
+def _effect(value: object) -> str:
+    return tables.number(2)(as_number(value))
 
 
-def _flag_cell(row: Row) -> Cell:
-    words = "" if missing(row.get("flags")) else str(row["flags"])
-    return Cell(text=words or "none", tone="caution" if words else "muted")
+def _p(value: object) -> str:
+    plain = as_number(value)
+    if plain is None:
+        return tables.ABSENT
+    return "< 0.001" if plain < 0.001 else f"{plain:.3f}"
 
 
-def _failures(rows: Sequence[Row]) -> Table:
+def _failures(page: GroupPage) -> Table:
     headers = ("Session", "State", "Step", "What happened", "What you can do")
     keys = ("state", "step", "cause", "remedy")
     return Table(
         headers=tuple(Header(text=word) for word in headers),
-        rows=tuple((_link(row), *(Cell(text=tables.text(row.get(key))) for key in keys)) for row in rows),
+        rows=tuple(
+            (
+                Cell(text=str(row.get("label")), href=page.reports.get(str(row.get("label")), "")),
+                *(Cell(text=tables.text(row.get(key))) for key in keys),
+            )
+            for row in page.failures
+        ),
         sortable=True,
     )
-
-
-def _charts(rows: Sequence[Row], lesions: Sequence[Row]) -> list[Chart]:
-    wanted = (
-        ("Lesions per session", _numbers(rows, "lesion_count"), "sessions", True),
-        ("Lesion volume per session, mm³", _numbers(rows, "lesion_volume_mm3"), "sessions", False),
-        (
-            "Lesion load, % of the examined cord",
-            [v * 100 for v in _numbers(rows, "lesion_load")],
-            "sessions",
-            False,
-        ),
-        ("Volume of single lesions, mm³", _numbers(lesions, "volume_mm3"), "lesions", False),
-    )
-    return [
-        histogram(values, name=name, unit=unit, whole=whole) for name, values, unit, whole in wanted if values
-    ]
-
-
-def histogram(values: Sequence[float], *, name: str, unit: str, whole: bool = False) -> Chart:
-    """A histogram of at least one value; ``whole`` gives bins centred on whole numbers."""
-    edges = _edges(values, whole=whole)
-    counts, _ = np.histogram(values, bins=edges)
-    left, right, top, bottom = PLOT
-    scale = (right - left) / (edges[-1] - edges[0])
-    most = int(counts.max())
-    bars = tuple(
-        Bar(
-            x=round(left + (low - edges[0]) * scale + 0.75, 2),
-            y=round(bottom - (bottom - top) * count / most, 2),
-            width=round((high - low) * scale - 1.5, 2),
-            height=round((bottom - top) * count / most, 2),
-            text=f"{_range(low, high, whole=whole)}: {count} {unit}",
-        )
-        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-        if count
-    )
-    middle = float(np.median(values))
-    summary = f"{len(values)} {unit}, median {middle:.3g}, from {min(values):.3g} to {max(values):.3g}"
-    return Chart(
-        name=name,
-        alt=f"Histogram of {name.lower()}: {summary}.",
-        caption=f"{summary} (red line: median).",
-        bars=bars,
-        ticks=_ticks(edges, scale, whole=whole),
-        median_x=round(left + (middle - edges[0]) * scale, 2),
-        most=most,
-    )
-
-
-def _edges(values: Sequence[float], *, whole: bool) -> list[float]:
-    if whole:
-        width = max(1, -(-(int(max(values)) + 1) // (2 * BINS)))
-        return [float(edge) - 0.5 for edge in range(0, int(max(values)) + 1 + width, width)]
-    step = nice_step(max(max(values), 1e-6) / BINS)
-    bins = int(max(values) / step) + 1
-    return [float(edge) for edge in np.arange(bins + 1) * step]
-
-
-def nice_step(least: float) -> float:
-    """The smallest 1, 2 or 5 times a power of ten that is not below ``least`` (which is positive)."""
-    power = 10.0 ** np.floor(np.log10(least))
-    return float(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9)))
-
-
-def _ticks(edges: Sequence[float], scale: float, *, whole: bool) -> tuple[Tick, ...]:
-    middles = [low + 0.5 for low in edges[:-1]] if whole else list(edges)
-    shown = middles[:: max(1, -(-len(middles) // 6))]
-    return tuple(
-        Tick(x=round(PLOT[0] + (value - edges[0]) * scale, 2), text=f"{value:.3g}") for value in shown
-    )
-
-
-def _range(low: float, high: float, *, whole: bool) -> str:
-    if whole:
-        first, last = int(low + 0.5), int(high - 0.5)
-        return f"{first}" if last <= first else f"{first}–{last}"
-    return f"{low:.3g}–{high:.3g}"

@@ -23,6 +23,7 @@ from bids_scseg.report.records import (
     SequenceView,
     SessionReport,
 )
+from bids_scseg.report.thumbnail import thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,6 +106,9 @@ def write_session_report(report: SessionReport, out_html: Path, *, figures_dir: 
     OutputError
         If something cannot be written.
     """
+    small = thumbnail(report)
+    if small is not None:
+        pages.write_bytes(Path(figures_dir) / thumbnail_name(report.label), small)
     shown = _draw_all(_drafts(report), report.label, out_html=Path(out_html), figures_dir=Path(figures_dir))
     pages.write_page(Path(out_html), pages.render_page("session.html", _facts(report, shown)))
 
@@ -324,6 +328,11 @@ def _shown(draft: Draft, path: Path, pixels: encode.Pixels, *, data: bytes, fold
         alt=draft.alt, uri=encode.data_uri(data), href=href,
         width=round(pixels.shape[1] * 100 / encode.DPI), height=round(pixels.shape[0] * 100 / encode.DPI),
     )  # fmt: skip
+
+
+def thumbnail_name(label: str) -> str:
+    """File name of a session's thumbnail in the folder of figures."""
+    return f"{safe(label)}_desc-thumbnail_figure.webp"
 
 
 def _remove_others(folder: Path, label: str, *, keep: set[Path]) -> None:

@@ -10,8 +10,11 @@ import pytest
 
 from bids_scseg.cli.parser import build_parser
 from bids_scseg.errors import ScsegError
-from bids_scseg.measure.cohort import KEY_COLUMNS, PARTICIPANT_COLUMNS, STATE_COLUMNS
+from bids_scseg.measure.cohort import KEY_COLUMNS, PARTICIPANT_COLUMNS, RUN_COLUMNS, STATE_COLUMNS
+from bids_scseg.measure.comparisons import COMPARISON_COLUMNS, SUMMARY_COLUMNS
 from bids_scseg.measure.lesions import lesion_columns
+from bids_scseg.measure.quality import quality_columns
+from bids_scseg.measure.ratings import RATING_COLUMNS
 from bids_scseg.measure.session import session_columns
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.load import load_recipe
@@ -96,7 +99,8 @@ def test_usage_names_sequences_suffixes_and_status_columns():
 
 def test_outputs_names_every_column():
     columns = [*lesion_columns(("<sequence>",)), *session_columns(("<sequence>",))]
-    columns += [*KEY_COLUMNS, *STATE_COLUMNS, *PARTICIPANT_COLUMNS]
+    columns += [*quality_columns(("<sequence>",)), *COMPARISON_COLUMNS, *SUMMARY_COLUMNS]
+    columns += [*KEY_COLUMNS, *STATE_COLUMNS, *RUN_COLUMNS, *RATING_COLUMNS, *PARTICIPANT_COLUMNS]
     names = {re.sub(r"^[CTL]\d+_", "<level>_", column.name) for column in columns}
     assert names - quoted(read("outputs.md")) == set()
 

@@ -115,7 +115,7 @@ def test_page_tells_the_main_things(written):
 
 def test_figures_are_files_too(written):
     page, folder = written
-    names = sorted(path.name for path in (folder / "figures").iterdir())
+    names = sorted(path.name for path in (folder / "figures").glob("*.png"))
     assert len(names) == len(page.all("img"))
     assert all(re.fullmatch(r"sub-01_ses-1_desc-[A-Za-z0-9]+_figure\.png", name) for name in names)
     linked = {attrs["href"] for attrs in page.all("a") if (attrs.get("href") or "").startswith("figures/")}

@@ -1,0 +1,183 @@
+"""The cohort's page in a real browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Page, browser
+from cohort_tree import make_tree
+
+from bids_scseg.measure.cohort import build
+from bids_scseg.measure.ratings import read_ratings
+from bids_scseg.workflows.group import find_outputs, write_group
+
+PARTICIPANTS = 60
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    bids, out = make_tree(tmp_path_factory.mktemp("tree"), participants=PARTICIPANTS, failed=2)
+    write_group(out, dataset=bids, facts={"dataset": "demo"})
+    return out
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(chromium, tree) -> Page:
+    chromium.open(tree / "group.html")
+    chromium.evaluate("localStorage.clear()")
+    chromium.open(tree / "group.html")
+    return chromium
+
+
+def shown(page: Page) -> dict[str, int]:
+    """How many sessions each view shows."""
+    return page.evaluate(
+        "({said: Number(document.getElementById('shown').textContent.split(' ')[0]),"
+        "counted: Number(document.getElementById('live-sessions').textContent),"
+        "tiles: [...document.querySelectorAll('.tile-session')].filter((tile) => !tile.hidden).length,"
+        "rows: document.querySelectorAll('#session-rows tr').length,"
+        "plotted: Number(document.querySelector('.plot output').textContent.split(' ')[0])})"
+    )
+
+
+def choose(page: Page, element: str, value: str) -> None:
+    page.evaluate(
+        f"(() => {{ const field = document.getElementById({json.dumps(element)});"
+        f"field.value = {json.dumps(value)};"
+        "field.dispatchEvent(new Event('input', {bubbles: true}));"
+        "field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    page.settle()
+
+
+def test_it_opens_without_complaints_or_requests(page):
+    assert set(shown(page).values()) == {PARTICIPANTS - 2}
+    assert page.complaints == []
+    assert page.foreign == []
+
+
+@pytest.mark.parametrize("width", [800, 1280, 1920])
+def test_nothing_sticks_out_sideways(page, width):
+    page.resize(width, 900)
+    page.settle()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_brush_filters_every_view_and_a_click_beside_takes_it_back(page):
+    box = page.box(".plot canvas")
+    middle = box["y"] + box["height"] / 2
+    # the lower third of the axis of lesion load
+    page.drag((box["x"] + 6, middle), (box["x"] + box["width"] / 3, middle))
+    now = shown(page)
+    assert 0 < now["said"] < PARTICIPANTS - 2
+    assert len(set(now.values())) == 1
+    page.drag((box["x"] + box["width"] - 20, box["y"] + 4), (box["x"] + box["width"] - 20, box["y"] + 4))
+    assert set(shown(page).values()) == {PARTICIPANTS - 2}
+
+
+def test_filter_by_text_and_by_flag(page):
+    choose(page, "by-text", "siemens")
+    with_siemens = shown(page)["said"]
+    assert 0 < with_siemens < PARTICIPANTS - 2
+    choose(page, "by-flag", "lesion-free")
+    assert shown(page)["said"] < with_siemens
+    page.evaluate("document.getElementById('clear').click()")
+    page.settle()
+    assert set(shown(page).values()) == {PARTICIPANTS - 2}
+
+
+def test_a_click_shows_the_session_everywhere(page):
+    page.evaluate("document.querySelectorAll('.tile-session')[2].click()")
+    page.settle()
+    label = page.evaluate("document.getElementById('panel-title').textContent")
+    assert label.startswith("sub-")
+    assert label in page.evaluate("document.querySelector('#session-rows tr.current').textContent")
+    assert label in page.evaluate(
+        "document.querySelector('.tile-session[aria-current]').getAttribute('aria-label')"
+    )
+    assert page.evaluate("document.querySelector('#panel-report a').getAttribute('href')") == f"{label}.html"
+
+
+def test_rating_by_keyboard_survives_a_reload_and_comes_back(page, tree, tmp_path):
+    page.press("ArrowRight")
+    first = page.evaluate("document.getElementById('panel-title').textContent")
+    page.press("f")
+    assert shown(page)["counted"] == PARTICIPANTS - 3  # one that fails leaves the numbers, not the views
+    assert shown(page)["said"] == PARTICIPANTS - 2
+    page.press("n")
+    for letter in "dim":
+        page.press(letter)
+    page.press("Escape")
+    page.open(tree / "group.html")
+    assert shown(page)["counted"] == PARTICIPANTS - 3
+    page.evaluate(
+        "window.URL.createObjectURL = (blob) => { window.saved = blob; return '#'; };"
+        "document.getElementById('export').click()"
+    )
+    table = page.evaluate("window.saved.text()")
+    assert table.splitlines()[0].split("\t") == ["participant_id", "session_id", "rating", "note", "rated"]
+    assert table.splitlines()[1].split("\t")[:4] == [first, "n/a", "fail", "dim"]
+    (tmp_path / "ratings.tsv").write_text(table, encoding="utf-8")
+    outputs = find_outputs(tree)
+    ratings = read_ratings(tmp_path / "ratings.tsv", {item.label for item in outputs})
+    cohort = build(outputs, ratings=ratings)
+    row = cohort.sessions.set_index("participant_id").loc[first]
+    assert (row["rating"], row["rating_note"]) == ("fail", "dim")
+    assert cohort.summary["sessions"].iloc[0] == PARTICIPANTS - 3
+    assert [(item.reason, item.sessions) for item in cohort.left_out] == [
+        ("without a result", 2),
+        ("rated fail", 1),
+    ]
+
+
+def test_the_keyboard_reaches_the_plots(page):
+    page.evaluate("document.querySelector('.plot canvas').focus()")
+    page.press("ArrowRight")
+    lowest = page.evaluate("document.getElementById('panel-title').textContent")
+    page.press("ArrowRight")
+    assert page.evaluate("document.getElementById('panel-title').textContent") != lowest
+    assert "sessions; median" in page.evaluate(
+        "document.querySelector('.plot canvas').getAttribute('aria-label')"
+    )
+
+
+def test_maps_split_and_change_units(page):
+    choose(page, "map-split", "sex")
+    choose(page, "map-unit", "mm")
+    words = page.evaluate("document.getElementById('map-along').getAttribute('aria-label')")
+    assert words.count("mm below the origin") == 2
+    assert "dorsal" in page.evaluate("document.getElementById('map-across').getAttribute('aria-label')")
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"participants": 1},
+        {"participants": 12, "lesion_free": True, "covariates": False},
+        {"participants": 12, "failed": 6, "thumbnails": False},
+        {"participants": 3, "failed": 3},
+    ],
+    ids=["one session", "no lesions, no covariates", "half failed, no images", "nothing"],
+)
+def test_odd_cohorts_have_a_page_too(chromium, tmp_path, changes):
+    bids, out = make_tree(tmp_path, **changes)
+    write_group(out, dataset=bids, facts={})
+    chromium.complaints.clear()
+    chromium.open(out / "group.html")
+    assert chromium.complaints == []
+    done = changes["participants"] - changes.get("failed", 0)
+    if done:
+        assert set(shown(chromium).values()) == {done}
+    assert ("There is none." in chromium.evaluate("document.getElementById('failed').innerText")) is not bool(
+        changes.get("failed")
+    )
