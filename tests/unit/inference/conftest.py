@@ -37,7 +37,7 @@ def small_recipe(names: tuple[str, ...] = NAMES, *, flips: bool = False, **netwo
 
 def random_weights(recipe: Recipe) -> dict[str, Any]:
     torch.manual_seed(5)
-    built = build_network(recipe.network)
+    built = build_network(recipe.network, anchors=recipe.anchors)
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return {name: tensor.numpy() for name, tensor in built.state_dict().items()}
