@@ -60,7 +60,8 @@ def sessions_here(jobs, *, workers, stop_on_first_crash, progress, budget):
     """As ``run_sessions``, in this process and one after another."""
     for given in jobs:
         device = budget.take(given.plan.label)
-        given = replace(given, socket=device.address, device=device.description)
+        if device is not None:  # none where another program does all the work
+            given = replace(given, socket=device.address, device=device.description)
         outcome = run_job(given, progress=lambda step, label=given.plan.label: progress(label, step))
         yield outcome
         if outcome.ends_run or (stop_on_first_crash and not outcome.ok):

@@ -79,7 +79,7 @@ def sct(bids):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-        patch.setattr(participant, "InferenceServer", refuse)
+        patch.setattr(participant, "InferencePool", refuse)
         patch.setattr(participant, "run_sessions", sessions_here)
         yield folder
 
