@@ -7,9 +7,10 @@ Usage:
     python benchmarks/implants.py PREPARED OUT --fold BUNDLE SUBJECT ... [--fold BUNDLE SUBJECT ...]
 
 Every prepared case is predicted from each of its sequences alone and from all together, and scored in
-prepared space by the rules ``walsh2024``. A lesion counts where the sequences given show it at least faintly (measured
-contrast-to-noise 0.7); one that they do not show at all is neither to be found nor wrong to be found. With
-``--fold`` each subject is judged by the model that never saw it; subjects of no fold are left out.
+prepared space by the rules ``walsh2024``. A lesion counts where the sequences given show it at least faintly
+(measured contrast-to-noise 0.7); one that they do not show at all is neither to be found nor wrong to be
+found. With ``--fold`` each subject is judged by the model that never saw it; subjects of no fold are left
+out.
 
 Writes OUT/implants.csv (a row for each image), OUT/lesions.csv (a row for each lesion) and prints the tables
 of the documentation; intervals are bootstrap intervals over subjects.
