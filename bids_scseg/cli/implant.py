@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,18 @@ def run_implant(arguments: argparse.Namespace) -> None:
         done += 1
         sys.stderr.write(f"[{done}/{len(studies)}] {describe(record)}\n")
 
-    records = write_implanted(studies, job, workers=max(1, arguments.nprocs), progress=progress)
+    summarise(write_implanted(studies, job, workers=max(1, arguments.nprocs), progress=progress), arguments)
+
+
+def summarise(records: Sequence[Any], arguments: argparse.Namespace) -> None:
+    """Say what was written.
+
+    Raises
+    ------
+    MissingInputError
+        If nothing was.
+    """
+    out: Path = arguments.output
     sources = [source for record in records for source in record.sources]
     painted = sum(not source.reason for source in sources)
     lesions = sum(int(str(row["lesions"])) for record in records for _, row in record.sessions)

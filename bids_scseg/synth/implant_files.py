@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from bids_scseg.bids.filters import Filters
 from bids_scseg.bids.names import cord_mask_name, image_names, sidecar
+from bids_scseg.errors import ScsegError
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.synth import IMPLANT_VERSION
@@ -158,8 +159,12 @@ def _mapped(
 
 
 def write_real_session(job: Job, study: Study) -> SessionRecord:
-    """Implant and write all copies of one session."""
-    session = read_real_session(study, job.recipe, masks=job.masks, filters=job.filters)
+    """Implant and write all copies of one session; one that cannot be read costs no other."""
+    try:
+        session = read_real_session(study, job.recipe, masks=job.masks, filters=job.filters)
+    except ScsegError as error:
+        sources = tuple(Source(image=image, reason=str(error)) for image in study.images)
+        return SessionRecord(sources=sources, lesions=(), sessions=())
     lesions: list[dict[str, object]] = []
     rows: list[tuple[str, dict[str, object]]] = []
     if session.cord is not None:
@@ -254,7 +259,10 @@ def _header(content: bytes) -> Any:
 def _copy_sidecar(source: ImageFile, target: Path, *, lesions: int) -> None:
     """The image's own sidecar, with what was done to the image."""
     own = Path(source.path).with_name(source.stem + ".json")
-    content = json.loads(own.read_text(encoding="utf-8-sig")) if own.is_file() else {}
+    try:
+        content = json.loads(own.read_text(encoding="utf-8-sig")) if own.is_file() else {}
+    except ValueError:  # matching the image did without it, too
+        content = {}
     content |= {"ImplantedLesions": lesions, "SourceImage": source.relative}
     stem = target.name.removesuffix(".gz").removesuffix(".nii")
     write_json(target.with_name(stem + ".json"), content)

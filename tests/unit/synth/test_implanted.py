@@ -203,6 +203,25 @@ def test_same_seed_same_bytes_however_many_workers(written, dataset, masks, tmp_
     assert tree(again) == tree(out)
 
 
+def test_a_session_with_an_empty_mask_costs_no_other(dataset, tmp_path):
+    root = tmp_path / "two"
+    shutil.copytree(dataset, root)
+    mask = root / "derivatives/labels/sub-02/ses-a/anat/sub-02_ses-a_T2starw_label-SC_seg.nii.gz"
+    image = nib.load(root / "sub-02/ses-a/anat/sub-02_ses-a_T2starw.nii.gz")
+    mask.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), mask)
+    job = Job(
+        out=tmp_path / "out", recipe=RECIPE, masks=(root / "derivatives/labels",),
+        settings=ImplantSettings(seed=1),
+    )  # fmt: skip
+    first, second = write_implanted(find_studies(root), job)
+    assert len(first.sessions) == 1
+    assert second.sessions == ()
+    assert "no spinal cord" in second.sources[0].reason
+    # one copy keeps the labels of the source
+    assert (tmp_path / "out/sub-01/anat/sub-01_acq-sag_T2w.nii.gz").is_file()
+
+
 def test_a_free_copy_is_the_source_with_empty_truth(session):
     done = implant_session(session, ImplantSettings(seed=1, free_share=1.0), 1)
     assert done.implants == ()
