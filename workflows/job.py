@@ -169,12 +169,12 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
         check_size(job)
         # Two locks: runs with different outputs may share a work directory.
         with session_lock(job.options.output_dir / "logs", label), session_lock(folder, label):
-            clear_remains(job.options.output_dir, job.plan)
+            clear_remains(job)
             with temporary_files(folder / "tmp"):
                 warnings = _run_graph(job, folder, watch)
             record_outputs(job.options.output_dir, job.plan)
             if job.options.clean_workdir:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
     except ScsegError as error:
         return failed(label, error, step=watch.current, seconds=time.monotonic() - start, device=job.device)
     except Exception as error:  # noqa: BLE001 - the worker's last line: whatever it is, other sessions go on
@@ -214,13 +214,26 @@ def check_size(job: SessionJob) -> None:
         )
 
 
-def clear_remains(out: Path, plan: Plan) -> None:
-    """Remove the half-written files that a killed run left in a session's folder."""
-    folder = out / f"sub-{plan.subject}"
-    if plan.session:
-        folder /= f"ses-{plan.session}"
+def clear_remains(job: SessionJob) -> None:
+    """Remove the half-written and half-removed files that a killed run left of a session."""
+    folder = job.options.output_dir / f"sub-{job.plan.subject}"
+    if job.plan.session:
+        folder /= f"ses-{job.plan.session}"
     for place in (folder, folder / "anat"):
         files.sweep(place)
+    shutil.rmtree(_gone(job.options.work / job.plan.label), ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that whoever is killed meanwhile leaves it whole, or out of everybody's sight."""
+    with suppress(OSError):
+        shutil.rmtree(_gone(folder), ignore_errors=True)
+        folder.rename(_gone(folder))
+    shutil.rmtree(_gone(folder), ignore_errors=True)
+
+
+def _gone(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.gone")
 
 
 def record_outputs(out: Path, plan: Plan, *, drawn_again: bool = False) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bids_scseg import files
+from bids_scseg.bids import dataset
 from bids_scseg.bids.write import safe_join, write_text
 from bids_scseg.errors import DataError
 
@@ -22,7 +23,7 @@ LOCK_WAIT_S = 120.0  # for other runs, which need milliseconds for the same
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 MAX_LIST_BYTES = 50_000_000  # half a million files
 DATASET = "dataset"  # owner of the files at the root
-ROOT_FILES = ("dataset_description.json", "README.md", "CITATION.md", ".bidsignore", "descriptions.tsv")
+ROOT_FILES = ("dataset_description.json", *dataset.ROOT_FILES)
 
 
 def record(out: Path, owner: str, paths: Iterable[str], *, add: bool = False) -> None:

@@ -39,6 +39,7 @@ READ_ERRORS = (
     OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError,
     nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
 )  # fmt: skip
+HEADER_ERRORS = (*READ_ERRORS, LookupError, ArithmeticError)
 REEXPORT = "convert it again from the scanner's DICOM files, for example with dcm2niix"
 REFETCH = "copy or download the file again"
 
@@ -92,17 +93,24 @@ def inspect_header(path: str | Path) -> Header:
         sizes, unusable voxel sizes, no or contradicting orientation, or a data type that is no intensity.
     """
     file = Path(path)
-    header = _parse(file, _first_bytes(file))
+    block = _first_bytes(file)
+    try:
+        return _inspect(file, block)
+    except GeometryError as error:
+        raise ImageError(error.found, file=file, expected=error.expected, remedy=REEXPORT) from error
+    except HEADER_ERRORS as error:  # what no check below has foreseen is still this file's trouble alone
+        raise ImageError(f"unusable header ({error})", file=file, remedy=REEXPORT) from error
+
+
+def _inspect(file: Path, block: bytes) -> Header:
+    header = _parse(file, block)
     shape = _checked_shape(file, header)
     _check_type(file, header)
     _check_offset(file, header)
     _check_length(file, header)
     spacing_warnings = _check_spacing(file, header)
-    try:
-        affine, warnings = _checked_affine(file, header, shape)
-        return Header(grid=Grid(shape=shape, affine=affine), warnings=(*spacing_warnings, *warnings))
-    except GeometryError as error:
-        raise ImageError(error.found, file=file, expected=error.expected, remedy=REEXPORT) from error
+    affine, warnings = _checked_affine(file, header, shape)
+    return Header(grid=Grid(shape=shape, affine=affine), warnings=(*spacing_warnings, *warnings))
 
 
 def read_image(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
@@ -238,10 +246,11 @@ def _check_type(file: Path, header: Any) -> None:
     code = int(header["datatype"])
     try:
         dtype = np.dtype(header.get_data_dtype())
-    except nib.spatialimages.HeaderDataError:
+    except (nib.spatialimages.HeaderDataError, KeyError):  # KeyError: a code that is none
         dtype = np.dtype("V")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        label = nib.nifti1.data_type_codes.label.get(code, "unknown") if code else "none"
+        codes = nib.nifti1.data_type_codes.label
+        label = codes.get(code, "unknown") if code else "none"
         raise ImageError(
             f"data type {label} (code {code})",
             file=file,
@@ -298,6 +307,8 @@ def _uncompressed_length(file: Path, needed: int) -> int:
         with gzip.open(file) as stream:
             while total < needed and (piece := stream.read(1 << 20)):
                 total += len(piece)
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ImageError(f"cannot be read ({error})", file=file, remedy=REFETCH) from error
     except READ_ERRORS:
         pass  # the length reached so far tells
     return total

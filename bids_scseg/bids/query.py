@@ -405,7 +405,8 @@ def _ratings(item: _Session) -> dict[str, bool]:
     try:
         rows = list(csv.DictReader(io.StringIO(files.read_text(file), newline=""), delimiter="\t"))
     except (DataError, csv.Error) as error:
-        LOG.warning("%s: cannot be read (%s); ratings of its images are unknown", file, error)
+        found = error.found if isinstance(error, DataError) else error
+        LOG.warning("%s: %s; ratings of its images are unknown", file, found)
         return {}
     return {
         str(row["filename"]): not _is_bad(

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bids_scseg import NUMERICAL_VERSION, __version__
-from bids_scseg.bids.checksums import DATASET, ROOT_FILES, record
+from bids_scseg.bids.checksums import DATASET, ROOT_FILES, owners, record
 from bids_scseg.bids.dataset import check_output_folder, write_dataset_files
 from bids_scseg.bids.filters import Filters, read_filters
 from bids_scseg.bids.given import with_geometry
@@ -400,6 +401,8 @@ def write_failure_page(out: Path, outcome: SessionOutcome, facts: dict[str, obje
         facts={key: value for key, value in details.items() if value},
         date=str(facts["started"]),
     )
+    if outcome.label in owners(out):  # of an earlier run, whose page this one replaces
+        record(out, outcome.label, [f"{outcome.label}.html"], add=True)
 
 
 def _raw(options: RunOptions) -> Path:
@@ -463,7 +466,8 @@ def run_facts(options: RunOptions, models: Models, *, device: str) -> dict[str, 
     now = datetime.datetime.now(datetime.UTC)
     return {
         "started": now.strftime("%Y-%m-%d %H:%M UTC"),
-        "run_id": now.strftime("%Y%m%dT%H%M%S"),
+        # Job arrays start many runs in one second, on hosts of equal names.
+        "run_id": f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}",
         "version": __version__,
         "numerical_version": NUMERICAL_VERSION,
         "python": platform.python_version(),
