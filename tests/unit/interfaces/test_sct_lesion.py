@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import prepared_sessions as sessions
 import pytest
 
 from bids_scseg.errors import MissingToolError, SessionError, UsageError
 from bids_scseg.interfaces import engine
 from bids_scseg.interfaces.base import load_failure
-from bids_scseg.interfaces.sct_lesion import MEANING, SegmentImage, engine_facts, read_map_record
+from bids_scseg.interfaces.sct_lesion import (
+    MEANING,
+    FuseMaps,
+    Limits,
+    SegmentImage,
+    engine_facts,
+    read_map_record,
+    record_map,
+)
+from bids_scseg.preprocess import prepare
 
 STAND_IN = """#!{python}
 import json, os, sys, time
@@ -78,7 +89,7 @@ def image(tmp_path):
 def run(image, cwd, **inputs):
     cwd.mkdir(exist_ok=True)
     node = SegmentImage(in_file=str(image), task="lesion_ms", engine_sha256="0", **inputs)
-    record = read_map_record(type(cwd)(node.run(cwd=str(cwd)).outputs.record_file))
+    record = read_map_record(Path(node.run(cwd=str(cwd)).outputs.record_file))
     return record, np.load(cwd / record["map"]) if record["map"] else None
 
 
@@ -163,6 +174,38 @@ def test_facts_say_what_the_value_is():
     assert MEANING["soft"] in facts["meaning"]
     assert MEANING["binary"] in facts["meaning"]
     assert facts["release"] == "7.3"
+
+
+def test_maps_are_fused_and_an_image_that_could_not_be_read_has_no_say(calls, tmp_path):
+    """One axial image whose map says 0.4 and, elsewhere in the record list, a sagittal one that is broken."""
+    images, cords = sessions.session()
+    case, _ = prepare.prepare_session({"Ax": images["Ax"]}, {"Ax": cords["Ax"]}, sessions.RECIPE)
+    case.save(tmp_path / "case")
+    records = []
+    for name, grid in (("low", None), ("ax", sessions.AXIAL)):
+        image, folder = tmp_path / f"{name}.nii.gz", tmp_path / name
+        folder.mkdir()
+        if grid is None:
+            image.write_bytes(b"no image")
+        else:
+            nib.save(
+                nib.Nifti1Image(np.arange(np.prod(grid.shape)).reshape(grid.shape) * 1.0, grid.affine), image
+            )
+        records.append(record_map(image, folder, task="lesion_ms", limits=Limits()))
+    np.save(tmp_path / "ax" / "lesions.npy", np.full(sessions.AXIAL.shape, 0.4, np.float32))
+    node = FuseMaps(
+        case_files=[str(path) for path in sorted((tmp_path / "case").iterdir())],
+        record_files=records,
+        keys=["Sag", "Ax"],
+        names=["low", "ax"],
+        engine="sct:lesion_ms",
+        release="7.3",
+    )
+    found = node.run(cwd=str(tmp_path)).outputs
+    fused = np.load(found.probability_file)
+    np.testing.assert_allclose(fused[case.coverage[1]], 0.4, atol=1e-6)
+    assert not fused[~case.coverage[1]].any()
+    assert json.loads(Path(found.engine_file).read_text())["outputs"] == {"ax": "soft"}
 
 
 # -- choice of the engine --------------------------------------------------------------------------
