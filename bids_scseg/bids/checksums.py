@@ -23,6 +23,8 @@ LOCK_WAIT_S = 120.0  # for other runs, which need milliseconds for the same
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 MAX_LIST_BYTES = 50_000_000  # half a million files
 DATASET = "dataset"  # owner of the files at the root
+GROUP = "group"  # owner of what the group level makes
+GROUP_FILES = ("group.html", "group/**/*", "phenotype/**/*", "sub-*/sub-*_sessions.*", "participants.*")
 ROOT_FILES = ("dataset_description.json", *dataset.ROOT_FILES)
 
 
@@ -88,6 +90,12 @@ def merge(out: Path) -> None:
             with suppress(DataError):
                 found |= read_list(out, owner)
         write_text(out, MERGED, _text(found))
+
+
+def record_group(out: Path) -> None:
+    """Write the checksums of what the group level has made."""
+    found = [path for pattern in GROUP_FILES for path in out.glob(pattern) if path.is_file()]
+    record(out, GROUP, (path.relative_to(out).as_posix() for path in found if not path.name.startswith(".")))
 
 
 def session_files(out: Path, label: str, outputs: Iterable[str]) -> tuple[str, ...]:

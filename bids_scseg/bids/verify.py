@@ -91,19 +91,46 @@ def verify_owner(out: Path, owner: str, links: Mapping[str, Path]) -> Verificati
         return Verification(owner=owner, problems=(unlisted,))
     wrong = list(_checksums(out, listed))
     sound = sorted(set(listed) - {problem.file for problem in wrong})
-    sources, lattices = 0, 0
-    for path in sound:
-        if owner != checksums.DATASET and path.endswith(".json"):
-            uris, problems = _sources(out, path, links)
-            sources += uris
-            wrong += problems
-        if path.endswith(ON_REFERENCE):
-            compared, problems = _lattice(out, path, links)
-            lattices += compared
-            wrong += problems
+    sources, lattices, more = _look(out, [] if owner == checksums.DATASET else sound, links)
+    wrong += more
     return Verification(
         owner=owner, files=len(listed), sources=sources, lattices=lattices, problems=tuple(wrong)
     )
+
+
+def verify_written(out: Path, paths: Iterable[str]) -> str:
+    """Sources and lattices of files that were just written, in words for the session's page.
+
+    Parameters
+    ----------
+    out
+        The output folder.
+    paths
+        Derivatives of a session, relative to it.
+    """
+    try:
+        links, _ = dataset_links(out)
+    except ScsegError as error:
+        return f"not verified: {error.found}"
+    sources, lattices, wrong = _look(out, sorted(paths), links)
+    if wrong:
+        return "WRONG: " + "; ".join(str(problem) for problem in wrong[:3])
+    return f"{sources} sources are there, {lattices} lattices are those of their sources"
+
+
+def _look(out: Path, paths: Iterable[str], links: Mapping[str, Path]) -> tuple[int, int, list[Problem]]:
+    """Sources and lattices of files: how many of each, and what is wrong."""
+    sources, lattices, wrong = 0, 0, []
+    for path in paths:
+        if path.endswith(".json"):
+            count, problems = _sources(out, path, links)
+            sources += count
+            wrong += problems
+        elif path.endswith(ON_REFERENCE):
+            count, problems = _lattice(out, path, links)
+            lattices += count
+            wrong += problems
+    return sources, lattices, wrong
 
 
 def dataset_links(out: Path, *, raw: Path | None = None) -> tuple[dict[str, Path], tuple[Problem, ...]]:

@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 
 from bids_scseg import __version__
+from bids_scseg.bids.checksums import record_group
 from bids_scseg.errors import MissingInputError
 from bids_scseg.options import RunOptions
 from bids_scseg.workflows.group import write_group
@@ -27,6 +28,7 @@ def run_group(options: RunOptions) -> int:
     if options.bids_dir is not None:
         facts["dataset"] = options.bids_dir.resolve().name
     cohort = write_group(out, dataset=options.bids_dir, facts=facts)
+    record_group(out)
     done = int((cohort.sessions["state"] == "done").sum())
     sys.stderr.write(
         f"{done} sessions, {len(cohort.lesions)} lesions, {len(cohort.failed)} sessions without results; "

@@ -282,7 +282,8 @@ def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: i
     ready = list(plans)
     notes = check_resources(options, models, ready)
     out = prepare_output(options)
-    with _inference(options) if models.needs_server else nullcontext(NoServer()) as server:
+    at_most = worker_count(options, total)
+    with _inference(options, at_most=at_most) if models.needs_server else nullcontext(NoServer()) as server:
         facts = run_facts(options, models, device=server.description)
         write_dataset_files(out, raw=_raw(options), recipe=models.lesion.recipe, version=__version__)
         record(out, DATASET, ROOT_FILES)
@@ -294,7 +295,8 @@ def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: i
                 if note:
                     console.line(note)
             jobs = (_job(plan, options, models, facts=facts) for plan in ready)
-            budget = Budget(memory_gb=memory_gb(options) - INFERENCE_GB, devices=_devices(server))
+            free = memory_gb(options) - INFERENCE_GB * len(server.servers)
+            budget = Budget(memory_gb=free, devices=_devices(server))
             outcomes = _run_jobs(jobs, options, console, facts=facts, total=total, budget=budget)
     sys.stderr.write(summary(outcomes, total=total, output_dir=out) + "\n")
     return _verified(out, outcomes) or exit_code(outcomes, total=total)
@@ -329,7 +331,7 @@ def _verified(out: Path, outcomes: Sequence[SessionOutcome]) -> int:
 
 
 @contextmanager
-def _inference(options: RunOptions) -> Iterator[InferencePool]:
+def _inference(options: RunOptions, *, at_most: int) -> Iterator[InferencePool]:
     """The inference processes; where one cannot start, the folders made for the run go again."""
     with ExitStack() as stack:
         try:
@@ -337,7 +339,7 @@ def _inference(options: RunOptions) -> Iterator[InferencePool]:
                 InferencePool(
                     options.device,
                     threads=options.threads,
-                    at_most=options.workers,
+                    at_most=at_most,
                     deterministic=options.deterministic,
                 )
             )

@@ -13,6 +13,7 @@ from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 from bids_scseg.bids.derivatives import SessionResults, write_results
 from bids_scseg.bids.header import read_image
 from bids_scseg.bids.names import session_names
+from bids_scseg.bids.verify import verify_written
 from bids_scseg.errors import ImageError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.cord import load_volume, read_record
@@ -160,7 +161,7 @@ class ReportSession(ScsegInterface):
                 levels=[(name, top) for name, top, _, _ in marks["levels"]],
                 origin="" if marks["kind"] == "field of view" else marks["kind"],
                 natives=read_natives(plan, self.inputs.record_files),
-                run={key: str(value) for key, value in run.items() if key != "versions"},
+                run={**_words(run), "verified": verify_written(out, self.inputs.written)},
                 versions=run["versions"],
                 links=[
                     (Path(path).name, path)
@@ -173,6 +174,10 @@ class ReportSession(ScsegInterface):
         page = out / session_names(anchor, subject=plan.subject, session=plan.session).report
         write_session_report(report, page, figures_dir=out / "figures")
         return {"html_file": str(page)}
+
+
+def _words(run: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in run.items() if key != "versions"}
 
 
 def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:

@@ -319,6 +319,7 @@ def _settings(given: ReportInput) -> dict[str, str]:
         "cord masks": given.run.get("cord_method", ""),
         "Geometry": _given_geometry(given.fit) or "fitted",
         **_engine_settings(given.engine),
+        **({"Outputs verified": given.run["verified"]} if "verified" in given.run else {}),
     }
 
 

@@ -11,7 +11,7 @@ import subprocess
 import nibabel as nib
 import numpy as np
 import pytest
-from integration.checks import Result
+from integration.checks import Result, page_text
 
 from bids_scseg.bids import checksums
 from bids_scseg.bids.checksums import read_list
@@ -40,6 +40,10 @@ def test_a_good_run_passes_and_its_verdict_stands_in_the_logs(good):
     assert verdict["lattices"] >= 30  # three kinds on three slabs and more, for three sessions
     one = json.loads((good.out / "logs" / "verification" / "sub-02.json").read_text())
     assert one["verdict"] == "passed" and one["problems"] == []
+
+
+def test_the_sessions_page_says_what_was_verified(good):
+    assert "lattices are those of their sources" in page_text(good.out / "sub-02.html")
 
 
 def test_every_output_has_its_checksum_and_sha256sum_agrees(good):

@@ -63,6 +63,13 @@ def test_files_of_a_session_are_not_those_of_a_longer_label(tmp_path):
     assert "figures/sub-01_ses-2_desc-a_figure.png" in checksums.session_files(tmp_path, "sub-01_ses-2", [])
 
 
+def test_files_of_the_group_level(tmp_path):
+    names = ["group.html", "group/lesions.tsv", "phenotype/a.tsv", "sub-01/sub-01_sessions.tsv"]
+    write(tmp_path, *names, "group/.half.tmp", "sub-01/anat/sub-01_mask.nii.gz")
+    checksums.record_group(tmp_path)
+    assert sorted(checksums.read_list(tmp_path, "group")) == sorted(names)
+
+
 def test_runs_side_by_side_leave_one_list_with_everything(tmp_path):
     names = [f"{n}.txt" for n in range(12)]
     write(tmp_path, *names)
