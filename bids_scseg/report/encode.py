@@ -43,6 +43,11 @@ def webp(pixels: Pixels, *, quality: int = QUALITIES[0]) -> bytes:
     return _encoded(pixels, "WEBP", quality=quality, method=4)
 
 
+def webp_exact(pixels: Pixels) -> bytes:
+    """Pixels to the bytes of a WebP file that gives back every value."""
+    return _encoded(pixels, "WEBP", lossless=True, exact=True, quality=60, method=4)
+
+
 def webp_within(images: Sequence[Pixels], budget: int = PAGE_BUDGET) -> list[bytes]:
     """Encode images with the best quality at which together they stay within ``budget`` bytes.
 

@@ -24,6 +24,7 @@ from bids_scseg.report.records import (
     SessionReport,
 )
 from bids_scseg.report.thumbnail import thumbnail
+from bids_scseg.report.viewer import library, viewer_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +111,24 @@ def write_session_report(report: SessionReport, out_html: Path, *, figures_dir: 
     if small is not None:
         pages.write_bytes(Path(figures_dir) / thumbnail_name(report.label), small)
     shown = _draw_all(_drafts(report), report.label, out_html=Path(out_html), figures_dir=Path(figures_dir))
-    pages.write_page(Path(out_html), pages.render_page("session.html", _facts(report, shown)))
+    pages.write_page(Path(out_html), _page(report, shown))
+
+
+def _page(report: SessionReport, shown: Sequence[Shown]) -> str:
+    """The page; where there are volumes to show, with the viewer's library packed in it."""
+    facts = _facts(report, shown)
+    volumes = viewer_data(report)
+    if volumes is None:
+        return pages.render_page("session.html", {**facts, "viewer": False})
+    source, packed = library()
+    return pages.render_page(
+        "session.html",
+        {**facts, "viewer": True},
+        styles=[pages.asset("viewer.css")],
+        scripts=[pages.asset("viewer.js")],
+        trusted=[source],
+        data={"volumes": volumes, "viewer-library": packed},
+    )
 
 
 def write_failure_report(
@@ -387,6 +405,7 @@ def _contents(by_section: Mapping[str, Sequence[Shown]]) -> list[dict[str, objec
         ("summary", "Summary", False, True),
         ("warnings", "Warnings", False, True),
         ("lesions", "Lesions", False, True),
+        ("viewer", "Look around", True, True),
         ("closeups", "Close up", True, bool(by_section["closeups"])),
         ("sequences", "Sequences", False, True),
         ("native", "Images as acquired", False, bool(by_section["native"])),
