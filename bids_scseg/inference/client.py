@@ -27,8 +27,8 @@ from bids_scseg.inference.protocol import (
 )
 
 MAX_ADDRESS = 100  # bytes; the system's limit for AF_UNIX is 107
-START_SECONDS = 300.0  # importing torch from a slow shared disk takes minutes
-RESTART_SECONDS = 180.0  # that a client waits for a process that was killed to come back
+START_SECONDS = 900.0  # importing torch from a slow shared disk, or on a crowded machine, takes minutes
+RESTART_SECONDS = START_SECONDS + 60.0  # that a client waits for a process that was killed to come back
 MAX_TURNS = 20  # times that a request loses its place because the process died over another (ours)
 STOP_SECONDS = 5.0
 ENDED = (ConnectionEnded, OSError, ValueError)
