@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import stat
 import time
@@ -27,6 +28,7 @@ LOG = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp"  # end of the names under which files are written; they start with a dot
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # disk, quota, limit of the process
+CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's words for it, without a number
 NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})  # file systems without locks
 REMAINS_S = 86400.0  # where there are no locks, a temporary file of this age is nobody's (ours)
 LOCK_POLL_S = 0.1
@@ -102,7 +104,14 @@ def write_error(error: OSError, path: object) -> OutputError:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that there is no room left to write."""
-    return isinstance(error, OSError) and error.errno in FULL
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in FULL or (error.errno is None and bool(CUT_SHORT.search(str(error))))
+
+
+def tells_of_full_disk(text: str) -> bool:
+    """Whether a traceback says so; graphs pass errors on as text only."""
+    return bool(CUT_SHORT.search(text)) or any(os.strerror(number) in text for number in FULL)
 
 
 def sweep(folder: Path) -> tuple[Path, ...]:

@@ -30,7 +30,6 @@ from bids_scseg.recipe.study import Plan
 LOCK_WAIT_S = 5.0  # in which what is left of a killed run ends and lets go of its sessions (measured: 0.1 s)
 MEMORY_REMEDY = "free memory, lower --nprocs, or run on a larger machine; finished steps are kept"
 DISK_REMEDY = "free space and run the same command again; finished steps are kept"
-FULL_WORDS = tuple(os.strerror(number) for number in files.FULL)
 
 State = Literal["done", "failed", "refused", "busy"]  # busy: another run is working on it
 
@@ -292,7 +291,7 @@ def _known(error: Exception, job: SessionJob) -> ScsegError:
     """An error that is none of ours, in words; Nipype passes a node's error on as text only."""
     text = str(error).strip()
     work = job.options.work / job.plan.label
-    if files.is_full(error) or any(words in text for words in FULL_WORDS):
+    if files.is_full(error) or files.tells_of_full_disk(text):
         return DiskFullError("the disk is full", file=work, remedy=DISK_REMEDY)
     if isinstance(error, MemoryError) or "MemoryError" in text:
         return SessionError("memory ran out", remedy=MEMORY_REMEDY)

@@ -98,6 +98,16 @@ def test_the_limit_of_a_file_system_is_a_full_disk(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_numpys_words_for_a_full_disk_are_understood(tmp_path):
+    def fail(_stream):
+        raise OSError("2228224 requested and 262144 written")
+
+    with pytest.raises(DiskFullError):
+        files.write_atomically(tmp_path / "a.npy", fail)
+    assert files.tells_of_full_disk("Traceback ...\nOSError: 12 requested and 4 written")
+    assert not files.is_full(OSError("something else")) and not files.tells_of_full_disk("something else")
+
+
 def test_names_that_are_no_text_can_be_written_about(tmp_path):
     text = os.fsdecode(b"sub-01_\xff.nii.gz")
     assert files.write_text(tmp_path / "a", text).read_text() == "sub-01_\\udcff.nii.gz"
