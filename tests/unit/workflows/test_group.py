@@ -1,0 +1,82 @@
+"""The group level from output folders: tables, ratings that come back, strata, and folders as they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from cohort_tree import make_tree
+
+from bids_scseg.errors import MissingInputError
+from bids_scseg.workflows.group import write_group
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path, participants=6, sessions=2, failed=1)
+
+
+def test_tables_with_dictionaries_and_covariates(tree):
+    bids, out = tree
+    write_group(out, dataset=bids, facts={})
+    for name in ("lesions", "sessions", "summary", "comparisons"):
+        described = json.loads((out / f"group/{name}.json").read_text())
+        with (out / f"group/{name}.tsv").open() as stream:
+            assert stream.readline().rstrip("\n").split("\t") == list(described)
+    sessions = rows(out / "group/sessions.tsv")
+    assert len(sessions) == 12
+    assert {row["sex"] for row in sessions} <= {"F", "M"}
+    assert sessions[0]["edss"] == "1.5"  # of the session's own table
+    assert sessions[0]["T2Sag_voxel_mm"] == "0.5 x 0.5 x 3"
+    assert json.loads((out / "group/sessions.json").read_text())["age"]["Units"] == "year"
+    assert [row["session_id"] for row in rows(out / "sub-006/sub-006_sessions.tsv")] == ["ses-1", "ses-2"]
+    people = rows(out / "phenotype/spinal_cord_lesions.tsv")
+    assert [row["participant_id"] for row in people] == [f"sub-{n:03d}" for n in range(1, 7)]
+    assert people[-1]["sessions_failed"] == "1"
+
+
+def test_without_the_dataset_there_are_no_covariates(tree):
+    _, out = tree
+    cohort = write_group(out, facts={})
+    assert "sex" not in cohort.sessions.columns
+    assert "manufacturer" in cohort.sessions.columns
+    assert (out / "group.html").is_file()
+
+
+def test_ratings_are_read_back_and_the_file_is_left_alone(tree):
+    bids, out = tree
+    write_group(out, dataset=bids, facts={})
+    before = write_group(out, dataset=bids, facts={}).summary
+    table = (
+        "participant_id\tsession_id\trating\tnote\trated\nsub-001\tses-1\tfail\tmoved\t2026-01-01T00:00:00Z\n"
+    )
+    (out / "group/ratings.tsv").write_text(table)
+    after = write_group(out, dataset=bids, facts={})
+    assert (out / "group/ratings.tsv").read_text() == table
+    assert after.summary["sessions"].iloc[0] == before["sessions"].iloc[0] - 1
+    assert rows(out / "group/sessions.tsv")[0]["rating_note"] == "moved"
+    first = rows(out / "phenotype/spinal_cord_lesions.tsv")[0]
+    assert (first["sessions"], first["sessions_left_out"], first["first_session"]) == ("2", "1", "ses-2")
+
+
+def test_sessions_of_another_threshold_are_a_stratum_of_their_own(tree):
+    _, out = tree
+    path = next((out / "sub-001/ses-1/anat").glob("*_summary.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threshold": 0.3, "lesion_load": 1e6}))
+    cohort = write_group(out, facts={})
+    assert [stratum.sessions for stratum in cohort.strata] == [10, 1]
+    assert cohort.summary["sessions"].iloc[0] == 10
+    assert cohort.summary["mean"].max() < 1e5
+    assert any("threshold: 0.3, 0.5" in flag for flag in cohort.flags)
+    assert "not all measured alike" in (out / "group.html").read_text()
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path):
+    with pytest.raises(MissingInputError, match="participant level first"):
+        write_group(tmp_path, facts={})
