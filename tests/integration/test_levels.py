@@ -86,3 +86,9 @@ def test_a_toolbox_that_fails_costs_the_levels_and_not_the_session(
     assert "no vertebral levels from SCT" in row["warnings"]
     assert "exit code 1: RuntimeError: it broke" in row["warnings"]
     assert "no vertebral levels from SCT" in summary(out)["flags"]
+
+    # The warning goes with its cause.
+    assert (
+        run(dataset, out, "-d", f"labels={dataset / 'derivatives' / 'labels'}", "--levels", "none").code == 0
+    )
+    assert "no vertebral levels" not in status(out)["sub-01"]["warnings"]
