@@ -80,6 +80,8 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
         discs.inputs.threads = sct_threads(job)
         found = [("label_files", "measure.landmark_files"), ("warnings", "measure.warnings")]
         workflow.connect([(discs, lesions, found)])
+    else:  # what an earlier run could not label is no warning of this one
+        (base_dir / WORKFLOW_NAME / "sct_discs" / DISCS_RECORD).unlink(missing_ok=True)
     return workflow
 
 
