@@ -17,7 +17,7 @@ from bids_scseg.training.checkpoint import STATE, has_checkpoint
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.dataset import PreparedCases
 from bids_scseg.training.files import read_json, write_json
-from bids_scseg.training.fit import DATA, is_first_process
+from bids_scseg.training.fit import DATA, examples_per_step, is_first_process
 from bids_scseg.training.sample import Source
 from bids_scseg.training.split import split_cases
 from bids_scseg.training.summary import describe, summarize
@@ -98,7 +98,7 @@ def open_ground(config: TrainingConfig, data: Path | None, *, recipe: Recipe, ou
 def described(summary: Mapping[str, Any]) -> str:
     """A summary for people."""
     drawn = summary.get("synthetic")
-    title = "training, synthetic sessions, the first" if drawn else "training"
+    title = "training, first of the synthetic sessions" if drawn else "training"
     lines = [describe(summary, title=title), describe(summary["validation"], title="held out")]
     if summary["left out"]:
         names = summary["left out"]
@@ -150,18 +150,24 @@ def _alike(cases: list[TrainingCase]) -> Made:
 # -- synthetic sessions ----------------------------------------------------------------------------
 
 
+def _examples(config: TrainingConfig) -> int:
+    """Examples that a whole run uses up."""
+    return config.iterations * examples_per_step(config, max(config.devices, 1))
+
+
 @contextmanager
 def _synthetic(config: TrainingConfig, data: Path | None, *, recipe: Recipe, out: Path) -> Iterator[Ground]:
     source = open_sessions(config, recipe, out=out)
+    first = source.first(int(read_json(out / STATE).get("examples", 0)))
     if is_first_process():
         source.sessions.sweep()
+        source.sessions.retire(first)  # of before an interruption
     numbers = range(HELD_OUT_FIRST, HELD_OUT_FIRST + (config.data.held_out if data is None else 0))
     make_all(source.sessions, numbers, workers=config.data.generators)
     held = [source.case(number) for number in numbers]
     if data is not None:
         held = load_cases(data, sequences=recipe.network.sequences)
     held, without = _with_any(held, judged_sequences(config, recipe))
-    first = source.first(int(read_json(out / STATE).get("examples", 0)))
     with generating(source, first=first) if is_first_process() else nullcontext():
         summary = read_json(out / DATA) if has_checkpoint(out) else {}
         if not summary:
@@ -170,7 +176,7 @@ def _synthetic(config: TrainingConfig, data: Path | None, *, recipe: Recipe, out
                 **source.summary(),
                 "validation": summarize(held, spacing_mm=spacing),
                 "left out": [case.name for case in without],
-                "synthetic": facts_of(source),
+                "synthetic": facts_of(source, examples=_examples(config)),
             }
         made = Made(preparation=PREPARATION_VERSION, cord_method=cord_method(config.data.jitter_mm))
         ground = Ground(source=source, validation=held, summary=summary, made=made)

@@ -276,12 +276,13 @@ def generate(sessions: Sessions, first: int, turn: int, count: int, ahead: int, 
             time.sleep(POLL_S)
 
 
-def facts_of(source: DrawnSessions) -> dict[str, object]:
-    """What a bundle should say of such training data."""
+def facts_of(source: DrawnSessions, *, examples: int) -> dict[str, object]:
+    """What a bundle should say of such training data, of which ``examples`` are used up."""
     data = source.data
     return {
         "generator": GENERATOR_VERSION,
         "seed": data.seed,
+        "sessions": source.first(max(examples - 1, 0)) + data.live,
         "live sessions": data.live,
         "patches of each": data.patches,
         "jitter_mm": data.jitter_mm,

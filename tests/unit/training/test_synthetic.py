@@ -155,7 +155,8 @@ def test_generators_stay_a_little_ahead(
 def test_a_training_on_drawn_sessions(tmp_path: Path, made: Counter[int]) -> None:
     result = train(CONFIG, None, out=tmp_path / "run")
     facts = result.bundle.facts
-    assert facts.training_data["synthetic"]["live sessions"] == 2
+    # six examples, two of each session on average: the last are drawn from sessions 2 and 3
+    assert facts.training_data["synthetic"]["sessions"] == 4
     assert facts.training_data["subjects"] == 2
     assert (facts.preparation, facts.cord_method) == (PREPARATION_VERSION, "jittered-masks")
     assert result.validation == (f"s{HELD_OUT_FIRST}", f"s{HELD_OUT_FIRST + 1}")
@@ -210,7 +211,7 @@ def test_the_command(tmp_path: Path, made: Counter[int], capsys: pytest.CaptureF
         encoding="utf-8",
     )
     assert main(["train", str(config), "--synthetic", "--out", str(tmp_path / "run")]) == 0
-    assert "synthetic sessions, the first: 1 cases" in capsys.readouterr().err
+    assert "training, first of the synthetic sessions: 1 cases" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["live"] == 1
     assert main(["train", str(config), "--out", str(tmp_path / "none")]) == 64
     assert "--synthetic" in capsys.readouterr().err
