@@ -160,3 +160,14 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_path_of_some_machine(page):
     assert MACHINE_PATH.findall(page.read_text(encoding="utf-8")) == []
+
+
+def test_reliability_names_tests_that_exist():
+    text = read("reliability.md")
+    tests = ROOT / "tests"
+    for name in re.findall(r"`((?:unit|integration)/[\w/]+\.py)`", text):
+        assert (tests / name).is_file(), name
+    code = "".join(path.read_text(encoding="utf-8") for path in tests.rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 20
+    assert {name for name in named if f"def {name}(" not in code} == set()
