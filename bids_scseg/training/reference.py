@@ -16,6 +16,7 @@ from bids_scseg.bids.masks import same_lattice
 from bids_scseg.bids.references import LesionMap, lattice_error
 from bids_scseg.errors import DataError, ImageError
 from bids_scseg.measure.instances import label_lesions
+from bids_scseg.preprocess.align import extend_centerline, fit_centerline, measure_centers
 from bids_scseg.preprocess.labels import labels_to_prepared, session_labels_to_prepared
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Geometry, Slab
@@ -26,6 +27,7 @@ Labels = npt.NDArray[np.int32]
 
 MUCH_UNKNOWN = 0.05  # share of covered voxels that no annotated image shows, from which on a note tells, ours
 SOFT_FROM = 0.5  # of a soft mask
+OWN_CORD = "_res-iso_label-SC_desc-truth_mask.nii.gz"  # beside the lesions of a synthetic session
 
 
 def place_maps(
@@ -127,7 +129,27 @@ def _place_whole(found: LesionMap, geometry: Geometry) -> tuple[Labels, BoolArra
         key = fits[0]
     # the map lies in the reference world: that sequence's centerline straightens it
     slab = Slab(key=key, index=0, file=found.path, grid=found.grid)
-    return labels_to_prepared(geometry, read_lesions(Path(found.path)), slab), _seen(geometry, (slab,))
+    straight = _along_own_cord(geometry, found, key=key)
+    return labels_to_prepared(straight, read_lesions(Path(found.path)), slab), _seen(straight, (slab,))
+
+
+def _along_own_cord(geometry: Geometry, found: LesionMap, *, key: str) -> Geometry:
+    """The geometry with the line of the cord that a map was made with in the place of a sequence's.
+
+    The scans of a session show the cord displaced, each slab by its own amount; what was drawn where nothing
+    is displaced has its own centre at each height. Without a cord beside the map the geometry as it is.
+    """
+    file = Path(found.path).with_name(found.name.split("_seg-")[0] + OWN_CORD)
+    if not (found.whole and geometry.frame == "centerline" and file.is_file()):
+        return geometry
+    cord = read_lesions(file) > 0
+    if cord.shape != found.grid.shape or not cord.any():
+        return geometry
+    centers, xy, area = measure_centers(cord, found.grid, geometry.grid.axes)
+    own = fit_centerline(centers, xy, area_mm2=area)
+    span = (float(geometry.s_mm[0]), float(geometry.s_mm[-1]))
+    lines = {**geometry.centerlines, **extend_centerline({key: own}, anchor=key, s_range=span)}
+    return replace(geometry, centerlines=lines)
 
 
 def _stand_ins(geometry: Geometry) -> list[Any]:

@@ -160,3 +160,27 @@ def test_one_synthetic_lesion_in_two_pieces_stays_one(tmp_path: Path, geometry) 
         pieces.append(np.unique(label[(label > 0) & (label < 255)]).size)
         found.table.write_text("index\trealised_T2Sag\n1\tvisible\n")
     assert pieces == [2, 1]
+
+
+def test_a_map_of_the_whole_session_is_straightened_by_the_cord_that_it_was_made_with(
+    tmp_path: Path, geometry
+) -> None:
+    """The truth of a synthetic session lies where its cord is; the scans saw the cord 3 mm beside that."""
+    values = phantoms.lesion_labels(LESIONS, prepared_sessions.UPPER).astype(np.uint8)
+    here = drawn(tmp_path, "a_seg-lesions_res-iso_desc-truth_dseg", prepared_sessions.UPPER, values)
+    expected, _ = place_maps([here], geometry, covered=covered(geometry), recipe=RECIPE)
+    moved = prepared_sessions.UPPER.affine.copy()
+    moved[:3, 3] += (3, -1, 0)
+    there = Grid(shape=prepared_sessions.UPPER.shape, affine=moved)
+    truth = drawn(tmp_path, "b_seg-lesions_res-iso_desc-truth_dseg", there, values)
+    off, _ = place_maps([truth], geometry, covered=covered(geometry), recipe=RECIPE)
+    cord = np.asarray(prepared_sessions.session()[1]["Sag"][1]).astype(np.uint8)
+    drawn(tmp_path, "b_res-iso_label-SC_desc-truth_mask", there, cord)
+    label, _ = place_maps([truth], geometry, covered=covered(geometry), recipe=RECIPE)
+
+    def overlap(found: np.ndarray) -> float:
+        one, two = (expected > 0) & (expected < 255), (found > 0) & (found < 255)
+        return 2 * (one & two).sum() / (one.sum() + two.sum())
+
+    assert overlap(off) < 0.6
+    assert overlap(label) > 0.95
