@@ -29,11 +29,11 @@ LOCKED_DOWN = (
 )  # fmt: skip
 
 
-def run(*command: str, minutes: float = 1) -> subprocess.CompletedProcess[str]:
+def run(*command: str, minutes: float = 5) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * minutes)
 
 
-def container(*arguments: str, options: tuple[str, ...] = (), minutes: float = 1) -> str:
+def container(*arguments: str, options: tuple[str, ...] = (), minutes: float = 5) -> str:
     done = run(*LOCKED_DOWN, *options, IMAGE, *arguments, minutes=minutes)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
