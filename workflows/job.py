@@ -345,6 +345,9 @@ def configure_nipype(folder: Path, options: RunOptions) -> None:
     """Set Nipype up for one worker: content hashes, crash files and its log in the session's folder."""
     os.environ.setdefault("NO_ET", "1")
     os.environ.setdefault("NIPYPE_NO_ET", "1")
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where there is none
+    if not options.clean_workdir and not os.access(home, os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str(options.work / ".matplotlib"))  # its list of fonts
     import nipype
 
     folder.mkdir(parents=True, exist_ok=True)

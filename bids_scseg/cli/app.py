@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from bids_scseg.cli.parser import parse
-from bids_scseg.errors import ScsegError
+from bids_scseg.errors import MissingInputError, ScsegError
+from bids_scseg.files import is_full, write_error
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
@@ -26,9 +29,25 @@ def prepare_process() -> None:
     os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
     # Settings in somebody's home must not change results; there may be no home.
     os.environ["NIPYPE_CONFIG_DIR"] = os.devnull
+    if not Path(os.path.expanduser("~")).is_absolute():  # noqa: PTH111 - Path.home() raises for such users
+        os.environ["HOME"] = "/"  # a container may run as a user whom its system does not know
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
+
+
+def of_system(error: OSError) -> ScsegError:
+    """What the system refused, as one of our errors: a full disk, a folder that may not be read."""
+    if is_full(error):
+        return write_error(error, error.filename)
+    what = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT):
+        return MissingInputError(
+            f"cannot be used ({what})", file=error.filename, remedy="check its permissions"
+        )
+    return ScsegError(
+        f"the system refused ({what})", file=error.filename, remedy="run the same command again"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,6 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     except ScsegError as error:
         sys.stderr.write(f"bids_scseg: {error}\n")
         return error.exit_code
+    except OSError as error:
+        known = of_system(error)
+        sys.stderr.write(f"bids_scseg: {known}\n")
+        return known.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("bids_scseg: interrupted; run the same command again to go on\n")
         return INTERRUPTED

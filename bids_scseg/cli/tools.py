@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from bids_scseg.cli import evaluate, experiment, implant, model, prepare, slurm, synth, train, verify
+from bids_scseg.cli.app import prepare_process
 from bids_scseg.cli.parser import Parser
 from bids_scseg.errors import OutputError, ScsegError, UsageError
 from bids_scseg.options import available_cpus
@@ -56,7 +56,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one tool; the returned number is the exit code."""
-    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
+    prepare_process()
     try:
         arguments = build_tools_parser().parse_args(argv)
         run: Callable[[argparse.Namespace], None] = arguments.run

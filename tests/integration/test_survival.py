@@ -170,20 +170,38 @@ def test_deterministic_does_not_take_what_another_run_computed(run, again):
 # -- somebody, somewhere ---------------------------------------------------------------------------
 
 
-def _isolated(folder: Path) -> list[str]:
-    """A shell that makes everything but a folder read-only, takes network and user away, and goes on."""
-    for tool in ("unshare", "setpriv"):
-        if os.geteuid() != 0 or shutil.which(tool) is None:
-            pytest.skip("needs root and util-linux to take things away")
-    lines = (
-        'mount --bind "$0" "$0" && mount -o remount,ro,bind / && '
-        'exec setpriv --reuid 54321 --regid 54321 --clear-groups "$@"'
-    )
-    command = ["unshare", "--mount", "--net", "sh", "-c", lines, str(folder)]
-    probe = subprocess.run([*command, sys.executable, "-c", "import torch"], capture_output=True, check=False)
-    if probe.returncode != 0:
+OPEN = """
+set -e
+if [ -n "$PRIVATE" ]; then  # a Python in somebody's home: shown to everybody, without the home around it
+    mkdir "$WORK/.python"; mount --bind "$INNER" "$WORK/.python"
+    mount -t tmpfs none "$PRIVATE"; chmod 755 "$PRIVATE"; mkdir -p "$INNER"
+    mount --bind "$WORK/.python" "$INNER"
+fi
+mount --bind "$WORK" "$WORK"
+mount -o remount,ro,bind /
+unset WORK PRIVATE INNER
+exec setpriv --reuid 54321 --regid 54321 --clear-groups "$@"
+"""
+
+
+def _isolated(work: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command as a foreign user, without network or home, where only one folder can be written."""
+    if os.geteuid() != 0 or any(shutil.which(tool) is None for tool in ("unshare", "setpriv", "mount")):
+        pytest.skip("needs root and util-linux to take things away")
+    places = [Path(sys.base_prefix), *Path(sys.base_prefix).parents]
+    private = [place for place in places if not place.stat().st_mode & 0o001]
+    environment = {
+        "PATH": os.environ["PATH"], "TMPDIR": str(work / "tmp"), "OMP_NUM_THREADS": "1", "WORK": str(work),
+        "PRIVATE": str(private[-1]) if private else "", "INNER": sys.base_prefix,
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }  # fmt: skip
+    line = ["unshare", "--mount", "--net", "sh", "-c", OPEN, "sh"]
+    probe = [*line, sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-V'])"]
+    if subprocess.run(probe, cwd="/", env=environment, capture_output=True, check=False).returncode != 0:
         pytest.skip("this system allows no namespaces, or its Python is not for everybody")
-    return command
+    return subprocess.run(
+        [*line, *command], cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_any_user_without_home_network_or_writable_system(good, model, tmp_path):
@@ -191,14 +209,12 @@ def test_any_user_without_home_network_or_writable_system(good, model, tmp_path)
     for folder in (work, work / "tmp"):
         folder.mkdir()
         os.chown(folder, 54321, 54321)
-    for parent in (work, *work.parents):
-        if parent != Path(parent.anchor) and parent.stat().st_mode & 0o055 != 0o055 and parent.is_dir():
-            parent.chmod(parent.stat().st_mode | 0o055)  # pytest's folders are private
-    command = [*_isolated(work), sys.executable, "-m", "bids_scseg", str(good.bids), str(work / "out")]
-    command += ["participant", "--model", str(model), "--participant-label", "02", "--cord", "builtin"]
-    command += ["-d", good.labels, "--nprocs", "1", "--omp-nthreads", "1", "--output-spaces", "all"]
-    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(work / "tmp"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    for folder in {place for path in (work, good.bids, model) for place in path.parents}:
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)  # pytest's folders are private
+    command = [sys.executable, "-m", "bids_scseg", str(good.bids), str(work / "out"), "participant"]
+    command += ["--model", str(model), "--participant-label", "02", "--cord", "builtin", "-d", good.labels]
+    done = _isolated(work, [*command, "--nprocs", "1", "--omp-nthreads", "1", "--output-spaces", "all"])
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert (work / "out" / "sub-02" / "anat" / "sub-02_summary.json").stat().st_uid == 54321

@@ -36,7 +36,7 @@ def test_a_good_run_passes_and_its_verdict_stands_in_the_logs(good):
     assert result.code == 0, result.out
     verdict = json.loads((good.out / "logs" / "verification.json").read_text())
     assert (verdict["verdict"], verdict["sessions"], verdict["failed"]) == ("passed", 3, [])
-    assert verdict["files"] > 60 and verdict["sources"] > 60
+    assert verdict["files"] > 60 and verdict["sources"] > 50
     assert verdict["lattices"] >= 30  # three kinds on three slabs and more, for three sessions
     one = json.loads((good.out / "logs" / "verification" / "sub-02.json").read_text())
     assert one["verdict"] == "passed" and one["problems"] == []
