@@ -217,8 +217,8 @@ def build(
     """
     ordered = sorted(outputs, key=lambda item: (item.subject, item.session or ""))
     labels = [item.label for item in ordered]
-    double = sorted({label for label in labels if labels.count(label) > 1})
-    if double:
+    if len(set(labels)) < len(labels):
+        double = sorted({label for label in labels if labels.count(label) > 1})
         raise DataError(f"session given twice: {', '.join(double)}", expected="one entry per session")
     states = [_state(item) for item in ordered]
     done = [item for item, state in zip(ordered, states, strict=True) if state["state"] == DONE]
@@ -238,13 +238,7 @@ def build(
         participants=participants,
         summary=summarise(used, main),
         comparisons=compare(used, comparable(described, used), main),
-        dictionaries={
-            "lesions": data_dictionary(lesion_schema),
-            "sessions": data_dictionary(session_schema),
-            "participants": data_dictionary(PARTICIPANT_COLUMNS),
-            "summary": data_dictionary(SUMMARY_COLUMNS),
-            "comparisons": data_dictionary(COMPARISON_COLUMNS),
-        },
+        dictionaries=_dictionaries(lesion_schema, session_schema),
         failed=tuple(
             (item.label, str(state["cause"] or state["state"]))
             for item, state in zip(ordered, states, strict=True)
@@ -260,6 +254,16 @@ def build(
             if isinstance(found.get("cord_map"), Mapping)
         },
     )
+
+
+def _dictionaries(
+    lesions: Sequence[Column], sessions: Sequence[Column]
+) -> dict[str, dict[str, dict[str, str]]]:
+    schemas = {
+        "lesions": lesions, "sessions": sessions, "participants": PARTICIPANT_COLUMNS,
+        "summary": SUMMARY_COLUMNS, "comparisons": COMPARISON_COLUMNS,
+    }  # fmt: skip
+    return {name: data_dictionary(schema) for name, schema in schemas.items()}
 
 
 def measured_columns(outputs: Iterable[SessionOutputs]) -> set[str]:

@@ -14,6 +14,8 @@ from bids_scseg.measure.session import cord_range, examined_slices
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import FloatArray
 
+BoolArray = npt.NDArray[np.bool_]
+
 #: Length of a bin along the cord: a sagittal slab's slice thickness is 2 to 4 mm (ours).
 BIN_MM = 5.0
 #: Borders of the rings across the cord, in radii of its elliptic cross-section; the last ring is open,
@@ -69,7 +71,14 @@ def cord_map(
     }  # fmt: skip
     if not seen.any():
         return {**out, "first": 0, **{key: [] for key in _LISTS}}
-    lesion = labels > 0
+    return {**out, **_volumes(mask, labels > 0, within, seen, geometry, origin)}
+
+
+def _volumes(
+    mask: BoolArray, lesion: BoolArray, within: BoolArray, seen: BoolArray, geometry: Geometry, origin: float
+) -> dict[str, object]:
+    """The lists of the map: slices ``within`` the cord's ends, of which ``seen`` were examined."""
+    line = centerline_of(geometry, geometry.anchor)
     where = np.argwhere((mask | lesion) & seen)
     points = cord_coordinates(where, geometry, key=geometry.anchor)
     below = origin - line.arc_length(points.s_mm)
@@ -80,7 +89,6 @@ def cord_map(
     arc = slice_arc_mm(geometry, geometry.anchor)
     radius, angle = _polar(points, np.digitize(below, edges), in_cord)
     return {
-        **out,
         "first": round(edges[0] / BIN_MM),
         "cord_mm": _along(slices[within], edges, arc[within]),
         "examined_mm": _along(slices[seen], edges, arc[seen]),

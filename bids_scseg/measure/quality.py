@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from bids_scseg.measure.cordcoords import slice_arc_mm
 from bids_scseg.measure.instances import CORD_FROM, Labels
-from bids_scseg.measure.schema import Column, Value
+from bids_scseg.measure.schema import Column, Dtype, Value
 from bids_scseg.recipe.study import Plan
 from bids_scseg.space.geometry import Geometry
 
@@ -58,70 +58,34 @@ CORD_COLUMNS: tuple[Column, ...] = (
 )
 
 
+#: What repeats per sequence: ending of the column, type, unit, description.
+PER_SEQUENCE: tuple[tuple[str, Dtype, str, str], ...] = (
+    ("cord_contrast", "float64", "",
+     "Mean signal of the lesion-free cord minus that of the 1-3 mm round it, in prepared units."),
+    ("cord_noise", "float64", "",
+     "Spread of the signal in the lesion-free cord round its mean within 1.5 mm, in the same units."),
+    ("cord_cnr", "float64", "",
+     "Absolute contrast between cord and surroundings divided by that noise."),
+    ("coverage", "float64", "", "Share of the cord found in the session that the sequence covers."),
+    ("centerline_residual_mm", "float64", "mm",
+     "Median distance of the cord's centres in the slices from the fitted centerline."),
+    ("extrapolated_mm", "float64", "mm",
+     "Length over which the centerline was not seen in the sequence itself."),
+    ("seam_mismatch_mm", "float64", "mm", "How far apart neighbouring slabs put the cord; the worst seam."),
+    ("edge_share", "float64", "",
+     "Share of the cord's slices that reach the side of the field of view; the worst image."),
+    ("voxel_mm", "str", "", "Voxel size as acquired, from the smallest side to the largest."),
+    ("voxel_mm3", "float64", "mm^3", "Voxel volume as acquired."),
+)  # fmt: skip
+
+
 def sequence_quality_columns(sequences: Sequence[str]) -> tuple[Column, ...]:
     """Quality columns that repeat for each sequence of the recipe; n/a where the sequence is absent."""
-    columns: list[Column] = []
-    for name in sequences:
-        columns += [
-            Column(
-                name=f"{name}_cord_contrast",
-                dtype="float64",
-                description=f"Mean {name} signal of the lesion-free cord minus that of the 1-3 mm round it, "
-                "in units of the prepared image.",
-            ),
-            Column(
-                name=f"{name}_cord_noise",
-                dtype="float64",
-                description=f"Spread of the {name} signal in the lesion-free cord round its mean within "
-                "1.5 mm, in the same units.",
-            ),
-            Column(
-                name=f"{name}_cord_cnr",
-                dtype="float64",
-                description="Absolute contrast between cord and surroundings divided by that noise.",
-            ),
-            Column(
-                name=f"{name}_coverage",
-                dtype="float64",
-                description=f"Share of the cord found in the session that {name} covers.",
-            ),
-            Column(
-                name=f"{name}_centerline_residual_mm",
-                dtype="float64",
-                units="mm",
-                description="Median distance of the cord's centres in the slices from the fitted centerline.",
-            ),
-            Column(
-                name=f"{name}_extrapolated_mm",
-                dtype="float64",
-                units="mm",
-                description="Length over which the centerline was not seen in the sequence itself.",
-            ),
-            Column(
-                name=f"{name}_seam_mismatch_mm",
-                dtype="float64",
-                units="mm",
-                description="How far apart neighbouring slabs put the cord; the worst seam.",
-            ),
-            Column(
-                name=f"{name}_edge_share",
-                dtype="float64",
-                description="Share of the cord's slices that reach the side of the field of view; the worst "
-                "image.",
-            ),
-            Column(
-                name=f"{name}_voxel_mm",
-                dtype="str",
-                description="Voxel size as acquired, from the smallest side to the largest.",
-            ),
-            Column(
-                name=f"{name}_voxel_mm3",
-                dtype="float64",
-                units="mm^3",
-                description="Voxel volume as acquired.",
-            ),
-        ]
-    return tuple(columns)
+    return tuple(
+        Column(name=f"{name}_{ending}", dtype=dtype, units=units, description=f"{name}: {text}")
+        for name in sequences
+        for ending, dtype, units, text in PER_SEQUENCE
+    )
 
 
 def quality_columns(sequences: Sequence[str]) -> tuple[Column, ...]:

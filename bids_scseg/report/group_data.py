@@ -106,16 +106,9 @@ def page_data(
         {
             "i": number,
             "label": label,
-            "participant": str(row["participant_id"]),
-            "session": _words(row["session_id"]),
             "report": reports.get(label, ""),
             "thumb": _size(thumbnails.get(label)),
-            "stratum": _words(row["stratum"]),
-            "flags": _words(row["flags"]),
-            "outliers": _words(row["outliers"]),
-            "rating": _words(row["rating"]),
-            "note": _words(row["rating_note"]),
-            "rated": _words(row["rated"]),
+            **_about(row),
             "m": [_number(row[metric.key], metric.factor) for metric in metrics],
             "c": [_category(row[key]) for key, _ in categories],
             "along": _along(cohort.maps.get(label), span),
@@ -137,6 +130,15 @@ def page_data(
         "scatter": ["examined_length_mm", "lesion_volume_mm3"],
         "thumbs": [encode.data_uri(thumbnails[label]) if label in thumbnails else "" for label in labels],
     }
+
+
+def _about(row: Mapping[str, object]) -> dict[str, str]:
+    """The texts of a session."""
+    names = {
+        "participant": "participant_id", "session": "session_id", "stratum": "stratum", "flags": "flags",
+        "outliers": "outliers", "rating": "rating", "note": "rating_note", "rated": "rated",
+    }  # fmt: skip
+    return {key: _words(row[column]) for key, column in names.items()}
 
 
 def _key(dataset: str, labels: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def shown(page: Page) -> dict[str, int]:
         "({said: Number(document.getElementById('shown').textContent.split(' ')[0]),"
         "counted: Number(document.getElementById('live-sessions').textContent),"
         "tiles: [...document.querySelectorAll('.tile-session')].filter((tile) => !tile.hidden).length,"
-        "rows: document.querySelectorAll('#session-rows tr').length,"
+        "rows: [...document.querySelectorAll('#session-rows tr')].filter((row) => !row.hidden).length,"
         "plotted: Number(document.querySelector('.plot output').textContent.split(' ')[0])})"
     )
 

@@ -119,6 +119,9 @@ const passes = (session, words) => inStratum(session)
   && words.every((word) => (haystacks[session.i] + " " + ratingOf(session).note.toLowerCase()).includes(word))
   && [...state.brushes.values()].every((brush) => brush(session));
 
+/** Whether a change can alter which sessions are shown, or their order. */
+const selecting = (why) => ["start", "brush", "filter", "plot", "rating", "sort"].some((reason) => why.has(reason));
+
 let scheduled = null;
 const reasons = new Set();
 
@@ -238,7 +241,8 @@ const sheet = (canvas, height) => {
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
   }
-  const pen = canvas.getContext("2d");
+  // Drawn by the processor: small pictures, and a remote desktop's graphics would be the bottleneck.
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
   pen.font = "11.5px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";

@@ -31,11 +31,23 @@ const axis = (pen, box, low, high, { whole = false } = {}) => {
   return scale;
 };
 
-const dot = (pen, x, y, radius, colour) => {
-  pen.fillStyle = colour;
-  pen.beginPath();
-  pen.arc(x, y, radius, 0, 2 * Math.PI);
-  pen.fill();
+/** All dots, the faded ones below; one path per colour, because filling is what takes time. */
+const drawDots = (pen, dots, radius) => {
+  const paths = new Map([[FADED, []]]);
+  for (const [session, x, y] of dots) {
+    const colour = passing.has(session.i) ? colours.of(session) : FADED;
+    if (!paths.has(colour)) paths.set(colour, []);
+    paths.get(colour).push([x, y]);
+  }
+  for (const [colour, places] of paths) {
+    pen.fillStyle = colour;
+    pen.beginPath();
+    for (const [x, y] of places) {
+      pen.moveTo(x + radius, y);
+      pen.arc(x, y, radius, 0, 2 * Math.PI);
+    }
+    pen.fill();
+  }
 };
 
 const ring = (pen, x, y, radius) => {
@@ -203,6 +215,24 @@ const scaled = (low, high, from, to) => {
 };
 
 class Distribution extends Plot {
+  /** Places and size of the dots; kept until something but the selection changes. */
+  arrange(list, box) {
+    const key = [box.right, this.x, state.stratum, state.colour].join("|");
+    if (state.colour !== RATING && this.arranged && this.arranged.key === key) return this.arranged;
+    const colour = new Map(list.map((session) => [session, colours.of(session)]));
+    list.sort((a, b) => (colour.get(a) < colour.get(b) ? -1 : colour.get(a) > colour.get(b) ? 1 : a.i - b.i));
+    let radius = 4.5;
+    let found = [];
+    for (; radius > 0.8; radius *= 0.85) {
+      found = stacked(list, this.x, this.scale.x, 2 * radius + 0.6);
+      if (Math.max(...found.map(([, , level]) => level)) * (2 * radius + 0.4) < box.bottom - box.top - 2 * radius) break;
+    }
+    const size = radius;
+    const dots = found.map(([session, x, level]) => [session, x, box.bottom - size - 1 - level * (2 * size + 0.4)]);
+    this.arranged = { key, radius: size, dots };
+    return this.arranged;
+  }
+
   redraw() {
     const page = sheet(this.canvas, PLOT_HEIGHT);
     if (!page) return;
@@ -215,20 +245,10 @@ class Distribution extends Plot {
     const [low, high] = limits(list.map((session) => metricOf(session, this.x)));
     axis(pen, box, low, high);
     this.scale = { x: scaled(low, high, box.left, box.right) };
-    list.sort((a, b) => (colours.of(a) < colours.of(b) ? -1 : colours.of(a) > colours.of(b) ? 1 : a.i - b.i));
-    let radius = 4.5;
-    let found = [];
-    for (; radius > 0.8; radius *= 0.85) {
-      found = stacked(list, this.x, this.scale.x, 2 * radius + 0.6);
-      if (Math.max(...found.map(([, , level]) => level)) * (2 * radius + 0.4) < box.bottom - box.top - 2 * radius) break;
-    }
+    const { radius, dots } = this.arrange(list, box);
     this.shade(pen, box);
-    this.dots = found.map(([session, x, level]) => [session, x, box.bottom - radius - 1 - level * (2 * radius + 0.4)]);
-    for (const on of [false, true]) {
-      for (const [session, x, y] of this.dots) {
-        if (passing.has(session.i) === on) dot(pen, x, y, radius, on ? colours.of(session) : FADED);
-      }
-    }
+    this.dots = dots;
+    drawDots(pen, this.dots, radius);
     const middle = median(known(list.filter((session) => passing.has(session.i)), this.x));
     if (middle !== null) {
       pen.strokeStyle = INK;
@@ -262,13 +282,7 @@ class Scatter extends Plot {
     for (const value of ticks(...y, 4)) pen.fillText(show(value), box.left - 6, this.scale.y(value));
     this.shade(pen, box);
     this.dots = list.map((session) => [session, this.scale.x(metricOf(session, this.x)), this.scale.y(metricOf(session, this.y))]);
-    for (const on of [false, true]) {
-      pen.globalAlpha = on ? 0.85 : 1;
-      for (const [session, dx, dy] of this.dots) {
-        if (passing.has(session.i) === on) dot(pen, dx, dy, 3.6, on ? colours.of(session) : FADED);
-      }
-    }
-    pen.globalAlpha = 1;
+    drawDots(pen, this.dots, 3.6);
     this.finish(pen, 3.6);
   }
 }

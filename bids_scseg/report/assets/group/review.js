@@ -64,13 +64,16 @@ const dress = (session) => {
   tile.title = words.join("\n");
 };
 
+let everyone = sessions; // in the order of the wall, also those that are not shown
 views.push((why) => {
-  const move = [...why].some((reason) => ["start", "sort", "brush", "filter", "plot", "rating"].includes(reason));
-  if (move) {
-    order = sorted(shown);
+  if (["start", "sort", "rating"].some((reason) => why.has(reason))) {
+    everyone = sorted(sessions);
     sessions.forEach(dress);
+    if (!why.has("rating")) wall.append(...everyone.map((session) => tiles[session.i].tile));
+  }
+  if (selecting(why)) {
+    order = everyone.filter((session) => passing.has(session.i));
     tiles.forEach(({ tile }, n) => { tile.hidden = !passing.has(n); });
-    wall.append(...order.map((session) => tiles[session.i].tile));
     byId("wall-empty").hidden = order.length > 0;
   }
   tiles.forEach(({ tile }, n) => {
@@ -124,12 +127,15 @@ const compare = (a, b) => {
 };
 
 views.push((why) => {
-  if ([...why].some((reason) => !reason.startsWith("focus") && !["colour", "map", "sort", "resize"].includes(reason))) {
-    drawHeads();
+  if (["start", "table", "rating"].some((reason) => why.has(reason))) {
     const column = columnsOfTable.findIndex(({ text }) => text === "Rating");
     sessions.forEach((session, n) => { lines[n].cells[column].textContent = ratingOf(session).rating; });
-    body.replaceChildren(...[...shown].sort(compare).map((session) => lines[session.i]));
   }
+  if (why.has("start") || why.has("table")) {
+    drawHeads();
+    body.replaceChildren(...[...sessions].sort(compare).map((session) => lines[session.i]));
+  }
+  if (selecting(why)) lines.forEach((row, n) => { row.hidden = !passing.has(n); });
   lines.forEach((row, n) => row.classList.toggle("current", n === state.focus));
 });
 
