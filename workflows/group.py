@@ -93,6 +93,7 @@ def write_group(out: Path, *, dataset: Path | None = None, facts: Mapping[str, s
             thumbnails=_thumbnails(out, labels),
             failures=_failures(out, cohort),
             facts=facts,
+            identity=str(out.resolve()),
         ),
     )
     return cohort

@@ -49,6 +49,8 @@ class GroupPage:
         One row per session without a result: ``label``, ``state``, ``step``, ``cause``, ``remedy``.
     facts
         Name to value: ``title`` and ``dataset`` head the page, ``version`` foots it, all are listed.
+    identity
+        Tells this cohort from others; the browser keeps ratings under a checksum of it.
     """
 
     cohort: CohortTables
@@ -56,6 +58,7 @@ class GroupPage:
     thumbnails: Mapping[str, bytes] = field(default_factory=lambda: NOTHING)
     failures: Sequence[Row] = ()
     facts: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +106,7 @@ def write_group_page(out_html: Path, page: GroupPage) -> None:
         cohort,
         reports={label: pages.relative(address) for label, address in page.reports.items()},
         thumbnails=page.thumbnails,
-        dataset=known.get("dataset", ""),
+        identity=page.identity,
     )
     text = pages.render_page(
         "group.html",

@@ -81,7 +81,7 @@ def page_data(
     *,
     reports: Mapping[str, str],
     thumbnails: Mapping[str, bytes],
-    dataset: str = "",
+    identity: str = "",
 ) -> dict[str, object]:
     """Everything that the page's scripts need.
 
@@ -93,8 +93,9 @@ def page_data(
         Session label → address of its report, relative to the page.
     thumbnails
         Session label → WebP image; sessions without one are shown as a blank.
-    dataset
-        Name of the raw dataset; part of the key under which ratings are kept.
+    identity
+        Tells this cohort from others, such as the place of its output folder: ratings are kept in the browser
+        under a checksum of it.
     """
     done = cohort.sessions[cohort.sessions["state"] == "done"]
     metrics, categories = _metrics(cohort, done), _categories(cohort, done)
@@ -118,7 +119,7 @@ def page_data(
         for number, (label, row) in enumerate(zip(labels, records, strict=True))
     ]
     return {
-        "key": _key(dataset, labels),
+        "key": hashlib.sha256(identity.encode()).hexdigest()[:16],
         "sessions": rows,
         "metrics": [{"key": m.key, "text": m.text, "unit": m.unit, "group": m.group} for m in metrics],
         "categories": [{"key": key, "text": text} for key, text in categories],
@@ -139,11 +140,6 @@ def _about(row: Mapping[str, object]) -> dict[str, str]:
         "outliers": "outliers", "rating": "rating", "note": "rating_note", "rated": "rated",
     }  # fmt: skip
     return {key: _words(row[column]) for key, column in names.items()}
-
-
-def _key(dataset: str, labels: Sequence[str]) -> str:
-    """Tells cohorts apart in a browser's storage; later runs with more sessions keep theirs."""
-    return hashlib.sha256("\n".join([dataset, *labels[:1]]).encode()).hexdigest()[:16]
 
 
 def _metrics(cohort: CohortTables, done: pd.DataFrame) -> list[Metric]:
