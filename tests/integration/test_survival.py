@@ -204,6 +204,7 @@ def _isolated(work: Path, command: list[str]) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 def test_any_user_without_home_network_or_writable_system(good, model, tmp_path):
     work = tmp_path / "mine"
     for folder in (work, work / "tmp"):
