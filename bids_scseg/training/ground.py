@@ -187,3 +187,4 @@ def _synthetic(config: TrainingConfig, data: Path | None, *, recipe: Recipe, out
         yield ground
     if is_first_process():
         source.sessions.retire(HELD_OUT_FIRST)
+        source.sessions.sweep()

@@ -100,14 +100,9 @@ def train(
         raise SystemExit(0)
     scores = _calibrate(trained, look, out=out) if look else None
     bundle = export(
-        trained,
-        config,
-        out=out / "bundle",
-        scores=scores,
-        data=ground.summary,
-        facts=facts or {},
+        trained, config, out=out / "bundle", scores=scores, data=ground.summary, facts=facts or {},
         record=_record(config, ground, scores=scores),
-    )
+    )  # fmt: skip
     return Training(bundle=bundle, scores=scores, validation=ground.held_out)
 
 
