@@ -46,6 +46,7 @@ def photograph(page: Path, css: str, *, height: int, folder: Path) -> Image.Imag
     shot = folder / "shot.png"
     subprocess.run(
         [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         "--virtual-time-budget=15000",  # pages that draw themselves need time to do so
          f"--user-data-dir={folder / 'browser'}", f"--window-size={WIDTH},{TALL}", f"--screenshot={shot}",
          copy.as_uri()], capture_output=True, check=True, timeout=180,
     )  # fmt: skip
