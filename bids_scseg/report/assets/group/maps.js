@@ -165,7 +165,7 @@ const drawAcross = (groups) => {
     polar(pen, cx, cy, radius, rings, sectors, ({ cell: k }) => (means[n].seen[k] ? mix(HEAT, means[n].mean[k] / most) : null));
     outline(pen, cx, cy, radius);
     const small = radius * 0.28;
-    const sx = Math.min(cx + radius + small * 0.6, room * (n % 2) + room - small - 2);
+    const sx = Math.min(cx + radius + small * 0.6, room * (n % 2) + room - Math.max(small, 27) - 2);
     polar(pen, sx, cy + radius + small * 0.1, small, rings, sectors, ({ cell: k }) => mix([[238, 242, 245], [143, 163, 181]], means[n].placed ? means[n].seen[k] / means[n].placed : 0));
     pen.fillStyle = MUTED;
     pen.textAlign = "center";
