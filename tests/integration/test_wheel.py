@@ -40,6 +40,8 @@ def test_the_wheel_holds_graphs_recipes_models_and_templates(wheel):
         "bids_scseg/models/cord-lesion/weights.safetensors",
         "bids_scseg/models/cord-finder/card.md",
         "bids_scseg/report/templates/session.html",
+        "bids_scseg/report/assets/viewer.js",
+        "bids_scseg/report/assets/group/core.js",
     ):
         assert wanted in names
     tops = {name.split("/")[0] for name in names if "dist-info" not in name}
