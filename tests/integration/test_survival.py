@@ -173,7 +173,7 @@ def test_deterministic_does_not_take_what_another_run_computed(run, again):
 OPEN = """
 set -e
 if [ -n "$PRIVATE" ]; then  # a Python in somebody's home: shown to everybody, without the home around it
-    mkdir "$WORK/.python"; mount --bind "$INNER" "$WORK/.python"
+    mkdir -p "$WORK/.python"; mount --bind "$INNER" "$WORK/.python"
     mount -t tmpfs none "$PRIVATE"; chmod 755 "$PRIVATE"; mkdir -p "$INNER"
     mount --bind "$WORK/.python" "$INNER"
 fi
