@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -204,18 +205,28 @@ def _isolated(work: Path, command: list[str]) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may enter; pytest keeps its own to itself, and takes them back at any time."""
+    with tempfile.TemporaryDirectory(prefix="scseg-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.slow
-def test_any_user_without_home_network_or_writable_system(good, model, tmp_path):
-    work = tmp_path / "mine"
+def test_any_user_without_home_network_or_writable_system(good, model, open_folder):
+    bids = shutil.copytree(good.bids, open_folder / "bids")
+    bundle = shutil.copytree(model, open_folder / "tiny")
+    for folder in (bids, bundle):
+        folder.chmod(0o755)
+    work = open_folder / "mine"
     for folder in (work, work / "tmp"):
         folder.mkdir()
         os.chown(folder, 54321, 54321)
-    for folder in {place for path in (work, good.bids, model) for place in path.parents}:
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(0o755)  # pytest's folders are private
-    command = [sys.executable, "-m", "bids_scseg", str(good.bids), str(work / "out"), "participant"]
-    command += ["--model", str(model), "--participant-label", "02", "--cord", "builtin", "-d", good.labels]
-    done = _isolated(work, [*command, "--nprocs", "1", "--omp-nthreads", "1", "--output-spaces", "all"])
+    command = [sys.executable, "-m", "bids_scseg", str(bids), str(work / "out"), "participant"]
+    command += ["--model", str(bundle), "--participant-label", "02", "--cord", "builtin"]
+    command += ["-d", f"labels={bids / 'derivatives' / 'labels'}", "--output-spaces", "all"]
+    done = _isolated(work, [*command, "--nprocs", "1", "--omp-nthreads", "1"])
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert (work / "out" / "sub-02" / "anat" / "sub-02_summary.json").stat().st_uid == 54321
