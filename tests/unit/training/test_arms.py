@@ -32,10 +32,9 @@ from bids_scseg.training.config import (
     config_from_mapping,
     configured_recipe,
     load_config,
-    merge,
-    read_mapping,
 )
 from bids_scseg.training.fit import Trained, fit
+from bids_scseg.training.parse import merge, read_mapping
 from bids_scseg.training.sample import Sample
 
 RECIPE = load_recipe("cord-lesion")
