@@ -28,8 +28,8 @@ demo: environment
 test: environment lint types unit
 
 lint: environment
-	$(BIN)/ruff check bids_scseg workflows tests benchmarks
-	$(BIN)/ruff format --check bids_scseg workflows tests benchmarks
+	$(BIN)/ruff check bids_scseg workflows tests benchmarks mkdocs_hooks.py
+	$(BIN)/ruff format --check bids_scseg workflows tests benchmarks mkdocs_hooks.py
 	$(BIN)/codespell bids_scseg workflows tests benchmarks docs README.md CHANGELOG.md
 	$(BIN)/lint-imports
 
