@@ -46,7 +46,8 @@ def check_writable(folder: Path) -> None:
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
-        raise OutputError("is not a folder", file=there, remedy="choose another output folder")
+        why = "is not a folder" if there == folder else f"is not a folder, so {folder} cannot be made"
+        raise OutputError(why, file=there, remedy="choose another output folder")
     if there != folder and os.access(there, os.W_OK | os.X_OK):
         return  # it will be made, and is none of ours to write into
     try:

@@ -37,7 +37,13 @@ def test_a_good_run_passes_and_its_verdict_stands_in_the_logs(good):
     verdict = json.loads((good.out / "logs" / "verification.json").read_text())
     assert (verdict["verdict"], verdict["sessions"], verdict["failed"]) == ("passed", 3, [])
     assert verdict["files"] > 60 and verdict["sources"] > 50
-    assert verdict["lattices"] >= 30  # three kinds on three slabs and more, for three sessions
+    maps = [
+        path
+        for kind in ("mask", "probseg", "dseg")
+        for path in good.out.rglob(f"*_{kind}.nii.gz")
+        if "work" not in path.relative_to(good.out).parts
+    ]
+    assert verdict["lattices"] == len(maps) >= 12  # cord, map, mask and lesions, in three sessions at least
     one = json.loads((good.out / "logs" / "verification" / "sub-02.json").read_text())
     assert one["verdict"] == "passed" and one["problems"] == []
 

@@ -44,6 +44,8 @@ def test_a_signal_stops_with_one_line(
         out = tmp_path
 
     before = signal.getsignal(signal.SIGTERM)
+    # a shell starts what runs in its background with this signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as stopped, _stoppable(Somewhere()):  # type: ignore[arg-type]
         os.kill(os.getpid(), number)
     assert stopped.value.code == STOPPED
