@@ -17,10 +17,11 @@ import re
 import secrets
 import stat
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bids_scseg.errors import BusyError, DataError, DiskFullError, OutputError
 
@@ -199,6 +200,21 @@ def read_text(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
     if len(content) > max_bytes:
         raise DataError(f"is larger than {max_bytes} bytes", file=path, expected="a file of its kind")
     return text
+
+
+def read_toml(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Parse a TOML file that somebody else wrote, within a bound of size.
+
+    Raises
+    ------
+    DataError
+        If it is no regular file, too large, not UTF-8 or not TOML.
+    """
+    text = read_text(path, max_bytes=max_bytes)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also nesting without end
+        raise DataError(f"not valid TOML ({error})", file=path) from error
 
 
 def parse_json(text: str, *, file: object = None) -> object:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.files import read_toml
 
 Level = Literal["participant", "group"]
 OutputSpaces = Literal["anchor", "all"]
@@ -165,12 +165,9 @@ def read_config(path: Path) -> dict[str, Any]:
     DataError
         If it is not TOML, or has unknown names or values of the wrong type or out of range.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingInputError(f"cannot be read ({error.strerror})", file=path) from error
-    except (ValueError, RecursionError) as error:  # also other encodings, and nesting without end
-        raise DataError(f"not TOML: {error}", file=path) from error
+    if not path.exists():
+        raise MissingInputError("no such file", file=path, expected="a TOML file of options")
+    data = read_toml(path)
     known = {item.name: str(item.type) for item in dataclasses.fields(RunOptions)}
     options = {}
     for key, value in data.items():

@@ -6,13 +6,13 @@ import argparse
 import os
 import shutil
 import sys
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bids_scseg.cli.description import check_version, read_description
 from bids_scseg.cli.parser import _label, _whole
-from bids_scseg.errors import DataError, MissingInputError, OutputError, UsageError
+from bids_scseg.errors import OutputError, UsageError
 
 METHODS = ("outline", "field")
 #: Keys of a description, with their types.
@@ -155,7 +155,7 @@ def describe(record: Any) -> str:
 
 def implant_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Options of the command line over those of the description."""
-    values = read_description(arguments.config) if arguments.config else {}
+    values = read_settings(arguments.config) if arguments.config else {}
     for key in ("seed", "copies", "free_share", "method", "lesions"):
         given = getattr(arguments, key)
         if given is not None:
@@ -167,7 +167,7 @@ def implant_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """Settings of a TOML file.
 
     Raises
@@ -179,30 +179,14 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     from bids_scseg.synth import IMPLANT_VERSION
 
-    if not path.is_file():
-        raise MissingInputError("no such description", file=path, expected="a TOML file")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid TOML ({error})", file=path) from error
-    wrong = [key for key, value in data.items() if key not in KEYS or type(value) is not KEYS[key]]
-    wrong += [key for key in REQUIRED if key not in data]
-    wrong += ["method"] if data.get("method", METHODS[0]) not in METHODS else []
-    wrong += ["free_share"] if not wrong and not 0 <= data.get("free_share", 0.0) <= 1 else []
-    if wrong:
-        raise DataError(
-            f"keys {wrong}",
-            file=path,
-            expected=", ".join(f"{key} ({kind.__name__})" for key, kind in KEYS.items()),
-        )
-    if data["implant"] != IMPLANT_VERSION:
-        raise DataError(
-            f"made for version {data['implant']} of the implants",
-            file=path,
-            expected=f"version {IMPLANT_VERSION}, which this program has",
-            remedy="install the release that it was made for: another draws other lesions",
-        )
+    data = read_description(path, kinds=KEYS, required=REQUIRED, out_of_range=_out_of_range)
+    check_version(path, data["implant"], current=IMPLANT_VERSION, of="implants")
     return {key: value for key, value in data.items() if key not in ("name", "implant")}
+
+
+def _out_of_range(data: Mapping[str, Any]) -> list[str]:
+    wrong = [] if data.get("method", METHODS[0]) in METHODS else ["method"]
+    return wrong if 0 <= data.get("free_share", 0.0) <= 1 else [*wrong, "free_share"]
 
 
 def mask_folders(asked: list[Path], dataset: Path) -> tuple[Path, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bids_scseg.cli.description import check_version, read_description
 from bids_scseg.cli.parser import _whole
-from bids_scseg.errors import DataError, MissingInputError, OutputError
+from bids_scseg.errors import DataError, OutputError
 from bids_scseg.options import available_cpus
 
 KEYS = {"name": str, "generator": int, "seed": int, "subjects": int, "first": int, "sequences": list}
@@ -94,28 +95,14 @@ def read_set(path: Path) -> SyntheticSet:
     from bids_scseg.synth import GENERATOR_VERSION
     from bids_scseg.synth.scenario import ANCHORS
 
-    if not path.is_file():
-        raise MissingInputError("no such description", file=path, expected="a TOML file")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid TOML ({error})", file=path) from error
-    wrong = [key for key, value in data.items() if key not in KEYS or type(value) is not KEYS[key]]
-    wrong += [key for key in REQUIRED if key not in data]
-    if wrong or data["subjects"] < 1 or min(data["seed"], data.get("first", 0)) < 0:
-        raise DataError(
-            f"keys {wrong or ['subjects, seed or first']}",
-            file=path,
-            expected=", ".join(f"{key} ({kind.__name__})" for key, kind in KEYS.items()),
-        )
-    if data["generator"] != GENERATOR_VERSION:
-        raise DataError(
-            f"drawn by version {data['generator']} of the generator",
-            file=path,
-            expected=f"version {GENERATOR_VERSION}, which this program has",
-            remedy="install the release that made it: another generator gives other subjects",
-        )
+    data = read_description(path, kinds=KEYS, required=REQUIRED, out_of_range=_out_of_range)
+    check_version(path, data["generator"], current=GENERATOR_VERSION, of="generator")
     names = tuple(data.pop("sequences", ()))
     if not set(names) <= set(ANCHORS):
         raise DataError(f"sequences {list(names)}", file=path, expected=f"names among {sorted(ANCHORS)}")
     return SyntheticSet(**data, sequences=names)
+
+
+def _out_of_range(data: Mapping[str, Any]) -> list[str]:
+    least = {"subjects": 1, "seed": 0, "first": 0}
+    return [key for key, low in least.items() if data.get(key, low) < low]

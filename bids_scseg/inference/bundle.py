@@ -6,14 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from bids_scseg.errors import DataError, MissingInputError, OutputError
+from bids_scseg import files
+from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.inference.facts import ModelFacts, facts_from_json, facts_to_json
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.load import (
@@ -135,7 +136,7 @@ class ModelBundle:
 
 def packaged_models() -> dict[str, Path]:
     """Folders of the models that come with this package, by name."""
-    root = Path(str(files("bids_scseg"))) / "models"
+    root = Path(str(resources.files("bids_scseg"))) / "models"
     if not root.is_dir():
         return {}
     return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MODEL_FILE).is_file()}
@@ -261,16 +262,10 @@ def save_bundle(
         "facts": facts_to_json(facts or ModelFacts(preparation=PREPARATION_VERSION)),
     }
     folder = Path(path)
-    text = json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / WEIGHTS_FILE).write_bytes(content)
-        (folder / CARD_FILE).write_text(card.strip() + "\n", "utf-8")
-        (folder / MODEL_FILE).write_text(text, "utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the model: {error}", file=folder, remedy="check the folder"
-        ) from error
+    files.write_bytes(folder / WEIGHTS_FILE, content)
+    files.write_text(folder / CARD_FILE, card.strip() + "\n")
+    text = json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False)
+    files.write_text(folder / MODEL_FILE, text + "\n")
     return load_bundle(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.files import read_toml
 
 EXTENDS = "extends"  # key of a file that this one changes
 
@@ -24,12 +24,7 @@ def read_mapping(file: Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise MissingInputError("no such training configuration", file=file, expected="a TOML file")
     if file.resolve() in seen:
         raise DataError("extends itself", file=file, expected="a file that is not yet part of the chain")
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"not valid TOML ({error})", file=file, expected="a training configuration"
-        ) from error
+    data = read_toml(file)
     base = data.pop(EXTENDS, None)
     if base is None:
         return data

@@ -81,11 +81,7 @@ def place_maps(
         geometry=geometry,
         recipe=recipe,
     )
-    if label.max(initial=0) >= IGNORE:
-        raise DataError(
-            f"{int(label.max())} lesions", file=maps[0].path, expected=f"fewer than {IGNORE}",
-            remedy="check that the map is one of lesions",
-        )  # fmt: skip
+    _check_count(label, maps[0])
     shown = np.any([seen for _, seen in placed], axis=0)
     unknown = covered & ~shown
     share = float(unknown.sum() / max(int(covered.sum()), 1))
@@ -94,6 +90,14 @@ def place_maps(
             f"{100 * share:.0f} % of the covered voxels lie in no annotated image; they do not count"
         )
     return np.where(unknown & (label == 0), IGNORE, label).astype(np.uint8), tuple(notes)
+
+
+def _check_count(label: npt.NDArray[np.integer[Any]], found: LesionMap) -> None:
+    if label.max(initial=0) >= IGNORE:
+        raise DataError(
+            f"{int(label.max())} lesions", file=found.path, expected=f"fewer than {IGNORE}",
+            remedy="check that the map is one of lesions",
+        )  # fmt: skip
 
 
 def _drawn_on(maps: Sequence[LesionMap]) -> list[str]:

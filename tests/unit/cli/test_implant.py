@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_scseg.cli.implant import implant_settings, make_room, mask_folders, read_description
+from bids_scseg.cli.implant import implant_settings, make_room, mask_folders, read_settings
 from bids_scseg.cli.tools import build_tools_parser, main
 from bids_scseg.errors import DataError, MissingInputError, OutputError, UsageError
 from bids_scseg.synth import IMPLANT_VERSION
@@ -49,7 +49,7 @@ def test_a_wrong_description_is_refused(tmp_path: Path, old: str, new: str, mess
     file = tmp_path / "wrong.toml"
     file.write_text(GOOD.replace(old, new))
     with pytest.raises(DataError, match=message):
-        read_description(file)
+        read_settings(file)
 
 
 def test_the_frozen_test_set_is_the_frozen_test_set() -> None:
@@ -64,7 +64,7 @@ def test_the_frozen_test_set_is_the_frozen_test_set() -> None:
         "lesions": 1.6,
     }
     assert text == frozen | {"name": "implants for testing"}
-    training = read_description(CONFIGS / "implant-train.toml")
+    training = read_settings(CONFIGS / "implant-train.toml")
     assert (training["method"], training["seed"]) != (text["method"], text["seed"])
 
 

@@ -39,7 +39,11 @@ def test_a_set_is_drawn_as_described(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (f"generator = {GENERATOR_VERSION}", f"generator = {GENERATOR_VERSION + 1}", "another generator"),
+        (
+            f"generator = {GENERATOR_VERSION}",
+            f"generator = {GENERATOR_VERSION + 1}",
+            "version 3 of the generator",
+        ),
         ("seed = 3", "", "seed"),
         ("seed = 3", "seed = 3.5", "seed"),
         ("subjects = 2", "subjects = 0", "subjects"),
