@@ -12,7 +12,7 @@ from typing import Any
 
 from bids_scseg.cli.description import check_version, read_description
 from bids_scseg.cli.parser import _label, _whole
-from bids_scseg.errors import OutputError, UsageError
+from bids_scseg.errors import MissingInputError, OutputError, UsageError
 
 METHODS = ("outline", "field")
 #: Keys of a description, with their types.

@@ -42,7 +42,7 @@ def test_a_set_is_drawn_as_described(
         (
             f"generator = {GENERATOR_VERSION}",
             f"generator = {GENERATOR_VERSION + 1}",
-            "version 3 of the generator",
+            "made for version 3",
         ),
         ("seed = 3", "", "seed"),
         ("seed = 3", "seed = 3.5", "seed"),
