@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bids_scseg.cli.parser import build_parser
+from bids_scseg.cli.tools import build_tools_parser
 from bids_scseg.errors import ScsegError
 from bids_scseg.measure.cohort import KEY_COLUMNS, PARTICIPANT_COLUMNS, RUN_COLUMNS, STATE_COLUMNS
 from bids_scseg.measure.comparisons import COMPARISON_COLUMNS, SUMMARY_COLUMNS
@@ -36,6 +37,22 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md"), R
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+#: The page that has a command's options; those that it shares with the app stand in usage.md.
+TOOL_PAGES = {
+    "demo": "synthetic.md",
+    "synth": "prepare.md",
+    "implant": "synthetic.md",
+    "prepare": "prepare.md",
+    "train": "training.md",
+    "experiment": "experiments/walsh2024.md",
+    "evaluate": "evaluation.md",
+    "model info": "bundles.md",
+    "model verify": "bundles.md",
+    "model set": "bundles.md",
+    "model export": "bundles.md",
+    "slurm": "hpc.md",
+    "verify": "reliability.md",
+}
 #: Homes and work places of some machine; BIDS and output folders of examples have other names.
 MACHINE_PATH = re.compile(r"(?<![\w./])/(?:work|home|root|Users|mnt|srv)/")
 
@@ -66,6 +83,45 @@ def test_usage_names_every_option(action):
     names = {option.replace("_", "-") for option in action.option_strings}
     missing = [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", stated)]
     assert not missing
+
+
+def test_usage_names_no_option_that_is_not_there():
+    known = {name for action in actions() for name in action.option_strings}
+    cells = re.findall(r"^\| (`-.+?) \| ", read("usage.md"), re.MULTILINE)
+    stated = {name for cell in cells for name in re.findall(r"(?<![\w-])--?[a-z][\w-]*", cell)}
+    assert len(stated) > 25
+    assert stated - known == set()
+
+
+def commands(
+    parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
+) -> dict[str, argparse.ArgumentParser]:
+    """Every command of a parser, those of its commands too, by the words that call it."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        return {" ".join(words): parser}
+    found: dict[str, argparse.ArgumentParser] = {}
+    for name, child in groups[0].choices.items():
+        found |= commands(child, (*words, name))
+    return found
+
+
+def test_every_tool_has_a_page():
+    assert set(commands(build_tools_parser())) == set(TOOL_PAGES)
+
+
+@pytest.mark.parametrize("command", TOOL_PAGES)
+def test_pages_name_every_option_of_the_tools(command):
+    text = read(TOOL_PAGES[command])
+    assert f"scseg {command}" in text
+    text += read("usage.md") if command == "slurm" else ""
+    missing = [
+        action.dest
+        for action in commands(build_tools_parser())[command]._actions
+        if action.option_strings and action.dest != "help"
+        if not any(re.search(rf"(?<![\w-]){name}(?![\w-])", text) for name in action.option_strings)
+    ]
+    assert missing == []
 
 
 def test_usage_states_the_defaults_of_choices_and_numbers():
