@@ -15,7 +15,7 @@ from bids_scseg.report.group_data import page_data
 from bids_scseg.report.records import NOTHING, Flag, Row
 from bids_scseg.report.tables import Cell, Header, Table, as_number, missing
 
-SCRIPTS = ("core.js", "plots.js", "maps.js", "review.js")
+SCRIPTS = ("core.js", "plots.js", "maps.js", "statistics.js", "review.js")
 HEAD = (("Dataset", "dataset"), ("Updated", "date"))
 CONTENTS = (
     ("summary", "Summary"),
@@ -31,6 +31,7 @@ CONTENTS = (
 NAMES = {key: (text, factor, unit) for key, text, factor, unit in METRICS}
 #: Area of the whisker plot in the template's units: left, right, top and height of a row.
 WHISKERS = (70.0, 620.0, 8.0, 17.0)
+WHISKER_NAMES = ("left", "right", "top", "step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,7 +114,7 @@ def write_group_page(out_html: Path, page: GroupPage) -> None:
         context,
         styles=[pages.asset("group/group.css")],
         scripts=[_script()] if rows else [],
-        data={"cohort": data},
+        data={"cohort": {**data, "whiskers": dict(zip(WHISKER_NAMES, WHISKERS, strict=True))}},
     )
     pages.write_page(Path(out_html), text)
 

@@ -123,6 +123,7 @@ def page_data(
         "sessions": rows,
         "metrics": [{"key": m.key, "text": m.text, "unit": m.unit, "group": m.group} for m in metrics],
         "categories": [{"key": key, "text": text} for key, text in categories],
+        "unfinished": int(len(cohort.sessions) - len(done)),
         "strata": [{"name": stratum.name, "sessions": stratum.sessions} for stratum in cohort.strata],
         "along": {"bin": BIN_MM, "first": span[0], "count": span[1]},
         "across": {"rings": list(RING_EDGES), "sectors": SECTORS},
@@ -240,12 +241,12 @@ def _shares(lesion: FloatArray, cord: FloatArray, known: BoolArray) -> list[int]
     return [int(value) for value in np.where(known & (cord > 0), whole, UNKNOWN)]
 
 
-def _levels(row: Mapping[str, object], levels: Sequence[str]) -> list[int] | None:
-    """Lesion load per level, per mille; -1 where not examined; None without levels."""
-    loads = [as_number(row.get(f"{name}_lesion_load")) for name in levels]
+def _levels(row: Mapping[str, object], levels: Sequence[str]) -> list[float | int] | None:
+    """Lesion load per level, percent; -1 where not examined; None without levels."""
+    loads = [_number(row.get(f"{name}_lesion_load"), 100) for name in levels]
     if all(load is None for load in loads):
         return None
-    return [UNKNOWN if v is None else 0 if v == 0 else min(max(round(v * 1000), 1), 1000) for v in loads]
+    return [UNKNOWN if load is None else load for load in loads]
 
 
 def _items(value: object) -> list[object]:
