@@ -60,6 +60,10 @@ class TrainingCase:
         Where it was read from; None for cases that live in memory.
     made
         How it was prepared.
+    cord : (i, j, k) float16 or None
+        Share of cord in each voxel, where it was kept.
+    spacings : mapping of str to (float, float, float)
+        Size of a native voxel along (R, A, S) by sequence, mm, where it is known.
     """
 
     name: str
@@ -75,6 +79,8 @@ class TrainingCase:
     channels: tuple[int, ...] = ()
     folder: Path | None = None
     made: Made = field(default_factory=Made)
+    cord: npt.NDArray[Any] | None = None
+    spacings: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel to a worker process as a path: memory-mapped arrays would be copied whole."""
@@ -172,6 +178,8 @@ def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
         channels=channels,
         folder=folder,
         made=Made(preparation=record.get("preparation"), cord_method=record.get("cord_method")),
+        cord=_cord(folder, label),
+        spacings=_spacings(record),
     )
 
 
@@ -206,6 +214,27 @@ def _array(folder: Path, name: str) -> npt.NDArray[Any]:
         raise MissingInputError(f"no {name}.npy", file=folder, expected=f"{name}.npy", remedy=remedy)
     array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
+
+
+def _cord(folder: Path, label: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    path = folder / "cord_share.npy"
+    if not path.is_file():
+        return None
+    cord: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if cord.shape != label.shape:
+        raise DataError(f"cord of shape {cord.shape}", file=path, expected=f"{label.shape}, as the label has")
+    return cord
+
+
+def _spacings(record: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Native voxel sizes along the prepared axes, by sequence: those of its first slab."""
+    out: dict[str, tuple[float, float, float]] = {}
+    for slab in (record.get("geometry") or {}).get("slabs", ()):
+        matrix = np.abs(np.array(slab["grid"]["affine"], float)[:3, :3])
+        lengths = np.linalg.norm(matrix, axis=0)
+        sizes = lengths[(matrix / lengths).argmax(axis=1)]  # of the native axis nearest to each world axis
+        out.setdefault(str(slab["key"]), (float(sizes[0]), float(sizes[1]), float(sizes[2])))
+    return out
 
 
 def _check_shapes(

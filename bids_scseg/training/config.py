@@ -103,6 +103,9 @@ class SamplingConfig:
         The only sequences that are shown, others count as missing; empty: all of the network's.
     by_patch
         Whether a sequence that covers no voxel of a patch counts as missing there.
+    exchange
+        Probability that a sequence is shown in the place of one that is missing, in which lesions are bright
+        (or dark) too.
     workers
         Background processes that draw patches (0: in the training process).
     window_vox
@@ -118,6 +121,7 @@ class SamplingConfig:
     dropout_keeps: int = 0
     sequences: tuple[str, ...] = ()
     by_patch: bool = False
+    exchange: float = 0.0
     workers: int = 0
 
 
@@ -172,6 +176,22 @@ class AugmentConfig:
     noise: float = 0.15
     noise_sd: tuple[float, float] = (0.0, 0.3)  # in units of the normalised image
     invert: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaintConfig:
+    """Lesions painted into patches (`bids_scseg.training.paint`).
+
+    Attributes
+    ----------
+    probability
+        Share of patches that get any.
+    lesions
+        Fewest and most of them.
+    """
+
+    probability: float = 0.0
+    lesions: tuple[int, int] = (1, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +316,7 @@ class TrainingConfig:
         Folder of a checkpoint or bundle whose weights are the start; empty: random weights.
     network
         Fields of the recipe's network that are replaced.
-    data, model, arm, loss, optimizer, sampling, augment, validation
+    data, model, arm, loss, optimizer, sampling, paint, augment, validation
         See their types.
     """
 
@@ -320,6 +340,7 @@ class TrainingConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    paint: PaintConfig = field(default_factory=PaintConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
@@ -417,6 +438,7 @@ _TABLES: dict[str, type[Any]] = {
     "loss": LossConfig,
     "optimizer": OptimizerConfig,
     "sampling": SamplingConfig,
+    "paint": PaintConfig,
     "augment": AugmentConfig,
     "validation": ValidationConfig,
     "network": NetworkSpec,
@@ -435,7 +457,7 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _SHARES = (
     "optimizer.momentum", "optimizer.ema", "sampling.foreground", "sampling.sequence_dropout",
-    "arm.logistic_share", "validation.fraction",
+    "sampling.exchange", "paint.probability", "arm.logistic_share", "validation.fraction",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
 )  # fmt: skip
@@ -454,6 +476,8 @@ def _problems(config: TrainingConfig) -> Iterator[tuple[str, str]]:
                 yield f"{name} is {value}", expected
     if min(config.sampling.patch_vox) < 1:
         yield f"sampling.patch_vox is {config.sampling.patch_vox}", "sizes of at least 1"
+    if not 1 <= config.paint.lesions[0] <= config.paint.lesions[1]:
+        yield f"paint.lesions is {config.paint.lesions}", "fewest and most, at least 1"
     yield from _validation_problems(config.validation)
     if config.arm.kind == "frozen" and not config.arm.source:
         yield "arm.kind is 'frozen' without arm.source", "the folder of a checkpoint or bundle"

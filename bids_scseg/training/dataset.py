@@ -8,14 +8,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from bids_scseg.errors import DataError
 from bids_scseg.training.augment import augment
 from bids_scseg.training.cases import TrainingCase, kept_sequences
-from bids_scseg.training.config import AugmentConfig, SamplingConfig
+from bids_scseg.training.config import AugmentConfig, PaintConfig, SamplingConfig
+from bids_scseg.training.paint import SPACING_MM, exchange, paint
 from bids_scseg.training.sample import IGNORE, Sample
 from bids_scseg.training.summary import summarize
 
 Rng = np.random.Generator
 Places = tuple[npt.NDArray[np.int32], ...]
+NO_PAINT = PaintConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,7 +29,7 @@ class PreparedCases:
     ----------
     cases
         Training cases; each has one of ``sampling.sequences`` at least.
-    sampling, augmentation
+    sampling, augmentation, painting
         How patches are drawn and changed.
     seed
         Example ``n`` depends on ``(seed, n)`` only.
@@ -37,6 +40,7 @@ class PreparedCases:
     cases: Sequence[TrainingCase]
     sampling: SamplingConfig
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
+    painting: PaintConfig = field(default_factory=PaintConfig)
     seed: int = 0
     places: dict[int, Places] = field(default_factory=dict, repr=False)
 
@@ -45,7 +49,12 @@ class PreparedCases:
         rng = np.random.default_rng([self.seed, index])
         number = int(rng.integers(len(self.cases)))
         return draw_patch(
-            rng, self.cases[number], self.sampling, self.augmentation, places=self._places(number)
+            rng,
+            self.cases[number],
+            self.sampling,
+            self.augmentation,
+            painting=self.painting,
+            places=self._places(number),
         )
 
     def _places(self, number: int) -> Places:
@@ -65,6 +74,7 @@ def draw_patch(
     augmentation: AugmentConfig,
     *,
     places: Places,
+    painting: PaintConfig = NO_PAINT,
 ) -> Sample:
     """One augmented patch of a case; ``places`` are those of :func:`lesion_places`."""
     available = kept_sequences(case, sampling.sequences)
@@ -76,7 +86,15 @@ def draw_patch(
     else:
         kept = draw_sequences(rng, available, sampling)
         place = draw_place(rng, case, sampling, kept=kept, places=places)
-    patch = augment(crop(case, place, sampling.patch_vox, kept=kept), rng, augmentation)
+    patch = crop(case, place, sampling.patch_vox, kept=kept)
+    order = np.arange(len(case.sequences))
+    if sampling.exchange:
+        patch, order = exchange(patch, rng, probability=sampling.exchange, sequences=case.sequences)
+    if painting.probability:
+        cord = crop_cord(case, place, sampling.patch_vox)
+        spacings = [case.spacings.get(case.sequences[n], (SPACING_MM,) * 3) for n in order]
+        patch = paint(patch, cord, rng, painting, sequences=case.sequences, spacings=spacings)
+    patch = augment(patch, rng, augmentation)
     return covered_only(patch) if sampling.by_patch else patch
 
 
@@ -156,14 +174,7 @@ def crop(
 
     Voxels that no kept sequence covers, and lesions that none of them shows, do not count (255).
     """
-    source, target = [], []
-    for centre, want, have in zip(place, patch, case.label.shape, strict=True):
-        first = int(np.clip(centre - want // 2, 0, max(have - want, 0)))
-        length = min(want, have)
-        before = (want - length) // 2
-        source.append(slice(first, first + length))
-        target.append(slice(before, before + length))
-    inner, outer = tuple(source), tuple(target)
+    inner, outer = _window(place, patch, case.label.shape)
     channels = len(case.sequences)
     image, coverage = np.zeros((channels, *patch), np.float32), np.zeros((channels, *patch), bool)
     for channel in np.flatnonzero(kept):
@@ -175,6 +186,35 @@ def crop(
     label = _classes(case, instances, kept=kept)
     label[~coverage.any(axis=0)] = IGNORE
     return Sample(image=image, coverage=coverage, label=label, available=kept.copy())
+
+
+def crop_cord(
+    case: TrainingCase, place: tuple[int, int, int], patch: tuple[int, int, int]
+) -> npt.NDArray[np.float32]:
+    """Share of cord in the same patch, 0 in what is padded (DataError if the case has none)."""
+    if case.cord is None:
+        raise DataError(
+            "no share of cord", file=case.folder or case.name, expected="cord_share.npy",
+            remedy="prepare the cases again, or set paint.probability to 0",
+        )  # fmt: skip
+    inner, outer = _window(place, patch, case.label.shape)
+    out = np.zeros(patch, np.float32)
+    out[outer] = case.cord[inner]
+    return out
+
+
+def _window(
+    place: tuple[int, int, int], patch: tuple[int, int, int], shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a patch is taken from in the case, and where that lies in the patch."""
+    source, target = [], []
+    for centre, want, have in zip(place, patch, shape, strict=True):
+        first = int(np.clip(centre - want // 2, 0, max(have - want, 0)))
+        length = min(want, have)
+        before = (want - length) // 2
+        source.append(slice(first, first + length))
+        target.append(slice(before, before + length))
+    return tuple(source), tuple(target)
 
 
 def _classes(

@@ -120,7 +120,11 @@ def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) 
     if not any(case.lesion_voxels.any() for case in training):
         raise DataError("no training case has a lesion", file=data, expected="labels with lesions")
     source = PreparedCases(
-        cases=training, sampling=config.sampling, augmentation=config.augment, seed=config.seed
+        cases=training,
+        sampling=config.sampling,
+        augmentation=config.augment,
+        painting=config.paint,
+        seed=config.seed,
     )
     spacing = recipe.grid.spacing_mm
     summary = {

@@ -26,7 +26,7 @@ from bids_scseg.synth import GENERATOR_VERSION
 from bids_scseg.synth.memory import SyntheticSession, draw_session
 from bids_scseg.synth.scenario import ANCHORS
 from bids_scseg.training.cases import LESIONS_FILE, TrainingCase, load_case
-from bids_scseg.training.config import AugmentConfig, DataConfig, SamplingConfig, TrainingConfig
+from bids_scseg.training.config import AugmentConfig, DataConfig, PaintConfig, SamplingConfig, TrainingConfig
 from bids_scseg.training.dataset import Places, draw_patch, lesion_places
 from bids_scseg.training.sample import Sample
 from bids_scseg.training.session import jitter_centerlines
@@ -149,7 +149,7 @@ class DrawnSessions:
         Where sessions come from.
     data
         How many are live, and how many patches each gives on average.
-    sampling, augmentation
+    sampling, augmentation, painting
         How patches are drawn and changed.
     sequences
         Those of the network.
@@ -164,6 +164,7 @@ class DrawnSessions:
     sampling: SamplingConfig
     sequences: tuple[str, ...]
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
+    painting: PaintConfig = field(default_factory=PaintConfig)
     seed: int = 0
     open_: dict[int, tuple[TrainingCase, Places]] = field(default_factory=dict, repr=False)
 
@@ -181,7 +182,7 @@ class DrawnSessions:
             case = self.case(number)
             self.open_[number] = case, lesion_places(case)
         case, places = self.open_[number]
-        return draw_patch(rng, case, self.sampling, self.augmentation, places=places)
+        return draw_patch(rng, case, self.sampling, self.augmentation, painting=self.painting, places=places)
 
     def case(self, number: int) -> TrainingCase:
         """A session as a case, made where it is absent."""
@@ -222,6 +223,7 @@ def open_sessions(config: TrainingConfig, recipe: Recipe, *, out: Path) -> Drawn
         sampling=config.sampling,
         sequences=recipe.network.sequences,
         augmentation=config.augment,
+        painting=config.paint,
         seed=config.seed,
     )
 
