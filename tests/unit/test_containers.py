@@ -7,19 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from toolbox import RECORDING, make_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "containers" / "install_sct.sh"
-
-INSTALLER = """#!/bin/sh
-echo "installer $*" >> "$CALLS"
-mkdir bin
-cat > bin/sct_deepseg <<'END'
-#!/bin/sh
-echo "sct_deepseg $*" >> "$CALLS"
-END
-chmod 700 bin/sct_deepseg
-"""
 
 
 @pytest.fixture
@@ -27,25 +18,7 @@ def toolbox(tmp_path: Path) -> Path:
     """A repository with tag 7.3, whose installer and program write down how they were called."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
-    source = tmp_path / "source"
-    (source / "spinalcordtoolbox").mkdir(parents=True)
-    (source / "spinalcordtoolbox" / "version.txt").write_text("7.3\n")
-    (source / "install_sct").write_text(INSTALLER)
-    (source / "install_sct").chmod(0o755)
-    git = [
-        "git",
-        "-C",
-        str(source),
-        "-c",
-        "user.name=n",
-        "-c",
-        "user.email=n@example.org",
-        "-c",
-        "core.hooksPath=",
-    ]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"], ["tag", "7.3"], ["tag", "7.2"]):
-        subprocess.run([*git, *words], check=True, capture_output=True, timeout=30)
-    return source
+    return make_repository(tmp_path / "source", RECORDING)
 
 
 def install(release: str, source: Path, tmp_path: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
