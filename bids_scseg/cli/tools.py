@@ -51,7 +51,8 @@ def run_demo(arguments: argparse.Namespace) -> None:
         write_demo(
             out, subjects=arguments.subjects, seed=arguments.seed, workers=workers, progress=bar.update
         )
-    sys.stderr.write(f"{arguments.subjects} synthetic subjects in {out}\n")
+    count = arguments.subjects
+    sys.stderr.write(f"{count} synthetic {'subject' if count == 1 else 'subjects'} in {out}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
