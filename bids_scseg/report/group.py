@@ -211,7 +211,7 @@ def _text(value: object) -> str:
 def _summary_table(cohort: CohortTables) -> Table:
     words = ("Measure", "Level", "Sessions", "Participants", "Mean", "95 % interval", "Median", "Quartiles",
              "Sessions with lesions", "95 % interval")  # fmt: skip
-    rows = []
+    rows, whole = [], tables.number(0)
     for row in cohort.summary.to_dict("records"):
         name, factor, unit = NAMES[str(row["metric"])]
         known: Row = {str(key): value for key, value in row.items()}
@@ -219,7 +219,7 @@ def _summary_table(cohort: CohortTables) -> Table:
             (
                 Cell(text=f"{name}, {unit}".rstrip(", ")),
                 Cell(text="all" if missing(row["level"]) else str(row["level"])),
-                Cell(text=_text(row["sessions"])), Cell(text=_text(row["participants"])),
+                Cell(text=whole(row["sessions"])), Cell(text=whole(row["participants"])),
                 Cell(text=_scaled(row["mean"], factor)),
                 Cell(text=_interval(known, "ci_low", "ci_high", factor)),
                 Cell(text=_scaled(row["median"], factor)), Cell(text=_interval(known, "q1", "q3", factor)),
@@ -270,14 +270,14 @@ def _comparisons(cohort: CohortTables) -> Table | None:
     words = ("Covariate", "Measure", "Participants", "Groups", "Test", "Effect", "95 % interval", "p",
              "p, Holm", "Left out")  # fmt: skip
     numeric = {2, 5, 6, 7, 8}
-    rows = []
+    rows, whole = [], tables.number(0)
     for row in cohort.comparisons.to_dict("records"):
         known: Row = {str(key): value for key, value in row.items()}
         strong = (as_number(row["p_holm"]) or 1.0) < 0.05
         rows.append(
             (
                 Cell(text=str(row["covariate"])), Cell(text=NAMES[str(row["metric"])][0]),
-                Cell(text=_text(row["participants"])), Cell(text=tables.text(row["groups"])),
+                Cell(text=whole(row["participants"])), Cell(text=tables.text(row["groups"])),
                 Cell(text=str(row["test"])), Cell(text=f"{_effect(row['effect_size'])} ({row['effect']})"),
                 Cell(text=_interval(known, "ci_low", "ci_high", 1)), Cell(text=_p(row["p"])),
                 Cell(text=_p(row["p_holm"]), tone="serious" if strong else ""),

@@ -232,11 +232,13 @@ const fill = (select, { withMetrics = false, withCategories = false, none = "", 
   select.value = chosen;
 };
 
+let printing = false; // then canvases are drawn finer: paper shows more than a screen
+
 /** A canvas sized to its box on this screen, cleared; null while it has no size. */
 const sheet = (canvas, height) => {
   const width = canvas.clientWidth;
   if (!width) return null;
-  const ratio = Math.max(window.devicePixelRatio || 1, 1);
+  const ratio = printing ? PRINT_RATIO : Math.max(window.devicePixelRatio || 1, 1);
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
@@ -250,6 +252,10 @@ const sheet = (canvas, height) => {
 };
 /** Redraw a canvas whenever its box changes size: a window, a panel, a page turned. */
 const sizes = new ResizeObserver(() => update("resize"));
+const PRINT_RATIO = 3; // about 290 dots per inch
 const INK = "#1d2733";
 const MUTED = "#5b6875";
 const LINE = "#c9d1d9";
+
+addEventListener("beforeprint", () => { printing = true; reasons.add("resize"); draw(); });
+addEventListener("afterprint", () => { printing = false; update("resize"); });

@@ -254,8 +254,19 @@ byId("clear").addEventListener("click", () => {
   update("filter");
 });
 
+/** What paper has to say because the toolbar is not on it. */
+const selection = () => {
+  const picked = (id) => byId(id).selectedOptions[0].textContent;
+  return [
+    state.text && `words: ${state.text}`, state.flag && `show: ${picked("by-flag")}`, data.strata.length > 1 && `stratum: ${state.stratum}`,
+    ...plots.filter((plot) => plot.range).map((plot) => `${titleOf(plot.x)}: ${plot.range.x.map((value) => show(value)).join(" to ")}${plot.y ? `, ${titleOf(plot.y)}: ${plot.range.y.map((value) => show(value)).join(" to ")}` : ""}`),
+    state.colour && `colours: ${titleOf(state.colour)}`, splitBy.value && `maps split by: ${titleOf(splitBy.value)}`, `order: ${sortKey.value ? titleOf(sortKey.value) : "label"}`,
+  ].filter(Boolean).join("; ");
+};
+
 views.push(() => {
   const all = sessions.filter(inStratum).length;
+  byId("selection").textContent = selection();
   byId("shown").textContent = shown.length === all ? `${all} sessions` : `${shown.length} of ${all} sessions`;
   byId("clear").disabled = shown.length === all && !state.brushes.size;
   const failed = shown.length - counted.length;

@@ -29,11 +29,12 @@
 
   // ---- numbers as the run writes them
 
+  const grouped = (whole) => String(whole).replace(/\B(?=(\d{3})+$)/g, "\u202f");
   const numbered = (value) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "\u2013";
     const digits = value === 0 ? 0 : Math.min(Math.max(2 - Math.floor(Math.log10(Math.abs(value))), 0), 4);
     const [whole, part] = Math.abs(value).toFixed(digits).split(".");
-    return (value < 0 ? "\u2212" : "") + whole.replace(/\B(?=(\d{3})+$)/g, "\u202f") + (part ? "." + part : "");
+    return (value < 0 ? "\u2212" : "") + grouped(whole) + (part ? "." + part : "");
   };
   const between = (ends) => (ends === null ? "\u2013" : `${numbered(ends[0])} to ${numbered(ends[1])}`);
 
@@ -135,7 +136,7 @@
   const lineOf = (found) => {
     const wait = (ends) => (ends === undefined ? "\u2026" : between(ends));
     const cells = [
-      titleOf(found.row.key), found.row.name, numbered(found.sessions), numbered(found.people.length), numbered(found.mean), wait(found.ends),
+      titleOf(found.row.key), found.row.name, grouped(found.sessions), grouped(found.people.length), numbered(found.mean), wait(found.ends),
       numbered(found.quarters[1]), found.sessions ? between([found.quarters[0], found.quarters[2]]) : "\u2013",
       found.hit === null ? "\u2013" : found.hit.toFixed(1) + "\u00a0%", wait(found.hitEnds),
     ];
