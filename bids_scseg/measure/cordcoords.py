@@ -86,6 +86,14 @@ def cord_coordinates(ijk: npt.ArrayLike, geometry: Geometry, *, key: str) -> Cor
     return CordPoints(s_mm=foot, u_mm=(offset * right).sum(axis=1), v_mm=(offset * front).sum(axis=1))
 
 
+def cord_to_world(points: CordPoints, geometry: Geometry, *, key: str) -> FloatArray:
+    """(n, 3) reference world mm of points in cord coordinates: the inverse of :func:`cord_coordinates`."""
+    line = centerline_of(geometry, key)
+    right, front = _across(line, points.s_mm)
+    place = _on_line(line, points.s_mm) + points.u_mm[:, None] * right + points.v_mm[:, None] * front
+    return np.asarray(place @ geometry.grid.axes.T)
+
+
 def section_index(
     s_mm: npt.ArrayLike, geometry: Geometry, *, key: str, u: FloatArray, v: FloatArray
 ) -> FloatArray:

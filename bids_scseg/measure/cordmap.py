@@ -54,7 +54,8 @@ def cord_map(
     examined, per bin; ``cord_mm3``, ``lesion_mm3``: volume of examined cord and of lesion, per bin;
     ``ring_edges``, ``sectors``; ``across_cord_mm3``, ``across_lesion_mm3``: the same over rings (from inside)
     and sectors (from dorsal over left, ventral and right), row by row; ``levels``: name, top and bottom in mm
-    below the origin; ``anatomical``. Without any examined cord the lists are empty.
+    below the origin; ``anatomical``; ``origin_s_mm``: the origin along the grid's S-I axis.
+    Without any examined cord the lists are empty.
     """
     mask = np.asarray(cord, dtype=np.float32) >= CORD_FROM
     within = cord_range(np.asarray(cord, dtype=np.float64), coverage)
@@ -63,7 +64,7 @@ def cord_map(
     origin = float(line.arc_length(landmarks.origin_s_mm)[0])
     out: dict[str, object] = {
         "bin_mm": BIN_MM, "ring_edges": list(RING_EDGES), "sectors": SECTORS,
-        "anatomical": landmarks.anatomical,
+        "anatomical": landmarks.anatomical, "origin_s_mm": landmarks.origin_s_mm,
         "levels": [
             [level.name, *(origin - line.arc_length([level.top_s_mm, level.bottom_s_mm])).tolist()]
             for level in landmarks.levels

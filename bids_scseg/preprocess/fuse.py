@@ -317,14 +317,27 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world has x to the left 
 
 
 def _register(pair: _Pair, low: float, high: float, *, seed: int) -> FloatArray:
-    fixed = _crop(pair.upper, pair.upper_grid, pair.middle, low, high)
-    moving = _crop(pair.lower, pair.lower_grid, pair.middle, low, high)
+    fixed = crop_near(pair.upper, pair.upper_grid, pair.middle, low, high)
+    moving = crop_near(pair.lower, pair.lower_grid, pair.middle, low, high)
     return register_rigid(*fixed, *moving, seed=seed)
 
 
-def _crop(
+def crop_near(
     image: Image, grid: Grid, middle: FloatArray, low: float, high: float
 ) -> tuple[npt.NDArray[np.float32], Grid]:
+    """An image round the cord, with vertebrae, between two heights.
+
+    Parameters
+    ----------
+    image : (i, j, k)
+        Volume; may be cut to nothing, which gives an empty array and an error of the grid.
+    grid
+        Its lattice.
+    middle : (n, 3)
+        World mm along the cord.
+    low, high
+        World S, mm.
+    """
     start, stop = _crop_span(grid, middle, low, high)
     part = image[tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))]
     affine = grid.affine.copy()
