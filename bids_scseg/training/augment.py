@@ -24,16 +24,19 @@ Floats = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 BIAS_NODES = 4  # control points of the bias field along each axis
+ELASTIC_NODES = (7, 7, 4)  # control points of displacements: 4 mm apart in a patch of 24 mm, ours
 SPACING_MM = 0.5  # of the prepared grid, to turn a blur in mm into voxels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpatialDraw:
-    """Mirror axes, a scale and a rotation about S-I in radians."""
+    """Mirror axes, a scale, a rotation about S-I in radians, and displacements in plane (mm, with a seed)."""
 
     flips: tuple[int, ...] = ()
     scale: float = 1.0
     angle: float = 0.0
+    elastic_mm: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class IntensityDraw:
 
     gamma: float = 0.0
     invert: bool = False
+    contrast: float = 0.0
     blur_mm: float = 0.0
     low_resolution: float = 0.0
     bias: float = 0.0
@@ -52,12 +56,14 @@ class IntensityDraw:
 def draw_spatial(rng: Rng, config: AugmentConfig) -> SpatialDraw:
     """Draw what all sequences share."""
     flips = tuple(axis for axis in config.flip_axes if rng.random() < config.flip)
+    draw = SpatialDraw(flips=flips)
+    if config.elastic and rng.random() < config.elastic:
+        bend = float(rng.uniform(*config.elastic_mm))
+        draw = replace(draw, elastic_mm=bend, seed=int(rng.integers(2**31)))
     if rng.random() >= config.spatial:
-        return SpatialDraw(flips=flips)
+        return draw
     scale = 1 + float(rng.uniform(-1, 1)) * config.scale
-    return SpatialDraw(
-        flips=flips, scale=scale, angle=float(np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg))
-    )
+    return replace(draw, scale=scale, angle=float(np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg)))
 
 
 def draw_intensity(rng: Rng, config: AugmentConfig) -> IntensityDraw:
@@ -75,14 +81,23 @@ def draw_intensity(rng: Rng, config: AugmentConfig) -> IntensityDraw:
         bias=maybe(config.bias, 0.0, config.bias_strength),
         noise=maybe(config.noise, *config.noise_sd),
         seed=int(rng.integers(2**31)),
+        contrast=_log_uniform(rng, *config.contrast_factor)
+        if config.contrast and rng.random() < config.contrast
+        else 0.0,
     )
 
 
+def _log_uniform(rng: Rng, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
 def apply_spatial(sample: Sample, draw: SpatialDraw) -> Sample:
-    """Mirror, then rotate about S-I and scale round the middle; linear for images, nearest for labels."""
+    """Mirror, then bend, then rotate about S-I and scale round the middle; labels go to the nearest voxel."""
     axes = tuple(axis + 1 for axis in draw.flips)
     image, coverage = np.flip(sample.image, axes), np.flip(sample.coverage, axes)
     label = np.flip(sample.label, draw.flips)
+    if draw.elastic_mm:
+        image, coverage, label = _bend(image, coverage, label, draw, there=np.flatnonzero(sample.available))
     if draw.scale != 1.0 or draw.angle:
         # missing sequences are zeros wherever they are moved
         there = np.flatnonzero(sample.available)
@@ -99,6 +114,42 @@ def apply_spatial(sample: Sample, draw: SpatialDraw) -> Sample:
         coverage=np.ascontiguousarray(coverage),
         label=np.ascontiguousarray(label),
     )
+
+
+def _bend(
+    image: Floats,
+    coverage: npt.NDArray[np.bool_],
+    label: npt.NDArray[np.uint8],
+    draw: SpatialDraw,
+    *,
+    there: npt.NDArray[np.intp],
+) -> tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:
+    """Displace in plane by smooth fields that vary slowly along S-I."""
+    size = label.shape
+    grid = torch.from_numpy(_places(draw, size))[None]
+
+    def moved(volume: Floats, mode: str) -> Floats:
+        tensor = torch.from_numpy(np.ascontiguousarray(volume, np.float32))[None]
+        out = functional.grid_sample(tensor, grid, mode=mode, padding_mode="border", align_corners=True)
+        return np.asarray(out[0], np.float32)
+
+    nearest = moved(np.concatenate([coverage[there], label[None]], dtype=np.float32), "nearest")
+    image, coverage, linear = np.zeros_like(image), np.zeros_like(coverage), moved(image[there], "bilinear")
+    coverage[there] = nearest[:-1] > 0.5
+    image[there] = linear * coverage[there]
+    return image, coverage, nearest[-1].astype(np.uint8)
+
+
+def _places(draw: SpatialDraw, size: tuple[int, ...]) -> Floats:
+    """Where each voxel's value comes from, as ``grid_sample`` wants it: (i, j, k, 3), axes in reverse."""
+    rng = np.random.default_rng(draw.seed)
+    axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in size]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    for axis in (0, 1):
+        nodes = rng.normal(0, draw.elastic_mm, ELASTIC_NODES).astype(np.float32)
+        mm = stretch(nodes, (size[0], size[1], size[2]))
+        places[..., axis] += mm / SPACING_MM * 2 / max(size[axis] - 1, 1)
+    return np.ascontiguousarray(places[..., ::-1])
 
 
 def _affine(volume: Floats, draw: SpatialDraw, *, mode: str) -> Floats:
@@ -123,6 +174,8 @@ def apply_intensity(volume: Floats, coverage: npt.NDArray[np.bool_], draw: Inten
         image = AdjustContrast(gamma=draw.gamma, retain_stats=True)(image)
     if draw.invert:
         image = -image
+    if draw.contrast:
+        image = _contrast(image, draw.contrast)
     if draw.blur_mm:
         image = GaussianSmooth(sigma=draw.blur_mm / SPACING_MM)(image)
     if draw.low_resolution > 1:
@@ -134,6 +187,14 @@ def apply_intensity(volume: Floats, coverage: npt.NDArray[np.bool_], draw: Inten
     if draw.noise:
         out += np.float32(draw.noise) * rng.standard_normal(out.shape, np.float32)
     return np.where(coverage, out, np.float32(0))
+
+
+def _contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """Values about 0 multiplied by a factor; the largest, at which others are clipped, stays."""
+    most = float(image.abs().max())
+    if factor > 1 or not most:
+        return torch.clamp(image * factor, -most, most)
+    return image * (factor + (1 - factor) * (image / most) ** 2)
 
 
 def _lower_resolution(image: torch.Tensor, factor: float) -> torch.Tensor:

@@ -165,6 +165,10 @@ class AugmentConfig:
     spatial: float = 0.5
     scale: float = 0.15
     rotation_deg: float = 30.0  # about S-I
+    elastic: float = 0.0  # smooth displacements in plane
+    elastic_mm: tuple[float, float] = (0.2, 0.8)  # standard deviation of each
+    contrast: float = 0.0  # values near 0, the cord's, multiplied: its grey matter stands out more, or less
+    contrast_factor: tuple[float, float] = (0.6, 1.7)
     gamma: float = 0.3
     gamma_range: tuple[float, float] = (0.7, 1.5)
     blur: float = 0.3
@@ -460,6 +464,7 @@ _SHARES = (
     "sampling.exchange", "paint.probability", "arm.logistic_share", "validation.fraction",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
+    "augment.elastic", "augment.contrast",
 )  # fmt: skip
 
 

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import numpy as np
 
 from bids_scseg import NUMERICAL_VERSION
+from bids_scseg.bids.dataset import is_own_dataset
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.bids.references import LesionMap, find_lesion_maps
 from bids_scseg.bids.write import write_tsv
-from bids_scseg.errors import CordNotFoundError, MissingInputError, ScsegError
+from bids_scseg.errors import CordNotFoundError, DataError, MissingInputError, ScsegError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.load import recipe_to_json
@@ -163,7 +164,16 @@ def failure(label: str, error: ScsegError) -> PreparedRow:
 def _prepare(study: Study, setting: Preparation, folder: Path) -> PreparedRow:
     maps, notes = find_lesion_maps(study, setting.labels, desc=setting.desc)
     roots = dict.fromkeys((*setting.derivatives, *(setting.labels if setting.masks_of_labels else ())))
-    plan = make_plan(study, setting.recipe, filters=setting.filters, derivatives=tuple(roots))
+    own = [root for root in roots if is_own_dataset(root)]  # whose cords are a finder's, but for corrections
+    plan = make_plan(
+        study,
+        setting.recipe,
+        filters=setting.filters,
+        derivatives=[root for root in roots if root not in own],
+        results=own,
+    )
+    if plan.conflict:
+        raise DataError(plan.conflict, expected="one correction of each kind")
     if plan.anchor is None:
         raise _no_usable_image(plan)
     fingerprint = _fingerprint(plan, maps, setting)

@@ -125,12 +125,15 @@ def _place_all(
 def _place_whole(found: LesionMap, geometry: Geometry) -> tuple[Labels, BoolArray]:
     """A map that is on no single image: of the whole session, or on the fused lattice of a sequence."""
     key = geometry.anchor
+    if found.world is not None:
+        slab = geometry.lattice_in_world(found.grid, file=found.world.relative)
+        return labels_to_prepared(geometry, read_lesions(Path(found.path)), slab), _seen(geometry, (slab,))
     if not found.whole:
         order = (geometry.anchor, *(name for name in geometry.keys if name != geometry.anchor))
         fits = [name for name in order if same_lattice(found.grid, geometry.fused_grid(name))]
-        if not fits:
+        if not fits and not found.anywhere:
             raise lattice_error(found.path, found.grid, _stand_ins(geometry))
-        key = fits[0]
+        key = fits[0] if fits else geometry.anchor
     # the map lies in the reference world: that sequence's centerline straightens it
     slab = Slab(key=key, index=0, file=found.path, grid=found.grid)
     straight = _along_own_cord(geometry, found, key=key)

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg import __version__
+from bids_scseg.bids.corrections import read_cord
 from bids_scseg.bids.filters import Filters
 from bids_scseg.bids.header import READ_ERRORS, read_image
-from bids_scseg.bids.masks import same_lattice
+from bids_scseg.bids.masks import is_correction, same_lattice
 from bids_scseg.bids.references import LesionMap, find_lesion_maps
 from bids_scseg.errors import DataError, ImageError
 from bids_scseg.inference.bundle import load_bundle
@@ -153,6 +154,8 @@ def _cord(
     file: ImageFile, data: Floats, grid: Grid, *, mask: str | None, finder: CordFinder | None
 ) -> tuple[npt.NDArray[np.generic] | None, str]:
     """Cord probability of an image, or None, and where it came from."""
+    if mask is not None and is_correction(Path(mask).name):
+        return read_cord(mask, grid), Path(mask).name
     if mask is not None:
         return np.clip(_read_mask(Path(mask), grid), 0, 1), Path(mask).name
     if finder is None:

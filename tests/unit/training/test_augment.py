@@ -112,3 +112,60 @@ def test_blur_lowers_the_variance() -> None:
     start = sample()
     out = apply_intensity(start.image[0], start.coverage[0], IntensityDraw(blur_mm=1.0))
     assert out.std() < 0.7 * start.image[0].std()
+
+
+def test_bending_moves_images_and_labels_alike() -> None:
+    start = sample()
+    ramp = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None, None], SHAPE)
+    marked = Sample(
+        image=np.stack([ramp, (start.label == 1).astype(np.float32)]),
+        coverage=np.ones((2, *SHAPE), bool),
+        label=start.label,
+        available=np.array([True, True]),
+    )
+    bent = apply_spatial(marked, SpatialDraw(elastic_mm=0.5, seed=4))
+    moved = np.abs(bent.image[0] - ramp) * 0.5
+    # displacements of 0.5 mm at the nodes, less between them
+    assert 0.1 < moved.mean() < 0.6
+    assert moved.max() < 3
+    # the image of the label, linearly interpolated, is above one half where the label went
+    assert np.mean((bent.image[1] > 0.5) == (bent.label == 1)) > 0.99
+    assert set(np.unique(bent.label)) <= {0, 1, 255}
+    again = apply_spatial(marked, SpatialDraw(elastic_mm=0.5, seed=4))
+    assert np.array_equal(again.image, bent.image)
+
+
+def test_bending_leaves_missing_sequences_missing() -> None:
+    start = sample()
+    without = Sample(
+        image=start.image * np.array([1, 0], np.float32)[:, None, None, None],
+        coverage=start.coverage & np.array([True, False])[:, None, None, None],
+        label=start.label,
+        available=np.array([True, False]),
+    )
+    bent = apply_spatial(without, SpatialDraw(elastic_mm=1.0, seed=1))
+    assert not bent.image[1].any()
+    assert not bent.coverage[1].any()
+
+
+@given(st.floats(0.5, 2.0))
+def test_contrast_scales_small_values_and_keeps_the_largest(factor: float) -> None:
+    values = np.array([-6, -0.1, 0, 0.1, 1, 3, 6], np.float32)[:, None, None]
+    out = apply_intensity(values, np.ones(values.shape, bool), IntensityDraw(contrast=factor)).ravel()
+    assert out[[0, 6]] == pytest.approx([-6, 6])
+    assert out[3] == pytest.approx(0.1 * factor, rel=0.01)
+    assert (np.diff(out) >= 0).all()
+    if factor > 1:
+        assert out[4] == pytest.approx(factor)
+
+
+def test_new_draws_leave_old_ones_as_they_were() -> None:
+    """Without bending and contrast, draws are those of configurations that do not know them."""
+    old, new = AugmentConfig(), AugmentConfig(elastic=0.0, contrast=0.0, contrast_factor=(1.0, 3.0))
+    a, b = np.random.default_rng(5), np.random.default_rng(5)
+    assert [draw_spatial(a, old) for _ in range(9)] == [draw_spatial(b, new) for _ in range(9)]
+    assert [draw_intensity(a, old) for _ in range(9)] == [draw_intensity(b, new) for _ in range(9)]
+    assert a.random() == b.random()
+    always = AugmentConfig(elastic=1.0, contrast=1.0)
+    assert draw_spatial(a, always).elastic_mm > 0
+    assert 0.6 <= draw_intensity(a, always).contrast <= 1.7

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -104,8 +105,6 @@ def test_several_sequences_are_joined(tmp_path: Path, geometry) -> None:
 
 
 def test_a_fused_map_is_taken_and_a_map_of_nothing_is_not(tmp_path: Path, geometry) -> None:
-    from dataclasses import replace
-
     grid = geometry.fused_grid("Sag")
     fused = drawn(tmp_path, "f", grid, phantoms.lesion_labels(LESIONS, grid).astype(np.uint8))
     label, _ = place_maps([replace(fused, whole=False)], geometry, covered=covered(geometry), recipe=RECIPE)
@@ -184,3 +183,22 @@ def test_a_map_of_the_whole_session_is_straightened_by_the_cord_that_it_was_made
 
     assert overlap(off) < 0.6
     assert overlap(label) > 0.95
+
+
+def test_a_corrected_map_on_a_grid_of_its_own_lies_where_its_world_says(tmp_path: Path, geometry) -> None:
+    """The same lesions drawn on the slab's voxels and on 1 mm cubes of another extent."""
+    up, cubes = (
+        prepared_sessions.UPPER,
+        phantoms.lattice(spacing=(1, 1, 1), size_mm=(40, 44, 44), center=(0, 0, 22)),
+    )
+    on_slab = drawn(tmp_path, "a", up, (phantoms.lesion_labels(LESIONS, up) > 0).astype(np.uint8), of="up")
+    expected, _ = place_maps([on_slab], geometry, covered=covered(geometry), recipe=RECIPE)
+    values = (phantoms.lesion_labels(LESIONS, cubes) > 0).astype(np.uint8)
+    plain = drawn(tmp_path, "b_label-lesion_desc-manual_mask", cubes, values)
+    world = ImageFile(path="up", relative="up", entities=(), suffix="T2w", grid=up)
+    for own in (replace(plain, whole=False), replace(plain, whole=False, world=world)):
+        label, _ = place_maps([own], geometry, covered=covered(geometry), recipe=RECIPE)
+        both = (label > 0) & (label < 255), (expected > 0) & (expected < 255)
+        inside = np.broadcast_to((geometry.s_mm > 5) & (geometry.s_mm < 40), label.shape)
+        one, two = (part & inside for part in both)
+        assert 2 * (one & two).sum() / (one.sum() + two.sum()) > 0.85
