@@ -8,8 +8,10 @@ from pathlib import Path
 from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline.engine import Node, Workflow
 
+from bids_scseg.bids.masks import is_correction
 from bids_scseg.interfaces.cord import FindCord, UseCordMask
 from bids_scseg.interfaces.sct import SCTDeepSeg
+from bids_scseg.report.methods import BY_HAND
 from bids_scseg.workflows.nodes import make_node
 
 
@@ -50,10 +52,7 @@ def init_cord_wf(
     for number, image in enumerate(images, start=1):
         stem = f"{number:02d}"
         if image in masks:
-            source = f"given mask {Path(masks[image]).name}"
-            last = make_node(
-                UseCordMask(in_file=image, mask_file=masks[image], source=source), name=f"given_cord_{stem}"
-            )
+            last = make_node(_given_mask(image, masks[image]), name=f"given_cord_{stem}")
         elif method == "sct":
             segment = make_node(SCTDeepSeg(in_file=image), name=f"sct_cord_{stem}")
             last = make_node(
@@ -68,3 +67,11 @@ def init_cord_wf(
         workflow.connect(last, "record_file", merge, f"in{number}")
     workflow.connect(merge, "out", outputnode, "record_files")
     return workflow
+
+
+def _given_mask(image: str, mask: str) -> UseCordMask:
+    """The interface for a mask of the user's."""
+    name = Path(mask).name
+    if not is_correction(name):
+        return UseCordMask(in_file=image, mask_file=mask, source=f"given mask {name}")
+    return UseCordMask(in_file=image, mask_file=mask, source=f"{BY_HAND} {name}", corrected=True)

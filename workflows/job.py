@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bids_scseg import files
+from bids_scseg.bids.corrections import check_corrections
 from bids_scseg.errors import (
     BusyError,
     CordNotFoundError,
@@ -165,6 +166,7 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
     try:
         if job.plan.anchor is None:
             raise no_usable_image(job.plan)
+        check_corrections(job.plan)
         check_size(job)
         # Two locks: runs with different outputs may share a work directory.
         with session_lock(job.options.output_dir / "logs", label), session_lock(folder, label):

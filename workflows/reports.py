@@ -9,6 +9,7 @@ from typing import Any
 
 from bids_scseg.bids.names import session_names
 from bids_scseg.errors import MissingInputError
+from bids_scseg.files import sha256
 from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import read_json
 from bids_scseg.interfaces.outputs import RECORDS_FILE, ReportSession
@@ -56,12 +57,24 @@ def rewrite_report(plan: Plan, options: RunOptions) -> Path:
             expected="the work folder of the run that made the results",
             remedy="name it by --work-dir, or run without --reports-only",
         )
+    _check_current(plan, read_json(files["row_file"]))
     files["record_files"] = [os.path.normpath(records.parent / path) for path in read_json(records)]
     run = {**summary["run"], "model_path": _model_path(summary, options)}
     page = ReportSession(plan=plan, options=options, run=run, written=summary["outputs"], **files)
     drawn = Path(page.run(cwd=str(folder)).outputs.html_file)
     record_outputs(options.output_dir, plan, drawn_again=True)
     return drawn
+
+
+def _check_current(plan: Plan, row: dict[str, Any]) -> None:
+    """Refuse to draw a page that would speak of corrections which the results do not have yet, or no more."""
+    known = {item["sha256"] for item in (row.get("correction") or {}).get("files", [])}
+    if plan.conflict or {sha256(Path(path)) for _, path in plan.corrections} != known:
+        raise MissingInputError(
+            "the corrected lesion masks are not those of the results",
+            file=next((path for _, path in plan.corrections), None),
+            remedy="run without --reports-only; the network does not run again",
+        )
 
 
 def _model_path(summary: dict[str, Any], options: RunOptions) -> str:

@@ -107,18 +107,18 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
     )
     if job.plan.geometry:
         prepare.inputs.given_file = job.plan.geometry
-    return init_lesion_wf(
-        prepare=prepare,
-        engine=engine,
-        measure=MeasureLesions(
-            threshold=job.threshold,
-            min_volume_mm3=job.min_volume_mm3,
-            connectivity=rules.connectivity,
-            model=bundle.name,
-            model_sha256=bundle.weights_sha256,
-            warnings=list(job.plan.warnings),
-        ),
+    measure = MeasureLesions(
+        threshold=job.threshold,
+        min_volume_mm3=job.min_volume_mm3,
+        connectivity=rules.connectivity,
+        model=bundle.name,
+        model_sha256=bundle.weights_sha256,
+        warnings=list(job.plan.warnings),
     )
+    if job.plan.corrections:  # the network's answer stays as it is: nothing before this node changes
+        measure.inputs.correction_files = [path for _, path in job.plan.corrections]
+        measure.inputs.correction_images = [image for image, _ in job.plan.corrections]
+    return init_lesion_wf(prepare=prepare, engine=engine, measure=measure)
 
 
 def _own_engine(job: SessionJob) -> LesionEngine:
@@ -146,7 +146,7 @@ def _output_inputs(job: SessionJob) -> dict[str, object]:
 
 
 def read_warnings(base_dir: Path, plan: Plan) -> tuple[str, ...]:
-    """Warnings of a session that has run: of its plan, its fit, SCT's levels and its landmarks."""
+    """Warnings of a session that has run: plan, fit, SCT's levels, landmarks, corrected lesions."""
     warnings = list(plan.warnings)
     for pattern, key in (
         ("**/fit_report.json", "warnings"),
@@ -155,4 +155,7 @@ def read_warnings(base_dir: Path, plan: Plan) -> tuple[str, ...]:
     ):
         for path in sorted((base_dir / WORKFLOW_NAME).glob(pattern))[:1]:
             warnings += json.loads(path.read_text(encoding="utf-8")).get(key, [])
+    for path in sorted((base_dir / WORKFLOW_NAME).glob("**/measure/session.json"))[:1]:
+        correction = json.loads(path.read_text(encoding="utf-8")).get("correction") or {}
+        warnings += correction.get("notes", [])
     return tuple(warnings)

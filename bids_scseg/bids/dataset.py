@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from bids_scseg import files
 from bids_scseg.bids.write import (
@@ -20,6 +23,7 @@ from bids_scseg.errors import DataError, OutputError
 from bids_scseg.recipe.model import Recipe
 
 RAW = "raw"  # name of the input dataset in BIDS URIs
+NO_LINKS: Mapping[str, Path] = MappingProxyType({})
 
 # What else is written at the root; the description comes first, so with it they are ours.
 ROOT_FILES = ("README.md", "CITATION.md", ".bidsignore", "descriptions.tsv")
@@ -38,6 +42,7 @@ model was validated on patients stands in its card and in every report.
   mask and numbered lesions on the lattice of the anchor, slabs together; with `chunk-` for single slabs.
 - `*_seg-lesions_dseg.tsv`: one row for each lesion; columns are described in the JSON file beside it.
 - `*_geometry.json`, `*_summary.json`: how images were brought together, and the session's measures.
+- `*_desc-manual_*`: not ours. Masks that a reader corrected; the next run takes them in the place of its own.
 - `sub-*.html`, `figures/`: one report for each session. `group/`, `phenotype/`: tables over all sessions.
 - `logs/`: state of every session, configuration of the runs, methods text.
 
@@ -53,7 +58,14 @@ If you use these results, please cite {app} {version} and the works behind its r
 """
 
 
-def write_dataset_files(out: str | Path, raw: str | Path, *, recipe: Recipe, version: str) -> None:
+def write_dataset_files(
+    out: str | Path,
+    raw: str | Path,
+    *,
+    recipe: Recipe,
+    version: str,
+    links: Mapping[str, Path] = NO_LINKS,
+) -> None:
     """Write everything at the root of the output dataset; doing so again, or twice at once, changes nothing.
 
     Parameters
@@ -66,13 +78,15 @@ def write_dataset_files(out: str | Path, raw: str | Path, *, recipe: Recipe, ver
         Names the task and its references.
     version
         Of this program.
+    links
+        Other datasets of which files were used, by the names that their URIs have.
 
     Raises
     ------
     OutputError
         If the folder belongs to a raw dataset or another program, or cannot be written.
     """
-    write_dataset_description(out, raw, version=version)
+    write_dataset_description(out, raw, version=version, links=links)
     title = f"{APP_NAME} derivatives"
     facts = {"app": APP_NAME, "version": version, "recipe": recipe.name}
     references = "\n".join(f"- {reference}" for reference in recipe.references)
@@ -82,10 +96,16 @@ def write_dataset_files(out: str | Path, raw: str | Path, *, recipe: Recipe, ver
     _write_descriptions(out, recipe)
 
 
-def write_dataset_description(out: str | Path, raw: str | Path, *, version: str) -> Path:
-    """Write ``dataset_description.json``; see :func:`write_dataset_files`."""
+def write_dataset_description(
+    out: str | Path, raw: str | Path, *, version: str, links: Mapping[str, Path] = NO_LINKS
+) -> Path:
+    """Write ``dataset_description.json``; see :func:`write_dataset_files`.
+
+    Links of earlier runs stay while they lead somewhere: sessions that are not of this run may need them.
+    """
     check_output_folder(out, raw)
     link = _link(Path(out), Path(raw))
+    more = {name: _link(Path(out), folder) for name, folder in links.items()}
     source = {"URL": link} | _doi(Path(raw))
     return write_json(
         out,
@@ -96,9 +116,47 @@ def write_dataset_description(out: str | Path, raw: str | Path, *, version: str)
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": APP_NAME, "Version": version}],
             "SourceDatasets": [source],
-            "DatasetLinks": {RAW: link},
+            "DatasetLinks": {**_earlier_links(Path(out)), **more, RAW: link},
         },
     )
+
+
+def _earlier_links(out: Path) -> dict[str, str]:
+    """Links of an earlier run that still lead to a folder."""
+    try:
+        described = files.read_json(out / "dataset_description.json")
+    except DataError:
+        return {}
+    links = described.get("DatasetLinks") if isinstance(described, dict) else None
+    known = links.items() if isinstance(links, dict) else ()
+    return {str(name): str(link) for name, link in known if _leads_somewhere(out, link)}
+
+
+def _leads_somewhere(out: Path, link: object) -> bool:
+    folder = linked_folder(out, link)
+    return folder is not None and folder.is_dir()
+
+
+def linked_folder(out: Path, address: object) -> Path | None:
+    """Folder of a dataset link: a ``file:`` URI, or a path relative to the output folder; None: neither."""
+    if not isinstance(address, str):
+        return None
+    try:
+        parts = urlsplit(address)
+        if parts.scheme == "file":
+            return Path(url2pathname(parts.path))
+        return out / address if not parts.scheme else None
+    except ValueError:
+        return None
+
+
+def is_own_dataset(folder: str | Path) -> bool:
+    """Whether a folder is an output folder of this program, by its description."""
+    try:
+        described = files.read_json(Path(folder) / "dataset_description.json")
+        return APP_NAME in [entry["Name"] for entry in described["GeneratedBy"]]  # type: ignore[index]
+    except (DataError, TypeError, KeyError, IndexError):
+        return False
 
 
 def check_output_folder(out: str | Path, raw: str | Path) -> None:
@@ -122,12 +180,7 @@ def check_output_folder(out: str | Path, raw: str | Path) -> None:
     if not file.is_file():
         _refuse_overwriting(folder, remedy)
         return
-    try:
-        described = files.read_json(file)
-        names = [entry["Name"] for entry in described["GeneratedBy"]]  # type: ignore[index]
-    except (DataError, TypeError, KeyError, IndexError):
-        names = []
-    if APP_NAME not in names:
+    if not is_own_dataset(folder):
         raise OutputError(
             "the folder holds another dataset", file=file, expected=f"GeneratedBy {APP_NAME}", remedy=remedy
         )
@@ -143,6 +196,12 @@ def _refuse_overwriting(folder: Path, remedy: str) -> None:
             expected="an empty folder, or one made by this program",
             remedy=remedy,
         )
+
+
+def dataset_name(name: str) -> str:
+    """A name for a dataset in BIDS URIs: what they cannot hold is left out, and ``raw`` is taken."""
+    plain = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "._-"))
+    return plain if plain and plain != RAW else f"derivatives-{plain}".rstrip("-")
 
 
 def raw_uri(relative: str) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from bids_scseg.bids.checksums import forget
 from bids_scseg.bids.dataset import image_metadata, mask_metadata, own_uri, raw_uri
+from bids_scseg.bids.masks import is_correction
 from bids_scseg.bids.names import (
     OutputSpaces,
     SegmentationNames,
@@ -24,6 +25,7 @@ from bids_scseg.bids.names import (
     sidecar,
     slab_names,
 )
+from bids_scseg.bids.verify import dataset_links, file_uri
 from bids_scseg.bids.write import APP_NAME, TableValue, safe_join, write_image, write_json, write_tsv
 from bids_scseg.errors import OutputError
 from bids_scseg.measure.instances import restore_labels, restore_labels_onto
@@ -33,6 +35,8 @@ from bids_scseg.recipe.study import ImageFile, Plan
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import Grid
 
+CORRECTION_KEY = "ManualCorrection"  # in sidecars of lesion masks that a reader corrected
+BY_HAND = "Manual"  # BIDS' name in GeneratedBy for what people made
 PROBABILITY = "Lesion probability: mean of the prepared-space map over each voxel"
 MASK = "Lesions; the union of the numbered instances"
 INSTANCES = (
@@ -95,6 +99,34 @@ class SessionResults:
                 }
             )
         return {"GeneratedBy": made, **self.given_geometry}
+
+    @property
+    def correction(self) -> Mapping[str, object]:
+        """What a reader corrected of the lesions; empty where nobody did."""
+        found = self.summary.get("correction")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def corrected_files(self) -> str:
+        """Names of the reader's lesion masks, for people; empty where nobody corrected them."""
+        return ", ".join(Path(path).name for _, path in self.plan.corrections) if self.correction else ""
+
+    @property
+    def made_by_hand(self) -> dict[str, object]:
+        """Who made the lesion masks, for their sidecars: beside the model, the reader who corrected it."""
+        made = self.provenance
+        if not self.correction:
+            return made
+        words = f"correction of the model's lesions: {self.corrected_files}"
+        hand = {"Name": BY_HAND, "Description": words}
+        found = {key: value for key, value in self.correction.items() if key != "notes"}
+        listed = made["GeneratedBy"]
+        before = listed if isinstance(listed, list) else []
+        return {**made, "GeneratedBy": [*before, hand], CORRECTION_KEY: found}
+
+    def words(self, text: str) -> str:
+        """Description of a lesion mask, which says so where a reader corrected it."""
+        return f"{text}. Corrected by a reader: {self.corrected_files}" if self.correction else text
 
     @property
     def given_geometry(self) -> dict[str, object]:
@@ -218,11 +250,22 @@ def _listed(out: str | Path, record: str) -> set[str]:
     return {item for item in listed if isinstance(item, str) and item.startswith("sub-")}
 
 
+def _uris(out: str | Path, paths: Iterable[str]) -> list[str]:
+    """BIDS URIs of corrected masks; those in no dataset that the output folder links to are left out."""
+    files = list(paths)
+    links = dataset_links(Path(out))[0] if files else {}
+    return [uri for uri in (file_uri(path, links) for path in files) if uri is not None]
+
+
 def _write_cords(out: str | Path, results: SessionResults) -> Iterator[str]:
+    corrected = {
+        image: path for image, path in results.plan.cord_masks if is_correction(path.rsplit("/", 1)[-1])
+    }
     for name, (mask, grid, source) in results.cords.items():
         path = cord_mask_name(results.files[name])
+        sources = [raw_uri(name), *_uris(out, [corrected[name]] if name in corrected else [])]
         metadata = mask_metadata(
-            [raw_uri(name)], kind="ROI", description=f"Spinal cord, by {source}", reference=raw_uri(name)
+            sources, kind="ROI", description=f"Spinal cord, by {source}", reference=raw_uri(name)
         )
         yield from _image(out, path, mask, grid, metadata)
 
@@ -266,21 +309,27 @@ def _write_segmentation(
         labels = restore_labels(results.labels, geometry, slab)
     sources = [raw_uri(name) for name in results.files]
     words = f"{results.engine['meaning']}. Mean over each voxel" if results.engine else PROBABILITY
-    made = results.provenance
+    made, by_hand = results.provenance, results.made_by_hand
+    hand = _uris(out, [path for _, path in results.plan.corrections] if results.correction else [])
     yield from _image(
         out, names.probseg, probability, grid,
         image_metadata(sources, description=words, reference=reference, more=made),
     )  # fmt: skip
-    mask = mask_metadata([own_uri(names.dseg)], kind="Lesion", description=MASK, reference=reference)
+    mask = mask_metadata(
+        [own_uri(names.dseg), *hand], kind="Lesion", description=results.words(MASK), reference=reference
+    )
     yield from _image(
         out, names.mask, labels > 0, grid,
-        {**mask, **results.rules, **made},
+        {**mask, **results.rules, **by_hand},
     )  # fmt: skip
     columns = data_dictionary(lesion_columns(results.sequences)) if slab is None else {}
     yield from _image(
         out, names.dseg, labels, grid,
         image_metadata(
-            [own_uri(names.probseg)], description=INSTANCES, reference=reference, more={**columns, **made}
+            [own_uri(names.probseg), *hand],
+            description=results.words(INSTANCES),
+            reference=reference,
+            more={**columns, **by_hand},
         ),
     )  # fmt: skip
 

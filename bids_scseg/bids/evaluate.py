@@ -13,7 +13,10 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from bids_scseg import files
+from bids_scseg.bids.derivatives import CORRECTION_KEY
 from bids_scseg.bids.header import READ_ERRORS, inspect_header
+from bids_scseg.bids.names import sidecar
 from bids_scseg.bids.pairs import (
     MaskFile,
     Pair,
@@ -289,6 +292,21 @@ def _refused(pair: Pair, error: ScsegError) -> Iterable[Unpaired]:
     yield Unpaired(side="prediction", file=pair.prediction.relative, state="refused", reason=str(error))
 
 
+def _refuse_corrected(prediction: MaskFile) -> None:
+    """A reader's word, perhaps the very reference, must not be counted as the model's."""
+    try:
+        said = files.read_json(prediction.path.with_name(sidecar(prediction.path.name)))
+    except DataError:
+        return  # no sidecar, or not ours
+    if isinstance(said, dict) and CORRECTION_KEY in said:
+        raise DataError(
+            "a reader corrected this result: it says nothing of the model",
+            file=prediction.path,
+            expected="a result of the model alone",
+            remedy="run the participant level into another folder, without the corrected masks",
+        )
+
+
 def evaluate_pair(
     pair: Pair, *, key: ImageKey, profile: str, maps: Sequence[MaskFile] = ()
 ) -> tuple[ImageResult, PairFacts]:
@@ -308,10 +326,11 @@ def evaluate_pair(
     Raises
     ------
     ImageError, DataError
-        If a file cannot be read or is no mask.
+        If a file cannot be read or is no mask, or the prediction is what a reader made of the model's.
     GeometryError
         If the two do not lie in one world.
     """
+    _refuse_corrected(pair.prediction)
     truth, grid = read_mask(pair.truth.path)
     prediction, inside, resampled = _onto(pair.prediction.path, read_mask, grid)
     chosen = probability_of(pair.prediction, maps)

@@ -131,15 +131,8 @@ def read_image(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
         finite, or all have the same value.
     """
     file = Path(path)
-    grid = inspect_header(file).grid
-    try:
-        with np.errstate(all="ignore"):  # a scale beyond float32 gives infinite voxels, which are told below
-            array = np.asarray(_load(file).dataobj, dtype=np.float32)
-    except READ_ERRORS as error:
-        raise ImageError(
-            f"voxels cannot be read ({error})", file=file, expected="an undamaged file", remedy=REFETCH
-        ) from error
-    data = _finite(file, array.reshape(grid.shape))
+    values, grid = read_values(file)
+    data = _finite(file, values)
     if data.min() == data.max():
         raise ImageError(
             f"every voxel has the value {data.flat[0]:g}",
@@ -148,6 +141,26 @@ def read_image(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
             remedy="check the conversion, or exclude the file",
         )
     return data, grid
+
+
+def read_values(path: str | Path) -> tuple[npt.NDArray[np.float32], Grid]:
+    """Load voxels as they are, (i, j, k) float32, whatever their values, with their lattice.
+
+    Raises
+    ------
+    ImageError, MissingInputError
+        As :func:`inspect_header`; also if voxels cannot be decompressed.
+    """
+    file = Path(path)
+    grid = inspect_header(file).grid
+    try:
+        with np.errstate(all="ignore"):  # a scale beyond float32 gives infinite voxels: the caller looks
+            array = np.asarray(_load(file).dataobj, dtype=np.float32)
+    except READ_ERRORS as error:
+        raise ImageError(
+            f"voxels cannot be read ({error})", file=file, expected="an undamaged file", remedy=REFETCH
+        ) from error
+    return array.reshape(grid.shape), grid
 
 
 def _load(file: Path) -> Any:

@@ -20,22 +20,35 @@ CORD_LABELS = frozenset({"sc", "cord", "spinalcord"})
 POINT_LABELS = frozenset({"discs", "disc", "vertebrae", "vertebra"})
 LABEL_SUFFIXES = frozenset({"dlabel", "dseg", "labels", "label"})
 DESCRIBING = frozenset({"label", "desc", "space", "seg", "res", "atlas", "labels"})  # not the image's own
-MANUAL_WORDS = ("manual", "corrected", "fixed", "truth", "edited")
+MANUAL = "manual"  # value of desc- of what a person corrected
+MANUAL_WORDS = (MANUAL, "corrected", "fixed", "truth", "edited")
 SAME_GRID_MM = 0.5  # corners of mask and image lie closer than this: the same lattice up to rounding (ours)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """A file of a derivatives folder whose name says cord mask."""
+class Candidate:
+    """A file of a derivatives folder whose name says cord mask.
+
+    Attributes
+    ----------
+    path
+        Absolute.
+    head
+        Entities of the source image.
+    source_suffix
+        Stem of the source image where the name keeps it, else the suffix that ``desc-`` names, else None.
+    manual
+        Whether the name says that a person made or changed it.
+    """
 
     path: str
-    head: tuple[tuple[str, str], ...]  # entities of the source image
-    source_suffix: str | None  # suffix of the source image where the name keeps it
+    head: tuple[tuple[str, str], ...]
+    source_suffix: str | None
     manual: bool
 
 
 def find_cord_masks(
-    study: Study, derivatives: Iterable[str | Path]
+    study: Study, derivatives: Iterable[str | Path], *, corrections: bool = True
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """The user's cord mask of each image.
 
@@ -52,6 +65,8 @@ def find_cord_masks(
         The session.
     derivatives
         Roots of derivatives datasets, the most trusted first.
+    corrections
+        Whether ``desc-manual`` masks count here; :mod:`.corrections` has its own rules for them.
 
     Returns
     -------
@@ -61,10 +76,12 @@ def find_cord_masks(
         What was not used and why.
     """
     usable = [image for image in study.images if image.grid is not None]
-    best: dict[str, _Candidate] = {}
+    best: dict[str, Candidate] = {}
     warnings: list[str] = []
     for folder in derivatives:
-        for candidate in _cord_candidates(study, Path(folder)):
+        for candidate in cord_candidates(study, Path(folder)):
+            if not corrections and is_correction(Path(candidate.path).name):
+                continue
             image, note = _owner(candidate, usable)
             if note:
                 warnings.append(note)
@@ -116,6 +133,11 @@ def point_kind(name: str) -> str | None:
     return "discs" if stated & {"discs", "disc"} else "vertebrae"
 
 
+def is_correction(name: str) -> bool:
+    """Whether a file's name says that a person corrected it: ``desc-manual``, whatever follows that word."""
+    return dict(entity_pairs(name)).get("desc", "").lower().startswith(MANUAL)
+
+
 def entity_pairs(name: str) -> list[tuple[str, str]]:
     """Entities of a name of any kind; parts that are none (a kept suffix) are passed over."""
     parts = name.split(".")[0].split("_")
@@ -138,12 +160,13 @@ def session_files(study: Study, derivatives: Path) -> list[Path]:
     return found
 
 
-def _cord_candidates(study: Study, derivatives: Path) -> list[_Candidate]:
+def cord_candidates(study: Study, derivatives: Path) -> list[Candidate]:
+    """Files of the session in a derivatives folder whose names say cord mask, sorted by name."""
     found = [_cord_candidate(study, path) for path in session_files(study, derivatives)]
     return [candidate for candidate in found if candidate is not None]
 
 
-def _cord_candidate(study: Study, path: Path) -> _Candidate | None:
+def _cord_candidate(study: Study, path: Path) -> Candidate | None:
     """Take a name apart; None if it does not say cord mask."""
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
     owner = max(
@@ -163,7 +186,7 @@ def _cord_candidate(study: Study, path: Path) -> _Candidate | None:
         return None
     if values.get("space", "orig") != "orig" or "res" in values:  # not on the image's own lattice
         return None
-    return _Candidate(
+    return Candidate(
         path=str(path),
         head=tuple(pair for pair in pairs if pair[0] not in DESCRIBING),
         source_suffix=_source_suffix(study, owner, values),
@@ -178,20 +201,29 @@ def _bare(values: dict[str, str], suffix: str) -> bool:
 
 def _source_suffix(study: Study, owner: str | None, values: dict[str, str]) -> str | None:
     """Stem of the image where the name keeps it, else the suffix that ``desc-`` names."""
-    if owner is not None:
-        return owner
-    suffixes = {image.suffix for image in study.images}
-    desc = values.get("desc", "")
-    return desc if desc in suffixes else None
+    return owner if owner is not None else named_suffix(study.images, values.get("desc", ""))
 
 
-def _owner(candidate: _Candidate, images: list[ImageFile]) -> tuple[ImageFile | None, str]:
+def named_suffix(images: Iterable[ImageFile], desc: str) -> str | None:
+    """The suffix of one of the images that a ``desc-`` value names, alone or after ``manual``."""
+    word = desc[len(MANUAL) :] if desc.lower().startswith(MANUAL) else desc
+    return word if word in {image.suffix for image in images} else None
+
+
+def named_images(candidate: Candidate, images: Iterable[ImageFile]) -> list[ImageFile]:
+    """The images that a mask can belong to by its name."""
+    known = list(images)
+    fits = [image for image in known if image.stem == candidate.source_suffix]
+    if fits:
+        return fits
+    fits = [image for image in known if image.entities == candidate.head]
+    return [image for image in fits if image.suffix == candidate.source_suffix] or fits
+
+
+def _owner(candidate: Candidate, images: list[ImageFile]) -> tuple[ImageFile | None, str]:
     """The image that a mask belongs to, or None with what to tell."""
     name = Path(candidate.path).name
-    fits = [image for image in images if image.stem == candidate.source_suffix]
-    if not fits:
-        fits = [image for image in images if image.entities == candidate.head]
-        fits = [image for image in fits if image.suffix == candidate.source_suffix] or fits
+    fits = named_images(candidate, images)
     if not fits:
         return None, ""
     try:

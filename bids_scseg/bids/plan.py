@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bids_scseg.bids.corrections import find_cord_corrections
 from bids_scseg.bids.estimate import estimate, superior_range
 from bids_scseg.bids.filters import Filters, selects
 from bids_scseg.bids.masks import find_cord_masks, find_labels
@@ -44,6 +45,7 @@ def make_plan(
     filters: Filters | None = None,
     sequences: Iterable[str] | None = None,
     derivatives: Sequence[str | Path] = (),
+    results: Sequence[str | Path] = (),
     needs_anchor: str | None = None,
     late: bool = False,
 ) -> Plan:
@@ -66,6 +68,9 @@ def make_plan(
         Names of the sequences that may be used; None or empty: all.
     derivatives
         Roots of derivatives datasets with the user's cord masks and disc or vertebra labels.
+    results
+        Output folders of this program: of their cord masks only those with ``desc-manual`` count, which win
+        over all others.
     needs_anchor
         Sequence without which the model cannot work; None: any anchor will do.
     late
@@ -82,10 +87,12 @@ def make_plan(
         If `sequences` names one that the recipe lacks.
     """
     allowed = check_sequences(sequences, recipe)
-    masks, mask_warnings = find_cord_masks(study, derivatives)
+    masks, mask_warnings = find_cord_masks(study, derivatives, corrections=False)
+    corrected = find_cord_corrections(study, [*results, *derivatives])
+    masks = tuple({**dict(masks), **dict(corrected.masks)}.items())
     matches, filter_warnings = _matches(study, recipe, filters or {})
     left_out = [(match.image.relative, match.reason) for match in matches if match.sequence is None]
-    warnings = [*_broken(study), *filter_warnings, *mask_warnings]
+    warnings = [*_broken(study), *filter_warnings, *mask_warnings, *corrected.notes, *corrected.conflicts]
     chosen: dict[str, tuple[ImageFile, ...]] = {}
     for name in recipe.sequence_names:
         group = [match for match in matches if match.sequence == name]
@@ -116,6 +123,7 @@ def make_plan(
         seconds=seconds,
         refusal=refusal,
         impute="late" if late else recipe.network.impute,
+        conflict="; ".join(corrected.conflicts),
     )
 
 

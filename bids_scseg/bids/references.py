@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from bids_scseg import files
+from bids_scseg.bids.dataset import is_own_dataset
 from bids_scseg.bids.header import read_header
 from bids_scseg.bids.masks import (
     DESCRIBING,
     MANUAL_WORDS,
     entity_pairs,
+    is_correction,
     same_lattice,
     session_files,
 )
+from bids_scseg.bids.names import sidecar
+from bids_scseg.bids.write import APP_NAME
 from bids_scseg.errors import DataError, GeometryError, MissingInputError
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.space.grid import Grid
@@ -42,6 +47,9 @@ class LesionMap:
         Whether its name says that it is a map of the whole session: ``res-`` or ``desc-truth`` and no entity
         of an image. A map that fits no image and is not named so may still lie on a fused lattice, which is
         known after the fit only.
+    world
+        Of a map that a reader corrected (``desc-manual``) on another lattice than its image's: the image in
+        whose world it lies.
     group
         Maps of one image (or, without an image, of one name apart from what describes the map) share it.
     """
@@ -50,12 +58,18 @@ class LesionMap:
     image: ImageFile | None
     grid: Grid
     whole: bool = False
+    world: ImageFile | None = None
     group: str = ""
 
     @property
     def name(self) -> str:
         """File name."""
         return Path(self.path).name
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether it may lie on any lattice: what a reader corrected is placed by its world."""
+        return is_correction(self.name)
 
     @property
     def table(self) -> Path:
@@ -73,7 +87,9 @@ def find_lesion_maps(
     with ``dseg`` says so too where `desc` is X. A name that keeps an image's name belongs to that image.
     Otherwise entities must agree, then the lattice. Of several maps of one image, those of the earlier folder
     come first, then manual ones, then instance maps (``dseg``). A map of the whole session
-    (``res-…``/``desc-truth`` without entities of an image) stands alone.
+    (``res-…``/``desc-truth`` without entities of an image) stands alone. What this program found is never a
+    reference: of its output folders, and of files whose sidecar names it, those with ``desc-manual`` alone
+    count.
 
     Parameters
     ----------
@@ -104,18 +120,23 @@ def find_lesion_maps(
     """
     ranked: list[tuple[int, Path]] = []
     spurned: list[str] = []
+    own: list[str] = []
     for rank, root in enumerate(roots):
+        ours = is_own_dataset(root)
         for path in session_files(study, Path(root)):
             verdict = says_lesion(study, path.name, desc=desc)
-            if verdict:
+            if verdict and not is_correction(path.name) and (ours or _is_ours(path)):
+                own.append(path.name)
+            elif verdict:
                 ranked.append((rank, path))
-            elif LESION_WORD in path.name.lower():
+            elif LESION_WORD in path.name.lower() and not ours:
                 spurned.append(path.name)
     if not ranked:
-        raise _no_map(study, spurned, desc)
+        raise _only_own(study, own) if own else _no_map(study, spurned, desc)
     found = [(rank, _place(study, path)) for rank, path in ranked]
     whole = [(rank, item) for rank, item in found if item.whole]
     notes = [f"{name} is no lesion map by its name" for name in spurned]
+    notes += [f"{name} is a result of this program, and no reference" for name in own]
     if whole:
         chosen = [_best(whole)]
     else:
@@ -125,6 +146,15 @@ def find_lesion_maps(
     if unused:
         notes.append(f"{' and '.join(i.name for i in chosen)} came before {', '.join(unused)}")
     return tuple(chosen), tuple(notes)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file's sidecar says that this program made it."""
+    try:
+        made = files.read_json(path.with_name(sidecar(path.name)))
+        return APP_NAME in [entry["Name"] for entry in made["GeneratedBy"]]  # type: ignore[index]
+    except (DataError, TypeError, KeyError):
+        return False
 
 
 def says_lesion(study: Study, name: str, *, desc: str | None = None) -> bool:
@@ -164,6 +194,8 @@ def _place(study: Study, path: Path) -> LesionMap:
     """Which image a map belongs to."""
     grid = read_header(path)
     owner = _owner(study, path.name)
+    if owner is not None and is_correction(path.name) and not _has_lattice(grid, [owner]):
+        return LesionMap(path=str(path), image=None, grid=grid, world=owner, group=owner.relative)
     if owner is not None:
         if owner.grid is None or not _drawn_in(grid, owner.grid):
             raise lattice_error(path, grid, [owner])
@@ -186,8 +218,14 @@ def _place(study: Study, path: Path) -> LesionMap:
             remedy=f"rename it to {fits[0].stem}_label-lesion_seg.nii.gz, if that is its image",
         )
     image = fits[0] if fits else None
+    if image is None and named and is_correction(path.name):
+        return LesionMap(path=str(path), image=None, grid=grid, world=named[0], group=named[0].relative)
     group = image.relative if image else "_".join("-".join(pair) for pair in head)
     return LesionMap(path=str(path), image=image, grid=grid, group=group)
+
+
+def _has_lattice(grid: Grid, images: Sequence[ImageFile]) -> bool:
+    return any(image.grid is not None and same_lattice(grid, image.grid) for image in images)
 
 
 def _drawn_in(grid: Grid, image: Grid) -> bool:
@@ -230,6 +268,15 @@ def _no_map(study: Study, spurned: Sequence[str], desc: str | None) -> MissingIn
         f"{study.label} has no lesion map{near}",
         expected=f"{wanted} in the labels folder",
         remedy="draw one; of a session without lesions, an empty one",
+    )
+
+
+def _only_own(study: Study, own: Sequence[str]) -> MissingInputError:
+    return MissingInputError(
+        f"{study.label} has lesion maps of this program alone, which are no labels "
+        f"({', '.join(own[:NAMES_SHOWN])})",
+        expected="masks that somebody drew or corrected",
+        remedy="review one, and save it under the same name with desc-manual",
     )
 
 

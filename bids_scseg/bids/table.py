@@ -46,6 +46,7 @@ def imputation(plan: Plan) -> str:
 
 def _block(plan: Plan) -> str:
     state = f"anchor {plan.anchor}" if plan.anchor else "CANNOT BE SEGMENTED"
+    state = "WILL FAIL" if plan.conflict else state
     cost = f", about {_duration(plan.seconds)}, {plan.memory_gb:.1f} GB" if plan.anchor else ""
     rows = [row for sequence in plan.sequences for row in _file_rows(plan, sequence.name, sequence.files)]
     if plan.missing and plan.anchor:
@@ -54,6 +55,10 @@ def _block(plan: Plan) -> str:
         rows.append(("reason", plan.refusal))
     if plan.geometry:
         rows.append(("geometry", f"{plan.geometry.rsplit('/', 1)[-1]}, applied as it is; nothing is fitted"))
+    rows += [("lesions", f"those of {path.rsplit('/', 1)[-1]}, which a reader corrected")
+             for _, path in plan.corrections]  # fmt: skip
+    if plan.conflict:
+        rows.append(("conflict", plan.conflict))
     rows += [("labels", path.rsplit("/", 1)[-1]) for path in plan.labels]
     rows += [("left out", f"{relative.rsplit('/', 1)[-1]}: {reason}") for relative, reason in plan.left_out]
     rows += [("warning", note) for note in plan.warnings]
@@ -100,6 +105,8 @@ def _session_json(plan: Plan) -> dict[str, object]:
         "imputation": imputation(plan) or None,
         "geometry": plan.geometry or None,
         "labels": list(plan.labels),
+        "corrections": [path for _, path in plan.corrections],
+        "conflict": plan.conflict or None,
         "left_out": [{"file": relative, "reason": reason} for relative, reason in plan.left_out],
         "warnings": list(plan.warnings),
         "memory_gb": plan.memory_gb,

@@ -9,14 +9,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 
 from bids_scseg import files
 from bids_scseg.bids import checksums
-from bids_scseg.bids.dataset import RAW
+from bids_scseg.bids.dataset import RAW, linked_folder
 from bids_scseg.bids.header import read_header
 from bids_scseg.bids.names import sidecar
 from bids_scseg.errors import DataError, MissingInputError, ScsegError
@@ -161,13 +159,25 @@ def dataset_links(out: Path, *, raw: Path | None = None) -> tuple[dict[str, Path
         raise DataError("has no DatasetLinks", file=file, expected="those of this program", remedy=RERUN)
     links, problems = {"": out}, []
     for name, address in stated.items():
-        folder = raw if raw is not None and name == RAW else _folder(out, address)
+        folder = raw if raw is not None and name == RAW else linked_folder(out, address)
         if folder is None or not folder.is_dir():
             found = f"the dataset {name!r} is not at {address!r}"
             problems.append(Problem(file=file.name, found=found, expected="a folder (moved? see --raw)"))
         else:
             links[str(name)] = folder.resolve()
     return links, tuple(problems)
+
+
+def file_uri(path: str | Path, links: Mapping[str, Path]) -> str | None:
+    """BIDS URI of a file in one of the datasets of :func:`dataset_links`; None if it lies in none of them."""
+    file = Path(path).resolve()
+    inside = [
+        (name, file.relative_to(root.resolve()).as_posix())
+        for name, root in links.items()
+        if file.is_relative_to(root.resolve())
+    ]
+    name, relative = min(inside, key=lambda item: len(item[1]), default=(None, ""))
+    return None if name is None else f"bids:{name}:{relative}"
 
 
 def resolve(uri: object, links: Mapping[str, Path]) -> Path:
@@ -192,19 +202,6 @@ def resolve(uri: object, links: Mapping[str, Path]) -> Path:
     if not path.is_file():
         raise MissingInputError(f"{uri} is not there", expected=str(path))
     return path
-
-
-def _folder(out: Path, address: object) -> Path | None:
-    """Folder of a link: a ``file:`` URI, or a path relative to the output folder."""
-    if not isinstance(address, str):
-        return None
-    try:
-        parts = urlsplit(address)
-        if parts.scheme == "file":
-            return Path(url2pathname(parts.path))
-        return out / address if not parts.scheme else None
-    except ValueError:
-        return None
 
 
 def _checksums(out: Path, listed: Mapping[str, str]) -> Iterator[Problem]:

@@ -26,8 +26,12 @@ FLOAT_DIGITS = 6  # significant digits in tables: finer than any measurement her
 JSON_DIGITS = 12  # geometry goes through JSON: 1e-6 mm at 1000 mm needs nine
 MISSING = "n/a"  # BIDS
 MAX_UINT16 = 65535
-# Validators must not judge these. `figures/` with a slash would not work, and `figures` does.
-IGNORED = ("*.html", "figures", "group", "work", "CITATION.md", "*_geometry.json", "*_summary.json")
+# Validators must not judge these. `figures/` with a slash would not work, and `figures` does. What readers
+# corrected is theirs, whatever its name and sidecar.
+IGNORED = (
+    "*.html", "figures", "group", "work", "CITATION.md", "*_geometry.json", "*_summary.json",
+    "*_desc-manual*",
+)  # fmt: skip
 
 TableValue = str | float | bool | None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bids_scseg import NUMERICAL_VERSION, __version__
 from bids_scseg.bids.checksums import DATASET, ROOT_FILES, owners, record
+from bids_scseg.bids.corrections import correction_links, with_corrections
 from bids_scseg.bids.dataset import check_output_folder, write_dataset_files
 from bids_scseg.bids.filters import Filters, read_filters
 from bids_scseg.bids.given import with_geometry
@@ -233,11 +234,13 @@ def _plans(
                 filters=filters,
                 sequences=options.sequences or None,
                 derivatives=[*chosen, *(folder for folder in folders.values() if folder not in chosen)],
+                results=[options.output_dir],
                 needs_anchor=models.needs_anchor,
                 late=bool(models.lesion.engine),
             )
             if options.geometry is not None:
                 plan = with_geometry(plan, options.geometry, recipe, needs_anchor=models.needs_anchor)
+            plan = with_corrections(plan, study, [options.output_dir, *folders.values()])
             loud = session_mismatch(models.lesion, plan, cord_method=models.cord_method)
             yield replace(plan, warnings=(*loud, *plan.warnings))
         except OSError as error:  # a folder that cannot be read is this session's trouble alone
@@ -285,7 +288,13 @@ def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: i
     at_most = worker_count(options, total)
     with _inference(options, at_most=at_most) if models.needs_server else nullcontext(NoServer()) as server:
         facts = run_facts(options, models, device=server.description)
-        write_dataset_files(out, raw=_raw(options), recipe=models.lesion.recipe, version=__version__)
+        write_dataset_files(
+            out,
+            raw=_raw(options),
+            recipe=models.lesion.recipe,
+            version=__version__,
+            links=correction_links(ready, dict(options.derivatives)),
+        )
         record(out, DATASET, ROOT_FILES)
         write_text(out, f"logs/run-{facts['run_id']}.toml", options.to_toml())
         write_text(out, "logs/methods.md", methods_text(options, models))

@@ -161,6 +161,7 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
             filters=filters,
             sequences=options.sequences or None,
             derivatives=folders,
+            results=[options.output_dir],
             late=late,
         )
         for study in studies

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from nipype.interfaces.base import File, TraitedSpec, traits
 
+from bids_scseg.bids.corrections import read_cord
 from bids_scseg.bids.header import READ_ERRORS, read_image
 from bids_scseg.bids.masks import same_lattice
 from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError
@@ -51,6 +52,7 @@ class UseCordMaskInputSpec(VersionedInputSpec):
     in_file = File(exists=True, mandatory=True, desc="image")
     mask_file = File(exists=True, mandatory=True, desc="cord mask or probability on the image's grid")
     source = traits.Str(mandatory=True, desc="who made the mask, in words")
+    corrected = traits.Bool(desc="true: a reader's, which may lie on another lattice and must be in order")
 
 
 class UseCordMask(ScsegInterface):
@@ -61,7 +63,9 @@ class UseCordMask(ScsegInterface):
 
     def _call(self, cwd: Path) -> dict[str, Any]:
         image, mask = Path(self.inputs.in_file), Path(self.inputs.mask_file)
-        return {"record_file": record_cord(image, mask, cwd, source=self.inputs.source)}
+        corrected = bool(self.given("corrected"))
+        found = record_cord(image, mask, cwd, source=self.inputs.source, corrected=corrected)
+        return {"record_file": found}
 
 
 class FindCordInputSpec(VersionedInputSpec):
@@ -89,7 +93,9 @@ class FindCord(ScsegInterface):
         return {"record_file": record_cord(image, found, cwd, source="built-in network")}
 
 
-def record_cord(image_file: Path, mask_file: Path, folder: Path, *, source: str) -> Path:
+def record_cord(
+    image_file: Path, mask_file: Path, folder: Path, *, source: str, corrected: bool = False
+) -> Path:
     """Clean a cord mask and record it.
 
     Parameters
@@ -100,20 +106,37 @@ def record_cord(image_file: Path, mask_file: Path, folder: Path, *, source: str)
         Where ``cord.json``, ``mask.nii.gz`` and ``weights.nii.gz`` go.
     source
         Who made the mask, in words.
+    corrected
+        Whether a reader made it, see :func:`.corrections.read_cord`.
 
     Returns
     -------
     Path of the record. A mask that cannot be used makes a record with a problem.
+
+    Raises
+    ------
+    DataError, GeometryError, ImageError
+        If a mask that a reader corrected cannot be used: nothing else may take its place in silence.
     """
+    own = _readers_mask(image_file, mask_file) if corrected else None
     try:
         grid = read_image(image_file)[1]
-        weights = _on_grid(mask_file, grid)
+        weights = _on_grid(mask_file, grid) if own is None else own
         mask = clean_cord(weights, grid, file=image_file)
     except (ImageError, CordNotFoundError) as error:
         return write_record(folder, image_file, source=source, problem=error)
     _save(mask.astype(np.uint8), grid, folder / "mask.nii.gz")
     _save(np.clip(weights, 0, 1).astype(np.float32), grid, folder / "weights.nii.gz")
     return write_record(folder, image_file, source=source, problem=None)
+
+
+def _readers_mask(image_file: Path, mask_file: Path) -> npt.NDArray[np.float32] | None:
+    """A corrected mask on its image's lattice; None where the image itself cannot be read."""
+    try:
+        grid = read_image(image_file)[1]
+    except ImageError:
+        return None
+    return read_cord(mask_file, grid)
 
 
 def _on_grid(mask_file: Path, grid: Grid) -> npt.NDArray[np.float32]:

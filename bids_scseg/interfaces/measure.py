@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ import numpy as np
 from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
 from bids_scseg import __version__
+from bids_scseg.bids.corrections import read_drawn
 from bids_scseg.bids.header import read_image
 from bids_scseg.bids.masks import point_kind, same_lattice
 from bids_scseg.errors import ImageError, MissingInputError
+from bids_scseg.files import sha256
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.prepare import load_case
-from bids_scseg.measure.instances import label_lesions
+from bids_scseg.measure.corrections import Corrected, Drawn, correct_lesions
+from bids_scseg.measure.instances import Labels, label_lesions
 from bids_scseg.measure.landmarks import Landmarks, Level, fit_landmarks, label_points
 from bids_scseg.measure.lesions import lesion_table
-from bids_scseg.measure.session import Provenance, session_row
+from bids_scseg.measure.session import MODEL_ORIGIN, Provenance, session_row
 from bids_scseg.space.geometry import Geometry
 
 
@@ -29,6 +34,8 @@ class MeasureLesionsInputSpec(VersionedInputSpec):
     probability_file = File(exists=True, mandatory=True, desc="lesion probability in prepared space")
     report_file = File(exists=True, mandatory=True, desc="fit report")
     landmark_files = InputMultiPath(File(exists=True), desc="disc or vertebra labels")
+    correction_files = InputMultiPath(File(exists=True), desc="lesion masks that a reader corrected")
+    correction_images = traits.List(traits.Str, desc="image that each was drawn on; empty: none alone")
     threshold = traits.Float(mandatory=True, desc="probability from which a voxel is lesion")
     min_volume_mm3 = traits.Float(0.0, usedefault=True, desc="smaller lesions are dropped")
     connectivity = traits.Enum(26, 18, 6, usedefault=True, desc="neighbourhood of one lesion")
@@ -64,6 +71,8 @@ class MeasureLesions(ScsegInterface):
             voxel_volume=geometry.grid.voxel_volume,
             cord=cord,
         )
+        corrected = self._corrected(labels, geometry)
+        labels = labels if corrected is None else corrected.labels
         marks, unread = read_landmarks(self.given("landmark_files") or [], geometry)
         shared: dict[str, Any] = {
             "coverage": case.coverage, "cord": cord, "geometry": geometry, "anchor": geometry.anchor,
@@ -71,7 +80,16 @@ class MeasureLesions(ScsegInterface):
         }  # fmt: skip
         table = lesion_table(labels, probability, image=case.image, **shared)
         flags = [*(self.given("warnings") or []), *read_json(self.inputs.report_file)["warnings"], *unread]
-        row = session_row(table, labels, probability, provenance=self._provenance(), flags=flags, **shared)
+        if corrected is not None:
+            flags += correction_notes(corrected)
+        origin = MODEL_ORIGIN if corrected is None else corrected.origin
+        row: dict[str, object] = {
+            **session_row(
+                table, labels, probability, provenance=self._provenance(origin), flags=flags, **shared
+            )
+        }
+        if corrected is not None:
+            row["correction"] = correction_record(self.inputs.correction_files, corrected)
         np.save(cwd / "labels.npy", labels, allow_pickle=False)
         return {
             "labels_file": str(cwd / "labels.npy"),
@@ -82,13 +100,53 @@ class MeasureLesions(ScsegInterface):
             ),
         }
 
-    def _provenance(self) -> Provenance:
+    def _corrected(self, labels: Labels, geometry: Geometry) -> Corrected | None:
+        """The lesions as a reader's masks have them; None where nobody corrected them."""
+        files = self.given("correction_files")
+        if not files:
+            return None
+        drawn = []
+        for file, image in zip(files, self.inputs.correction_images, strict=True):
+            values, grid = read_drawn(file)
+            slab = geometry.lattice_in_world(grid, file=image)
+            drawn.append(Drawn(values=values, slab=replace(slab, file=str(file))))
+        return correct_lesions(labels, drawn, geometry, connectivity=self.inputs.connectivity)
+
+    def _provenance(self, origin: str) -> Provenance:
         return Provenance(
+            mask_origin=origin,
             threshold=self.inputs.threshold,
             model=self.inputs.model,
             model_sha256=self.inputs.model_sha256,
             version=__version__,
         )
+
+
+def correction_record(files: Sequence[str], corrected: Corrected) -> dict[str, object]:
+    """What was corrected by whose masks, as plain data for the session's row, sidecars and report."""
+    return {
+        "origin": corrected.origin,
+        "files": [{"file": Path(file).name, "sha256": sha256(Path(file))} for file in files],
+        "kept": corrected.kept,
+        "redrawn": corrected.redrawn,
+        "beyond": corrected.beyond,
+        "outside_mm3": corrected.outside_mm3,
+        "notes": correction_notes(corrected),
+    }
+
+
+def correction_notes(corrected: Corrected) -> list[str]:
+    """What a reader of the results must know of a correction, one sentence each."""
+    notes = []
+    if corrected.beyond:
+        count = f"{corrected.beyond} lesion{'s' * (corrected.beyond != 1)}"
+        notes.append(f"{count} of the model lie beyond the field of view of the corrected mask and stand")
+    if corrected.outside_mm3 > 0:
+        notes.append(
+            f"{corrected.outside_mm3:.0f} mm³ of the corrected mask lie outside the window round the cord "
+            "and are not counted"
+        )
+    return notes
 
 
 def read_landmarks(files: list[str], geometry: Geometry) -> tuple[Landmarks, list[str]]:

@@ -25,7 +25,7 @@ from bids_scseg.measure.lesions import LESION_COLUMNS, sequence_columns
 from bids_scseg.measure.quality import CORD_COLUMNS, SCANNER_COLUMNS, sequence_quality_columns
 from bids_scseg.measure.ratings import EXCLUDING, RATING_COLUMNS, Rating, Ratings
 from bids_scseg.measure.schema import Column, Value, data_dictionary, parse_frame, to_frame
-from bids_scseg.measure.session import SESSION_COLUMNS, examined_columns, level_columns
+from bids_scseg.measure.session import MODEL_ORIGIN, SESSION_COLUMNS, examined_columns, level_columns
 from bids_scseg.measure.strata import STRATUM_KEYS, Stratum, assign_strata, find_outliers
 
 #: Endings of the columns that repeat per sequence: they tell which sequences a table was made with.
@@ -318,6 +318,7 @@ def _summary(item: SessionOutputs) -> dict[str, Any]:
     least = run.get("min_volume_mm3")
     return {
         **row,
+        "mask_origin": row.get("mask_origin") or MODEL_ORIGIN,  # summaries before there were corrections
         "cord_method": run.get("cord_method"),
         "min_volume_mm3": float(least) if isinstance(least, int | float) else None,
         "numerical_version": version,
@@ -436,6 +437,12 @@ def _flags(sessions: pd.DataFrame, strata: Sequence[Stratum]) -> Iterable[str]:
             values = sorted({found[name] for found in facts})
             if len(values) > 1:
                 yield f"Sessions differ in {name}: {', '.join(values)}; their numbers are not comparable."
+    by_hand = int((done["mask_origin"].fillna(MODEL_ORIGIN) != MODEL_ORIGIN).sum())
+    if by_hand:
+        yield (
+            f"In {by_hand} of {len(done)} sessions a reader corrected the lesions (mask_origin); those of "
+            "the others are the model's."
+        )
     kinds = sorted({str(value) for value in done["arc_origin"].dropna()})
     if len(kinds) > 1:
         yield f"Arc length counts from different origins: {', '.join(kinds)}."

@@ -71,12 +71,31 @@ def label_lesions(
     keep = sizes >= min_volume_mm3 - 1e-9
     if cord is not None:
         keep &= ~_outside_cord(found, np.asarray(cord) >= CORD_FROM, count)
-    centroid = np.round(np.asarray(statistics["centroids"], dtype=np.float64)[: count + 1], 6)
+    return _from_top(found, statistics["centroids"], keep)
+
+
+def number_from_top(found: Labels) -> Labels:
+    """Lesions numbered anew 1, 2, …, in the order of :func:`label_lesions`; numbers may have gaps.
+
+    Parameters
+    ----------
+    found : (i, j, k) int32
+        Any positive numbers, 0 background.
+    """
+    statistics = cc3d.statistics(found)
+    keep = np.asarray(statistics["voxel_counts"])[: int(found.max(initial=0)) + 1] > 0
+    return _from_top(found, statistics["centroids"], keep)
+
+
+def _from_top(found: Labels, centroids: npt.ArrayLike, keep: npt.NDArray[np.bool_]) -> Labels:
+    """Components that are kept, numbered by their centroids: top to bottom, left to right, back to front."""
+    count = keep.size - 1
+    centroid = np.round(np.asarray(centroids, dtype=np.float64)[: count + 1], 6)
     order = np.lexsort((centroid[1:, 1], centroid[1:, 0], -centroid[1:, 2])) + 1
     numbers = np.zeros(count + 1, np.int32)
     kept = order[keep[order]]
     numbers[kept] = np.arange(1, kept.size + 1)
-    return numbers[found]
+    return np.asarray(numbers[found])
 
 
 def _outside_cord(found: Labels, cord: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:

@@ -25,6 +25,8 @@ EXAMINED_FROM = 0.5
 CORD_RADIUS_MM = 4.5
 #: Probabilities this close to the threshold are counted as uncertain (ours).
 NEAR_THRESHOLD = 0.1
+#: ``mask_origin`` of lesions that nobody corrected.
+MODEL_ORIGIN = "model"
 
 SESSION_COLUMNS: tuple[Column, ...] = (
     Column(name="lesion_count", dtype="Int64", description="Number of lesions; n/a if no cord was examined."),
@@ -62,6 +64,12 @@ SESSION_COLUMNS: tuple[Column, ...] = (
         dtype="float64",
         description="Share of the summed lesion probability that lies in such voxels; 0 without any "
         "probability.",
+    ),
+    Column(
+        name="mask_origin",
+        dtype="str",
+        description="Who decided what is lesion: model; manual: a mask that a reader corrected; mixed: such "
+        "a mask where it reaches, the model beyond.",
     ),
     Column(name="threshold", dtype="float64", description="Probability from which a voxel is lesion."),
     Column(name="model", dtype="str", description="Name of the model."),
@@ -130,12 +138,13 @@ def session_columns(sequences: Sequence[str]) -> tuple[Column, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What produced a session's numbers."""
+    """What produced a session's numbers; ``mask_origin`` as in :data:`SESSION_COLUMNS`."""
 
     threshold: float
     model: str
     model_sha256: str
     version: str
+    mask_origin: str = MODEL_ORIGIN
 
 
 def session_row(
@@ -192,6 +201,7 @@ def session_row(
         "examined_length_mm": float(arc[seen].sum()),
         "not_examined_mm": float(arc[within & ~seen].sum()),
         **_near_threshold(probability, provenance.threshold, voxel),
+        "mask_origin": provenance.mask_origin,
         "threshold": provenance.threshold,
         "model": provenance.model,
         "model_sha256": provenance.model_sha256,

@@ -116,6 +116,11 @@ class Plan:
         Why the session cannot be segmented, in words; None if it can (then there is an anchor).
     geometry
         Absolute path of an earlier run's geometry that is applied instead of a fit; empty: it is fitted.
+    corrections
+        (relative path of the image on which it was drawn or empty, absolute path) of lesion masks that a
+        reader has corrected: they take the place of the model's decision.
+    conflict
+        Why files that readers corrected cannot be used, in words; empty if they can. The session fails.
     impute
         How the recipe's network fills missing sequences: ``mean`` or ``voxel``; ``late`` where each image is
         segmented by itself, so that nothing is filled.
@@ -137,6 +142,8 @@ class Plan:
     refusal: str | None = None
     impute: str = "mean"
     geometry: str = ""
+    corrections: tuple[tuple[str, str], ...] = ()
+    conflict: str = ""
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ from bids_scseg.inference.bundle import ModelBundle, session_mismatch
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.flags import derive_flags
-from bids_scseg.report.methods import MethodsFacts, compose
+from bids_scseg.report.methods import BY_HAND, MethodsFacts, compose
 from bids_scseg.report.records import (
     NOTHING,
     AbsentSequence,
@@ -113,6 +113,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
         checksums={given.bundle.name: given.bundle.weights_sha256},
         seeds={"random seed": given.run.get("seed", "0")},
         settings=_settings(given),
+        correction=correction_words(given.measures),
         methods=methods.text,
         references=methods.references,
         links=tuple(given.links),
@@ -154,16 +155,20 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         engine=given.bundle.engine,
         engine_release=str(given.engine.get("release", "")),
         engine_meaning=str(given.engine.get("meaning", "")),
+        corrected=", ".join(_corrected_files(given.measures)),
+        mask_origin=str(given.measures.get("mask_origin") or "model"),
         origin=given.origin,
         versions=given.versions,
     )
 
 
 def _source_word(given: ReportInput, geometry: Geometry, key: str) -> str:
-    """``sct``, ``builtin`` or the words for a given mask, for the methods text."""
-    words = " ".join(
-        given.natives[slab.file][3] for slab in geometry.slabs_of(key) if slab.file in given.natives
-    )
+    """``sct``, ``builtin`` or the words for a given or corrected mask, for the methods text."""
+    sources = [given.natives[slab.file][3] for slab in geometry.slabs_of(key) if slab.file in given.natives]
+    by_hand = [source for source in dict.fromkeys(sources) if source.startswith(BY_HAND)]
+    if by_hand:  # of some slabs at least
+        return BY_HAND + " " + ", ".join(source.removeprefix(BY_HAND).strip() for source in by_hand)
+    words = " ".join(sources)
     if "sct" in words:
         return "sct"
     return "builtin" if "built-in" in words else words or "unknown"
@@ -286,6 +291,7 @@ def _warnings(given: ReportInput) -> tuple[Flag, ...]:
     ]
     return (
         *_engine_flags(given.engine),
+        *_correction_flags(given.measures),
         *(Flag(severity="serious", title=MISMATCH, text=f"{text}.", remedy=MISMATCH_REMEDY) for text in loud),
         *flags,
         *(
@@ -294,6 +300,41 @@ def _warnings(given: ReportInput) -> tuple[Flag, ...]:
             if text not in loud
         ),
     )
+
+
+def correction_words(measures: Row) -> str:
+    """That a reader corrected the lesions, and what came of it, in a sentence; empty where nobody did."""
+    files, found = _corrected_files(measures), measures.get("correction")
+    if not files or not isinstance(found, Mapping):
+        return ""
+    kept, redrawn = (int(_number(found.get(key), otherwise=0)) for key in ("kept", "redrawn"))
+    return (
+        f"Lesions are those of the manual correction {', '.join(files)}: {kept} as the model drew "
+        f"{'it' if kept == 1 else 'them'}, {redrawn} as the reader did."
+    )
+
+
+def _corrected_files(measures: Row) -> list[str]:
+    found = measures.get("correction")
+    return [str(item.get("file")) for item in _list(found, "files")] if isinstance(found, Mapping) else []
+
+
+def _correction_flags(measures: Row) -> tuple[Flag, ...]:
+    """What a reader must know of a correction; nothing where there is none."""
+    found = measures.get("correction")
+    if not isinstance(found, Mapping):
+        return ()
+    said = Flag(
+        severity="note",
+        title="Lesions corrected by hand",
+        text=f"{correction_words(measures)} Probabilities, and the quality metrics that rest on them, are "
+        "the model's.",
+    )
+    more = (
+        Flag(severity="caution", title="Limits of the correction", text=f"{text[0].upper()}{text[1:]}.")
+        for text in _list_of_text(found, "notes")
+    )
+    return (said, *more)
 
 
 def _engine_flags(engine: Mapping[str, object]) -> tuple[Flag, ...]:
@@ -316,11 +357,19 @@ def _settings(given: ReportInput) -> dict[str, str]:
     smallest = given.run.get("min_volume_mm3", given.bundle.recipe.inference.min_volume_mm3)
     return {
         "Smallest lesion": f"{float(smallest):g} mm³",
+        "Lesion masks": _origin_words(given.measures),
         "cord masks": given.run.get("cord_method", ""),
         "Geometry": _given_geometry(given.fit) or "fitted",
         **_engine_settings(given.engine),
         **({"Outputs verified": given.run["verified"]} if "verified" in given.run else {}),
     }
+
+
+def _origin_words(measures: Row) -> str:
+    found = measures.get("correction")
+    files = _list(found, "files") if isinstance(found, Mapping) else []
+    sums = ", ".join(f"{item.get('file')}, SHA-256 {str(item.get('sha256'))[:12]}" for item in files)
+    return f"{measures.get('mask_origin') or 'model'}{f' ({sums})' if sums else ''}"
 
 
 def _given_geometry(fit: Mapping[str, object]) -> str:

@@ -43,6 +43,7 @@ REFERENCES: Mapping[str, str] = {
 }
 
 Imputation = Literal["mean", "voxel"]
+BY_HAND = "manual correction"  # how a cord mask's source begins where a reader corrected it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,9 @@ class MethodsFacts:
     engine, engine_release, engine_meaning
         Network of another program that found the lesions instead (such as ``sct:lesion_ms``), that program's
         release, and what its values mean; empty for this program's own network.
+    corrected, mask_origin
+        Names of the lesion masks that a reader corrected, empty where nobody did; and ``manual``, or
+        ``mixed`` where lesions of the model beyond those masks' fields of view stand.
     origin
         Where lengths along the cord start; empty or ``field of view`` if not anatomical.
     whole_run
@@ -118,6 +122,8 @@ class MethodsFacts:
     engine: str = ""
     engine_release: str = ""
     engine_meaning: str = ""
+    corrected: str = ""
+    mask_origin: str = "model"
     origin: str = ""
     whole_run: bool = False
     versions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
@@ -239,7 +245,10 @@ def _cord_sources(facts: MethodsFacts) -> str:
     }
     sources: dict[str, list[str]] = {}
     for name, source in facts.cord_sources.items():
-        sources.setdefault(words.get(source, f"by masks of the derivatives {source}"), []).append(name)
+        said = words.get(source, f"by masks of the derivatives {source}")
+        if source.startswith(BY_HAND):
+            said = f"by masks that a reader corrected ({source.removeprefix(BY_HAND).strip()})"
+        sources.setdefault(said, []).append(name)
     if len(sources) == 1:
         return f" {next(iter(sources))}"
     return "".join(f", {source} in {_listed(names)}" for source, names in sources.items())
@@ -333,10 +342,27 @@ def _lesions(facts: MethodsFacts) -> str:
     word = "fused value" if facts.engine else "probability"
     return (
         f"Voxels with a {word} of at least {facts.threshold:g} were taken as lesion, and "
-        f"{facts.connectivity}-connected voxels as one lesion{small}. Lesions were numbered and measured "
-        "once, in the common space, which preserves volume, and restored to the native images by averaging "
-        "over each voxel's footprint. Lengths are arc lengths of the centerline; positions count from "
-        f"{_origin(facts)}."
+        f"{facts.connectivity}-connected voxels as one lesion{small}.{_corrected(facts)} Lesions were "
+        "numbered and measured once, in the common space, which preserves volume, and restored to the native "
+        "images by averaging over each voxel's footprint. Lengths are arc lengths of the centerline; "
+        f"positions count from {_origin(facts)}."
+    )
+
+
+def _corrected(facts: MethodsFacts) -> str:
+    """What a reader's masks did to the model's decision."""
+    if not facts.corrected:
+        return ""
+    beyond = (
+        " Lesions of the model beyond the field of view of that correction stand."
+        if facts.mask_origin == "mixed"
+        else ""
+    )
+    return (
+        f" A reader then corrected this segmentation by hand ({facts.corrected}): lesions that the reader "
+        "left as they were keep the shape found by the network, all others are the voxels that the reader "
+        "drew."
+        f"{beyond} Probabilities are those of the network."
     )
 
 

@@ -176,6 +176,8 @@ class SessionReport:
         Name of the model and the first line of its card.
     threshold
         Probability from which a voxel counts as lesion.
+    correction
+        That a reader corrected the lesions, in a sentence; empty where nobody did.
     device, versions, checksums, seeds, settings, seconds
         Provenance; ``seconds`` per step.
     methods, references
@@ -203,6 +205,7 @@ class SessionReport:
     model: str = ""
     card: str = ""
     threshold: float = float("nan")
+    correction: str = ""
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     checksums: Mapping[str, str] = field(default_factory=lambda: NOTHING)

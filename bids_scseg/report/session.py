@@ -214,7 +214,7 @@ def _lesion_drafts(report: SessionReport) -> Iterable[Draft]:
         yield Draft(
             section="lesions", key="probability", title="Lesion probability.",
             caption="Maximum along each line of sight, dark blue 0 to yellow 1, with the outlines of lesions "
-            f"(probability from {report.threshold:g}). Seen from the front the patient's right (R) is on "
+            f"({_what_outlines_are(report)}). Seen from the front the patient's right (R) is on "
             f"top. {ALONG}",
             alt=(
                 "Lesion probability along the straightened cord, from the side and from the front, with "
@@ -224,6 +224,10 @@ def _lesion_drafts(report: SessionReport) -> Iterable[Draft]:
                 probability, report.labels, examined, spacing_mm=spacing, levels=levels
             ),
         )  # fmt: skip
+
+
+def _what_outlines_are(report: SessionReport) -> str:
+    return "as a reader corrected them" if report.correction else f"probability from {report.threshold:g}"
 
 
 def _examined_by_any(report: SessionReport) -> BoolArray:
@@ -465,14 +469,17 @@ def summary_sentence(report: SessionReport) -> str:
     where = f" in the {examined:,.0f} mm of cord examined" if examined else ""
     if count is None:
         return "No cord could be examined in this session, so nothing can be said about lesions."
+    who = "The model, corrected by a reader," if report.correction else "The model"
     volume, load = (tables.as_number(measures.get(key)) for key in ("lesion_volume_mm3", "lesion_load"))
     if count == 0:
-        parts = [f"The model marked no lesion{where}, using {used}."]
+        parts = [f"{who} marked no lesion{where}, using {used}."]
     else:
         size = f" with a total volume of {volume:,.0f} mm³" if volume is not None else ""
         share = f" ({load * 100:.2f} % of the examined cord)" if load is not None else ""
         marked = "one lesion" if count == 1 else f"{count} lesions"
-        parts = [f"The model marked {marked}{size}{share}{where}, using {used}."]
+        parts = [f"{who} marked {marked}{size}{share}{where}, using {used}."]
+    if report.correction:
+        parts.append(report.correction)
     missing = tables.as_number(measures.get("not_examined_mm"))
     if missing and missing >= 1:
         parts.append(f"Nothing is known about a further {missing:,.0f} mm of cord, which no sequence covers.")

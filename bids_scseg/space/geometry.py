@@ -10,7 +10,7 @@ voxels' footprints (centre sampling alone loses thin lesions in thick slices).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -200,6 +200,21 @@ class Geometry:
     def slabs_of(self, key: str) -> tuple[Slab, ...]:
         """The slabs of a sequence, uppermost first."""
         return tuple(sorted((s for s in self.slabs if s.key == key), key=lambda s: s.index))
+
+    def lattice_in_world(self, grid: Grid, *, file: str = "") -> Slab:
+        """Any lattice as a slab: in the world of the image `file`, else in the reference world.
+
+        Parameters
+        ----------
+        grid
+            The lattice.
+        file
+            As in :attr:`Slab.file`; empty or unknown: the reference world, along the anchor's centerline.
+        """
+        for slab in self.slabs:
+            if file and slab.file == file:
+                return replace(slab, grid=grid)
+        return Slab(key=self.anchor, index=0, file=file, grid=grid)
 
     @property
     def axis_mm(self) -> FloatArray:

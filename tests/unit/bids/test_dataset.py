@@ -14,7 +14,9 @@ from bids_builders import image, lattice, write_dataset
 
 from bids_scseg.bids.dataset import (
     check_output_folder,
+    dataset_name,
     image_metadata,
+    is_own_dataset,
     mask_metadata,
     own_uri,
     raw_uri,
@@ -54,6 +56,35 @@ def test_doing_it_twice_changes_nothing(raw):
     assert description["DatasetLinks"] == {"raw": "../.."}
     assert description["GeneratedBy"] == [{"Name": "bids_scseg", "Version": "1.2"}]
     assert first[".bidsignore"].splitlines()[1] == b"figures"
+
+
+def test_links_to_folders_of_corrections_stay_while_they_lead_somewhere(raw, tmp_path):
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    mine.mkdir()
+
+    def links(**more: Path) -> set[str]:
+        write_dataset_files(out, raw, recipe=RECIPE, version="1.2", links=more)
+        found = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
+        assert found["raw"] == raw.as_uri()
+        return set(found)
+
+    assert links(mine=mine) == {"raw", "mine"}
+    assert links() == {"raw", "mine"}  # sessions of the earlier run name it
+    mine.rmdir()
+    assert links() == {"raw"}
+
+
+def test_names_for_uris():
+    assert dataset_name("my masks/2") == "mymasks2"
+    assert dataset_name("raw") == "derivatives-raw"  # the input's
+    assert dataset_name("§") == "derivatives"
+
+
+def test_whose_folder_it_is(raw, tmp_path):
+    write_dataset_files(tmp_path / "out", raw, recipe=RECIPE, version="1.2")
+    assert is_own_dataset(tmp_path / "out")
+    assert not is_own_dataset(raw)
+    assert not is_own_dataset(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["README.md", ".bidsignore", "descriptions.tsv"])

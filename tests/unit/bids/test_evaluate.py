@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -58,6 +60,16 @@ def test_a_folder_by_hand(folders):
     assert found.evaluation.methods[0].calibration.expected_error == pytest.approx(0.25)
     assert [facts.resampled for facts in found.facts] == [False, False]
     assert found.unpaired == {"ours": ()}
+
+
+def test_what_a_reader_corrected_is_no_prediction(folders):
+    path = folders / "pred" / NAME.format(1, 1, "mask").replace(".nii.gz", ".json")
+    path.write_text(json.dumps({"ManualCorrection": {"origin": "manual"}}))
+    found = _evaluate(folders)
+    assert [result.key.subject for result in found.evaluation.results] == ["sub-2"]
+    refused = {(item.side, item.state) for item in found.unpaired["ours"]}
+    assert refused == {("truth", "refused"), ("prediction", "refused")}
+    assert "says nothing of the model" in found.unpaired["ours"][0].reason
 
 
 def test_a_turned_and_cut_prediction_gives_the_same_scores(folders):

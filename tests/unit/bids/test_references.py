@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import bids_builders as build
@@ -140,3 +141,55 @@ def test_a_session_without_a_map_says_what_would_be_one(tmp_path: Path) -> None:
     draw(tmp_path, "acq-sag_label-lesion_probseg")
     with pytest.raises(MissingInputError, match=r"sub-01 has no lesion map.*probseg.*an empty one"):
         names(tmp_path)
+
+
+# -- results of this program -----------------------------------------------------------------------
+
+
+def described(root: Path, name: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"Name": "x", "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": name}]})
+    (root / "dataset_description.json").write_text(text)
+    return root
+
+
+def test_what_this_program_found_is_no_reference_and_its_correction_is(tmp_path: Path) -> None:
+    out = described(tmp_path / "out", "bids_scseg")
+    draw(out, "acq-sag_label-lesion_mask")
+    draw(out, "acq-sag_seg-lesions_dseg")
+    with pytest.raises(MissingInputError, match=r"of this program alone.*label-lesion_mask.*desc-manual"):
+        names(out)
+    draw(out, "acq-sag_label-lesion_desc-manual_mask")
+    assert names(out) == ["sub-01_acq-sag_label-lesion_desc-manual_mask.nii.gz"]
+    _, notes = find_lesion_maps(STUDY, (out,))
+    assert {note.split(".")[0] for note in notes if "no reference" in note} == {
+        "sub-01_acq-sag_label-lesion_mask",
+        "sub-01_acq-sag_seg-lesions_dseg",
+    }
+
+
+def test_neither_is_a_copy_of_it_with_its_sidecar(tmp_path: Path) -> None:
+    copy = draw(tmp_path, "acq-sag_label-lesion_mask")
+    sidecar = copy.with_name("sub-01_acq-sag_label-lesion_mask.json")
+    sidecar.write_text(json.dumps({"GeneratedBy": [{"Name": "bids_scseg", "Version": "1"}]}))
+    with pytest.raises(MissingInputError, match="of this program alone"):
+        names(tmp_path)
+    sidecar.write_text(json.dumps({"GeneratedBy": [{"Name": "Manual"}]}))
+    assert len(names(tmp_path)) == 1
+
+
+def test_synthetic_truth_is_a_reference(tmp_path: Path) -> None:
+    labels = described(tmp_path, "bids_scseg synthetic spinal cord generator")
+    draw(labels, "acq-sag_label-lesion_mask")
+    assert len(names(labels)) == 1
+
+
+def test_a_correction_may_lie_on_any_grid_of_its_images_world(tmp_path: Path) -> None:
+    odd = {"shape": (12, 9, 9), "affine": np.diag([1.5, 1.0, 1.0, 1.0])}
+    for rest in ("acq-sag_label-lesion_desc-manual_mask", "acq-sag_T2w_label-lesion_desc-manual_seg"):
+        path = draw(tmp_path / rest, rest, **odd)
+        (found,), _ = find_lesion_maps(STUDY, (tmp_path / rest,))
+        assert (found.path, found.image, found.world, found.anywhere) == (str(path), None, SAG, True)
+    draw(tmp_path / "own", "acq-sag_label-lesion_desc-manual_mask")
+    (found,), _ = find_lesion_maps(STUDY, (tmp_path / "own",))
+    assert (found.image, found.world) == (SAG, None)

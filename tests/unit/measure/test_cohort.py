@@ -145,3 +145,13 @@ def test_tables_survive_the_way_through_tsv(tmp_path):
     frame.to_csv(path, sep="\t", index=False, na_rep="n/a")
     text = pd.read_csv(path, sep="\t", dtype="str", keep_default_na=False, na_values=["n/a"])
     pd.testing.assert_frame_equal(parse_frame(text, columns), frame)
+
+
+def test_corrected_sessions_are_counted_and_older_summaries_are_the_models(write):
+    cohort = build(
+        [write("01", volumes=(4.0,)), write("02", mask_origin="manual"), write("03", mask_origin="mixed")]
+    )
+    assert cohort.sessions["mask_origin"].tolist() == ["model", "manual", "mixed"]
+    (told,) = [flag for flag in cohort.flags if "corrected" in flag]
+    assert told.startswith("In 2 of 3 sessions a reader corrected the lesions (mask_origin);")
+    assert not any("corrected" in flag for flag in build([write("04")]).flags)

@@ -101,3 +101,18 @@ def test_a_given_geometry_is_told():
     text = compose(replace(FACTS, given_geometry="sub-01_geometry.json, SHA-256 0123")).text
     assert "not fitted to these images again but taken from an earlier run (sub-01_geometry.json" in text
     assert "earlier run" not in compose(FACTS).text
+
+
+def test_a_readers_corrections_are_told():
+    plain = compose(FACTS).text
+    assert "corrected" not in plain
+    lesions = compose(replace(FACTS, corrected="m.nii.gz", mask_origin="manual")).text
+    assert "A reader then corrected this segmentation by hand (m.nii.gz)" in lesions
+    assert "beyond the field of view" not in lesions
+    mixed = compose(replace(FACTS, corrected="m.nii.gz", mask_origin="mixed")).text
+    assert "beyond the field of view of that correction stand" in mixed
+    cords = compose(
+        replace(FACTS, cord_sources={"T2Sag": "manual correction c.nii.gz", "STIR": "builtin"})
+    ).text
+    assert "by masks that a reader corrected (c.nii.gz) in T2Sag" in cords
+    assert "built-in, contrast-agnostic cord finder in STIR" in cords
