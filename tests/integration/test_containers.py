@@ -3,65 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.containers import ROOT, USER, build_image, container, folder_of_user, run, said
 
 from bids_scseg import __version__
 from bids_scseg.cli.version import code_checksum
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/bids_scseg:test"
-USER = 12345  # has no name in the image
 SMALL_GB = 3.0  # of the image without SCT and with a CPU build of torch; 2.1 when this was written
-LOCKED_DOWN = (
-    "podman", "run", "--rm", "--cgroup-manager=cgroupfs", "--events-backend=file", "--runtime=runc",
-    "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024",
-    "--network=none", "--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", f"--user={USER}:{USER}",
-)  # fmt: skip
-
-
-def run(*command: str, minutes: float = 5) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * minutes)
-
-
-def container(*arguments: str, options: tuple[str, ...] = (), minutes: float = 5) -> str:
-    done = run(*LOCKED_DOWN, *options, IMAGE, *arguments, minutes=minutes)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module", autouse=True)
 def image() -> str:
-    """The image, built from the working tree (layers that did not change are taken from the last build)."""
-    missing = [tool for tool in ("buildah", "podman", "runc", "debootstrap") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    if os.geteuid() != 0:
-        pytest.skip("building with chroot isolation and debootstrap needs root")
-    done = run(str(ROOT / "tests" / "integration" / "container_build.sh"), IMAGE, minutes=30)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return IMAGE
+    """The image, built from the working tree."""
+    return build_image(IMAGE)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """Dataset and results of the image's self-test, which ran as USER in a folder of its own."""
     root = tmp_path_factory.mktemp("container")
-    demo = root / "demo"
-    demo.mkdir()
-    os.chown(demo, USER, USER)
+    demo = folder_of_user(root / "demo")
     options = ("--entrypoint=bids_scseg_selftest", f"--volume={demo}:/demo")
-    said = container("/demo", options=options, minutes=30)
-    assert said.rstrip().endswith("selftest passed: /demo/out")
+    printed = said(container(IMAGE, "/demo", options=options, minutes=60))
+    passed = re.search(r"^selftest passed in (\d+) s: /demo/out$", printed, flags=re.MULTILINE)
+    assert passed, printed
+    print(f"self-test, read-only and without network: {passed[1]} s")
     yield demo / "bids", demo / "out"
     shutil.rmtree(root)
 
@@ -78,11 +53,12 @@ def inspected() -> dict[str, Any]:
 
 
 def test_help_and_version() -> None:
-    assert "participant" in container("--help")
-    version = container("--version")
+    assert "participant" in said(container(IMAGE, "--help"))
+    version = said(container(IMAGE, "--version"))
     assert version.startswith(f"bids_scseg {__version__} ")
     assert "sct_deepseg: not installed" in version, "this image was built without SCT"
     assert re.search(r"^model cord-lesion: sha256 [0-9a-f]{64}$", version, flags=re.MULTILINE)
+    assert re.search(r"^torch \S+ \(sha256 [0-9a-f]{16}\)$", version, flags=re.MULTILINE)
     # The image holds the very code of this tree.
     assert f"code: sha256 {code_checksum()}\n" in version
 
@@ -103,11 +79,16 @@ def test_labels_size_and_settings() -> None:
 
 def test_nothing_can_be_written_but_tmp() -> None:
     script = "touch /opt/x 2>/dev/null || touch /home/x 2>/dev/null || { touch /tmp/x && id -u; }"
-    assert container("-c", script, options=("--entrypoint=sh",)).split() == [str(USER)]
+    assert said(container(IMAGE, "-c", script, options=("--entrypoint=sh",))).split() == [str(USER)]
+
+
+def test_every_file_of_the_program_can_be_read_by_whoever_runs_it() -> None:
+    script = "find /opt ! -readable -print"
+    assert said(container(IMAGE, "-c", script, options=("--entrypoint=sh",))) == ""
 
 
 def test_usage_error_has_its_exit_code() -> None:
-    assert run(*LOCKED_DOWN, IMAGE, "/data", "/out", "cohort").returncode == 17
+    assert container(IMAGE, "/data", "/out", "cohort").returncode == 17
 
 
 def test_the_self_test_leaves_a_whole_dataset(folders: tuple[Path, Path]) -> None:
@@ -123,33 +104,59 @@ def test_inputs_may_be_read_only_and_stay_as_they_were(folders: tuple[Path, Path
     bids, out = folders
     before = contents(bids)
     mounts = (f"--volume={bids}:/demo/bids:ro", f"--volume={out}:/demo/out")
-    command = (
-        "/demo/bids",
-        "/demo/out",
-        "participant",
-        "--cord",
-        "builtin",
-        "--levels",
-        "none",
-        "--nprocs",
-        "1",
-    )
-    container(*command, options=mounts, minutes=10)
+    how = ("--sequences", "T2Sag", "T2StarAx", "--cord", "builtin", "--levels", "none", "--nprocs", "1")
+    done = container(IMAGE, "/demo/bids", "/demo/out", "participant", *how, options=mounts, minutes=20)
+    said(done)
     assert contents(bids) == before
+    # Nobody asked for a GPU by name: the run goes on, and says so before anything else of the session.
+    first = next(line for line in done.stderr.splitlines() if "CUDA" in line or "sub-01" in line)
+    assert "no CUDA device is visible: inference runs on the CPU" in first
+    assert "--gpus all" in first
 
 
-def test_what_is_missing_is_one_line_at_the_start(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    bids, _ = folders
-    os.chown(tmp_path, USER, USER)
-    data = f"--volume={bids}:/data:ro"
-    closed = run(*LOCKED_DOWN, data, f"--volume={tmp_path}:/out:ro", IMAGE, "/data", "/out", "participant")
-    assert closed.returncode == 73
-    assert closed.stderr.count("\n") == 1 and "cannot be written (Read-only file system)" in closed.stderr
-    command = ("/data", "/out", "participant", "--device", "cuda")
-    no_gpu = run(*LOCKED_DOWN, data, f"--volume={tmp_path}:/out", IMAGE, *command, minutes=5)
-    assert no_gpu.returncode == 127
-    assert no_gpu.stderr.count("\n") == 1 and "--gpus all" in no_gpu.stderr
-    command = ("/data", "/out", "participant", "--cord", "sct")
-    no_sct = run(*LOCKED_DOWN, data, f"--volume={tmp_path}:/out", IMAGE, *command)
-    assert no_sct.returncode == 127
-    assert no_sct.stderr.count("\n") == 1 and "sct_deepseg is not on the PATH" in no_sct.stderr
+@pytest.mark.parametrize(
+    ("writable", "wish", "code", "words"),
+    [
+        (False, (), 73, "cannot be written (Read-only file system)"),
+        (True, ("--device", "cuda"), 127, "--gpus all"),
+        (True, ("--cord", "sct"), 127, "sct_deepseg is not on the PATH"),
+        (True, ("--levels", "sct"), 127, "sct_deepseg is not on the PATH"),
+        (True, ("--model", "sct:lesion_ms"), 127, "sct_deepseg is not on the PATH"),
+    ],
+)
+def test_what_is_missing_is_one_line_at_the_start(
+    folders: tuple[Path, Path], tmp_path: Path, writable: bool, wish: tuple[str, ...], code: int, words: str
+) -> None:
+    out = folder_of_user(tmp_path / "out")
+    mounts = (f"--volume={folders[0]}:/data:ro", f"--volume={out}:/out" + ("" if writable else ":ro"))
+    done = container(IMAGE, "/data", "/out", "participant", *wish, options=mounts)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert list(out.rglob("*.nii.gz")) == []
+
+
+OLD_GPU = """
+import torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 1
+torch.cuda.get_device_name = lambda index: "Old"
+torch.cuda.get_device_capability = lambda index: (3, 0)
+"""
+
+
+def test_a_gpu_that_this_torch_was_not_built_for(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """A driver that shows a GPU is played; that torch cannot compute with it is true of this image."""
+    out = folder_of_user(tmp_path / "out")
+    played = tmp_path / "played"
+    played.mkdir()
+    (played / "sitecustomize.py").write_text(OLD_GPU)
+    mounts = (
+        f"--volume={folders[0]}:/data:ro", f"--volume={out}:/out", f"--volume={played}:/played:ro",
+        "--env=PYTHONPATH=/played",
+    )  # fmt: skip
+    done = container(IMAGE, "/data", "/out", "participant", "--device", "cuda", options=mounts)
+    assert done.returncode == 127, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "the GPU Old (compute capability 3.0) cannot be used by torch" in done.stderr
+    assert "use --device cpu" in done.stderr
