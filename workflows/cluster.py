@@ -13,7 +13,6 @@ from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
 
 CPUS = 4  # of a task, ours: more brings the network little on one session
-INFERENCE_GB = 2.0  # of the inference process beside the session's own (as a run on one machine counts)
 LEAST_GB = 4  # of a task, ours: twice what was seen on the demo
 LEAST_MINUTES, STEP_MINUTES = 30, 10  # of a task, ours; schedulers like round numbers
 SLOWNESS = 4.0  # ours: estimates are for two quiet cores, a shared disk and a busy node are slower
@@ -90,7 +89,7 @@ def needs_of(plans: Sequence[Plan], options: RunOptions, *, minutes: int = 0) ->
         Time limit; 0: four times the longest estimate, in steps of ten minutes, and half an hour at least.
     """
     memory = options.mem_gb or max(
-        LEAST_GB, INFERENCE_GB + max((plan.memory_gb for plan in plans), default=0)
+        LEAST_GB, max((plan.inference_gb + plan.memory_gb for plan in plans), default=0.0)
     )
     longest = max((plan.seconds for plan in plans), default=0.0) * SLOWNESS / 60
     return Needs(

@@ -9,10 +9,11 @@ from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline.engine import Node, Workflow
 
 from bids_scseg.bids.masks import is_correction
+from bids_scseg.bids.memory import LATE_GB
 from bids_scseg.interfaces.cord import FindCord, UseCordMask
 from bids_scseg.interfaces.sct import SCTDeepSeg
 from bids_scseg.report.methods import BY_HAND
-from bids_scseg.workflows.nodes import make_node
+from bids_scseg.workflows.nodes import DEFAULT_GB, make_node
 
 
 def init_cord_wf(
@@ -24,6 +25,7 @@ def init_cord_wf(
     bundle_sha256: str,
     socket: str,
     deterministic: bool = False,
+    mem_gb: float = DEFAULT_GB,
     name: str = "cord",
 ) -> Workflow:
     """Build the part of the graph that gives every image a cord record.
@@ -40,6 +42,8 @@ def init_cord_wf(
         Built-in finder: its bundle, and the inference process.
     deterministic
         Whether that process keeps to repeatable bits; results of one that does not are not taken then.
+    mem_gb
+        Largest memory that a node will need.
 
     Outputs
     -------
@@ -52,18 +56,17 @@ def init_cord_wf(
     for number, image in enumerate(images, start=1):
         stem = f"{number:02d}"
         if image in masks:
-            last = make_node(_given_mask(image, masks[image]), name=f"given_cord_{stem}")
+            last = make_node(_given_mask(image, masks[image]), name=f"given_cord_{stem}", mem_gb=mem_gb)
         elif method == "sct":
-            segment = make_node(SCTDeepSeg(in_file=image), name=f"sct_cord_{stem}")
-            last = make_node(
-                UseCordMask(in_file=image, source="sct_deepseg spinalcord"), name=f"clean_cord_{stem}"
-            )
+            segment = make_node(SCTDeepSeg(in_file=image), name=f"sct_cord_{stem}", mem_gb=LATE_GB)
+            clean = UseCordMask(in_file=image, source="sct_deepseg spinalcord")
+            last = make_node(clean, name=f"clean_cord_{stem}", mem_gb=mem_gb)
             workflow.connect(segment, "out_file", last, "mask_file")
         else:
             finder = FindCord(in_file=image, bundle=bundle, bundle_sha256=bundle_sha256, socket=socket)
             if deterministic:
                 finder.inputs.deterministic = True
-            last = make_node(finder, name=f"find_cord_{stem}")
+            last = make_node(finder, name=f"find_cord_{stem}", mem_gb=mem_gb)
         workflow.connect(last, "record_file", merge, f"in{number}")
     workflow.connect(merge, "out", outputnode, "record_files")
     return workflow

@@ -8,7 +8,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,6 +70,8 @@ class SessionJob:
         Date and time of the run, for logs and reports.
     memory_gb
         What the session's worker will need at most, by its images; for scheduling.
+    disk_gb
+        What the session will write to the work and output folders together, by estimate.
     versions
         (name, version) of this program and the libraries behind the numbers.
     """
@@ -86,6 +88,7 @@ class SessionJob:
     device: str
     started: str
     memory_gb: float = 0.0
+    disk_gb: float = 0.0
     min_volume_mm3: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
 
@@ -105,6 +108,7 @@ class SessionOutcome:
     device: str = ""
     warnings: tuple[str, ...] = ()
     steps: tuple[tuple[str, float], ...] = ()
+    memory: tuple[tuple[str, float], ...] = ()  # largest resident memory in each step, GB
     ends_run: bool = False  # the disk is full: every other session would fail as well
 
     @property
@@ -114,7 +118,8 @@ class SessionOutcome:
 
     def to_json(self) -> dict[str, object]:
         """Plain data for JSON."""
-        return {**asdict(self), "steps": [list(step) for step in self.steps], "warnings": list(self.warnings)}
+        lists = {key: [list(item) for item in getattr(self, key)] for key in ("steps", "memory")}
+        return {**asdict(self), **lists, "warnings": list(self.warnings)}
 
 
 def killed(job: SessionJob, *, step: str = "") -> SessionOutcome:
@@ -130,7 +135,13 @@ def killed(job: SessionJob, *, step: str = "") -> SessionOutcome:
 
 
 def failed(
-    label: str, error: ScsegError, *, step: str, seconds: float = 0.0, device: str = ""
+    label: str,
+    error: ScsegError,
+    *,
+    step: str,
+    seconds: float = 0.0,
+    device: str = "",
+    memory: tuple[tuple[str, float], ...] = (),
 ) -> SessionOutcome:
     """The outcome that an error of ours makes; without a usable image or cord a session is refused."""
     refused = isinstance(error, CordNotFoundError | ImageError | MissingInputError)
@@ -143,8 +154,9 @@ def failed(
         file=error.file or "",
         remedy=error.remedy or "",
         seconds=round(seconds, 1),
-        peak_memory_gb=peak_memory_gb(),
+        peak_memory_gb=_largest(memory),
         device=device,
+        memory=memory,
         ends_run=isinstance(error, DiskFullError),
     )
 
@@ -176,11 +188,14 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
             record_outputs(job.options.output_dir, job.plan)
             if job.options.clean_workdir:
                 remove_folder(folder)
-    except ScsegError as error:
-        return failed(label, error, step=watch.current, seconds=time.monotonic() - start, device=job.device)
     except Exception as error:  # noqa: BLE001 - the worker's last line: whatever it is, other sessions go on
-        known = _known(error, job)
-        return failed(label, known, step=watch.current, seconds=time.monotonic() - start, device=job.device)
+        known = error if isinstance(error, ScsegError) else _known(error, job)
+        if isinstance(known, DiskFullError):
+            known = _with_room(known, job)
+            if watch.folder is not None:  # half of a result: of no use, and in the way of the logs
+                shutil.rmtree(watch.folder, ignore_errors=True)
+        seconds, memory = time.monotonic() - start, watch.memory()
+        return failed(label, known, step=watch.current, seconds=seconds, device=job.device, memory=memory)
     if job.options.clean_workdir:
         with suppress(OSError):  # other sessions may still need theirs
             job.options.work.rmdir()
@@ -188,10 +203,11 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
         label=label,
         state="done",
         seconds=round(time.monotonic() - start, 1),
-        peak_memory_gb=peak_memory_gb(),
+        peak_memory_gb=_largest(watch.memory()),
         device=job.device,
         warnings=warnings,
         steps=watch.steps(),
+        memory=watch.memory(),
     )
 
 
@@ -304,13 +320,26 @@ def _known(error: Exception, job: SessionJob) -> ScsegError:
     )
 
 
+def _with_room(error: DiskFullError, job: SessionJob) -> DiskFullError:
+    """The same error with the room that there is and that the session needs."""
+    places = [place for place in (job.options.output_dir, job.options.work) if place.exists()]
+    free = min((shutil.disk_usage(place).free for place in places), default=0)
+    return DiskFullError(
+        f"{error.found}; {free / 1e6:.1f} MB are free",
+        file=error.file,
+        expected=f"about {job.disk_gb * 1e3:.0f} MB for a session like this",
+        remedy=error.remedy or DISK_REMEDY,
+    )
+
+
 class StepWatch:
-    """Nipype's status callback: remembers the step, its folder, and how long each took."""
+    """Nipype's status callback: remembers the step, its folder, how long each took, and how much memory."""
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         self.current, self.folder = "start", None
         self._progress = progress
         self._seconds: dict[str, float] = {}
+        self._memory: dict[str, float] = {}
         self._start = time.monotonic()
 
     current: str
@@ -318,6 +347,8 @@ class StepWatch:
 
     def __call__(self, node: Any, status: str) -> None:
         """Take note of a node that starts or ends."""
+        self._note_memory()
+        reset_peak_memory()
         if status == "start":
             self.current, self.folder, self._start = node.name, Path(node.output_dir()), time.monotonic()
             self._progress(node.name)
@@ -327,6 +358,14 @@ class StepWatch:
     def steps(self) -> tuple[tuple[str, float], ...]:
         """(step, seconds) in the order of running."""
         return tuple(self._seconds.items())
+
+    def memory(self) -> tuple[tuple[str, float], ...]:
+        """(step, largest resident memory in GB) in the order of running, what comes before the first too."""
+        self._note_memory()
+        return tuple(self._memory.items())
+
+    def _note_memory(self) -> None:
+        self._memory[self.current] = max(self._memory.get(self.current, 0.0), peak_memory_gb())
 
 
 @contextmanager
@@ -378,9 +417,13 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_gb() -> float:
-    """Largest resident memory of this process since the last reset, GB (0.1 GB steps)."""
+    """Largest resident memory of this process since the last reset, GB (0.01 GB steps)."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) * 1024 / 1e9, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 1)
+                return round(int(line.split()[1]) * 1024 / 1e9, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+
+
+def _largest(memory: Iterable[tuple[str, float]]) -> float:
+    return max([peak_memory_gb(), *(gb for _, gb in memory)])

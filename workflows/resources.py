@@ -10,16 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_scseg.bids.estimate import LATE_GB, superior_range
+from bids_scseg.bids.memory import BASE_GB, GB_PER_IMAGE, LATE_GB, LEAST_INFERENCE_GB, prepared_voxels
 from bids_scseg.errors import DiskFullError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.model import Recipe
-from bids_scseg.recipe.study import Plan
+from bids_scseg.recipe.study import ImageFile, Plan
 
-# Peak of a session's worker, measured on phantoms (0.2, 0.3, 0.5, 0.9 GB at 0.03, 2.4, 12, 42 million voxels)
-# and a demo session of seven images with registration (1.5 GB at 13 million); with room to spare.
-WORKER_GB, WORKER_GB_PER_IMAGE, WORKER_GB_PER_MEGAVOXEL, REGISTRATION_GB = 0.3, 0.15, 0.02, 0.4
-INFERENCE_GB = 2.0  # of the inference process with the packaged models, ours: 1.2 GB was the largest seen
 # Bytes on disk, by the same runs: work folders of 15 to 83 MB, outputs of 2 to 20 MB.
 WORK_BYTES_PER_SEQUENCE, WORK_BYTES_PER_PREPARED_VOXEL, WORK_BYTES_PER_VOXEL = 5, 14, 2
 OUTPUT_BYTES, OUTPUT_BYTES_PER_VOXEL = 10e6, 1
@@ -39,22 +35,17 @@ class DiskNeed:
         return f"about {_gb(self.needed)} will be written to {self.folder}, {_gb(self.free)} are free"
 
 
-def worker_gb(plan: Plan, recipe: Recipe) -> float:
-    """Largest memory of the worker that runs a session, GB; the network's is the inference process's.
+def worker_gb(plan: Plan, *, cord_method: str = "builtin") -> float:
+    """Largest memory of the worker that runs a session, GB: that of its most demanding node.
 
-    Another program's network, which segments each image by itself, runs below the worker and counts.
+    The network's is the inference process's; the Spinal Cord Toolbox, where it finds cords for images without
+    a mask (`cord_method` ``sct``), runs below the worker and counts.
     """
-    files = [file for sequence in plan.sequences for file in sequence.files]
-    pairs = any(
-        len(sequence.files) > 1 and recipe.rule(sequence.name).register_slabs for sequence in plan.sequences
-    )
-    return (
-        WORKER_GB
-        + WORKER_GB_PER_IMAGE * len(files)
-        + WORKER_GB_PER_MEGAVOXEL * _voxels(plan) / 1e6
-        + REGISTRATION_GB * pairs
-        + (LATE_GB if plan.impute == "late" else 0.0)
-    )
+    masked = dict(plan.cord_masks)
+    images = [file.relative for file in _files(plan)]
+    if cord_method != "sct" or plan.anchor is None or all(name in masked for name in images):
+        return plan.memory_gb
+    return max(plan.memory_gb, BASE_GB + LATE_GB)
 
 
 def disk_bytes(plan: Plan, recipe: Recipe) -> tuple[float, float]:
@@ -63,7 +54,7 @@ def disk_bytes(plan: Plan, recipe: Recipe) -> tuple[float, float]:
         return 0.0, 0.0
     voxels, sequences = _voxels(plan), len(recipe.sequence_names)
     each = WORK_BYTES_PER_PREPARED_VOXEL + WORK_BYTES_PER_SEQUENCE * sequences
-    work = each * _prepared_voxels(plan, recipe) + WORK_BYTES_PER_VOXEL * voxels
+    work = each * prepared_voxels(_files(plan), recipe) + WORK_BYTES_PER_VOXEL * voxels
     return work, OUTPUT_BYTES + OUTPUT_BYTES_PER_VOXEL * voxels
 
 
@@ -108,11 +99,11 @@ def check_disk(needs: Iterable[DiskNeed]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def check_memory(plans: Iterable[Plan], recipe: Recipe, *, limit_gb: float) -> tuple[str, ...]:
+def check_memory(plans: Iterable[Plan], *, limit_gb: float, cord_method: str = "builtin") -> tuple[str, ...]:
     """Warnings about sessions that need more memory than there is."""
     found = []
     for plan in plans:
-        need = worker_gb(plan, recipe) + INFERENCE_GB
+        need = worker_gb(plan, cord_method=cord_method) + plan.inference_gb
         if plan.anchor is not None and need > limit_gb:
             found.append(
                 f"{plan.label} needs about {need:.1f} GB of memory, {limit_gb:.1f} GB are there: "
@@ -128,7 +119,7 @@ def memory_gb(options: RunOptions) -> float:
 
 def worker_count(options: RunOptions, total: int) -> int:
     """Sessions at once, at most: as asked for, as the smallest would fit into memory, as there are."""
-    fitting = (memory_gb(options) - INFERENCE_GB) / (WORKER_GB + WORKER_GB_PER_IMAGE)
+    fitting = (memory_gb(options) - LEAST_INFERENCE_GB) / (BASE_GB + GB_PER_IMAGE["report"])
     return max(1, int(min(options.workers, fitting, total)))
 
 
@@ -152,20 +143,12 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def _files(plan: Plan) -> list[ImageFile]:
+    return [file for sequence in plan.sequences for file in sequence.files]
+
+
 def _voxels(plan: Plan) -> int:
-    files = [file for sequence in plan.sequences for file in sequence.files]
-    return sum(math.prod(file.grid.shape) for file in files if file.grid is not None)
-
-
-def _prepared_voxels(plan: Plan, recipe: Recipe) -> float:
-    """Voxels of the prepared grid: at most the extent of all images along the body, times the window."""
-    grids = [file.grid for sequence in plan.sequences for file in sequence.files if file.grid is not None]
-    if not grids:
-        return 0.0
-    ranges = [superior_range(grid) for grid in grids]
-    length = max(high for _, high in ranges) - min(low for low, _ in ranges)
-    across = math.prod(recipe.grid.window_vox or (96, 96))
-    return across * (length + 2 * recipe.grid.margin_mm) / recipe.grid.spacing_mm
+    return sum(math.prod(file.grid.shape) for file in _files(plan) if file.grid is not None)
 
 
 def _existing(folder: Path) -> Path:

@@ -7,7 +7,7 @@ or whose worker is killed, takes no other with it.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -87,7 +87,7 @@ def run_sessions(
     progress: Progress,
     budget: Budget | None = None,
     run: Run = run_job,
-) -> Iterator[SessionOutcome]:
+) -> Generator[SessionOutcome, None, None]:
     """Run sessions, several at once, and yield each outcome as it comes.
 
     A worker that is killed (out of memory, as a rule) breaks the whole pool: the sessions that were

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nipype.interfaces.utility import IdentityInterface, Merge
@@ -14,7 +14,7 @@ from bids_scseg.interfaces.measure import MeasureLesions
 from bids_scseg.interfaces.prepare import PrepareSession
 from bids_scseg.interfaces.sct_lesion import FuseMaps, SegmentImage
 from bids_scseg.interfaces.segment import SegmentLesions
-from bids_scseg.workflows.nodes import make_node
+from bids_scseg.workflows.nodes import DEFAULT_GB, make_node
 
 OUTPUTS = (
     "case_files", "geometry_file", "report_file", "probability_file", "labels_file", "table_file", "row_file",
@@ -68,7 +68,12 @@ def sct_engine(
 
 
 def init_lesion_wf(
-    *, prepare: PrepareSession, engine: LesionEngine, measure: MeasureLesions, name: str = "lesions"
+    *,
+    prepare: PrepareSession,
+    engine: LesionEngine,
+    measure: MeasureLesions,
+    memory: Mapping[str, float],
+    name: str = "lesions",
 ) -> Workflow:
     """Build the part of the graph that finds and measures lesions.
 
@@ -76,6 +81,8 @@ def init_lesion_wf(
     ----------
     prepare, engine, measure
         The interfaces with their own settings; files between them are connected here.
+    memory
+        Largest memory of each kind of node, GB; of those that it lacks nothing is known.
 
     Inputs
     ------
@@ -92,9 +99,10 @@ def init_lesion_wf(
     workflow = Workflow(name=name)
     inputnode = Node(IdentityInterface(fields=["record_files"]), name="inputnode")
     outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name="outputnode")
-    prepared = make_node(prepare, name="prepare")
-    segmented = make_node(engine.segment, name="segment")
-    measured = make_node(measure, name="measure")
+    need = {node: memory.get(node, DEFAULT_GB) for node in ("prepare", "segment", "measure")}
+    prepared = make_node(prepare, name="prepare", mem_gb=need["prepare"])
+    segmented = make_node(engine.segment, name="segment", mem_gb=need["segment"])
+    measured = make_node(measure, name="measure", mem_gb=need["measure"])
     workflow.connect(
         [
             (inputnode, prepared, [("record_files", "record_files")]),
@@ -109,7 +117,7 @@ def init_lesion_wf(
     if engine.images:
         merge = Node(Merge(len(engine.images)), name="merge_maps")
         for number, interface in enumerate(engine.images, start=1):
-            node = make_node(interface, name=f"sct_lesions_{number:02d}")
+            node = make_node(interface, name=f"sct_lesions_{number:02d}", mem_gb=need["segment"])
             workflow.connect(prepared, "geometry_file", node, "after")
             workflow.connect(node, "record_file", merge, f"in{number}")
         workflow.connect(merge, "out", segmented, "record_files")

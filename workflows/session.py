@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline.engine import Node, Workflow
 
+from bids_scseg.bids.memory import LATE_GB
 from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import MeasureLesions
 from bids_scseg.interfaces.outputs import ReportSession, WriteResults
@@ -18,7 +20,7 @@ from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.study import Plan
 from bids_scseg.workflows.cord import init_cord_wf
 from bids_scseg.workflows.job import SessionJob
-from bids_scseg.workflows.nodes import make_node
+from bids_scseg.workflows.nodes import DEFAULT_GB, make_node
 from bids_scseg.workflows.segment import OUTPUTS, LesionEngine, init_lesion_wf, sct_engine
 
 WORKFLOW_NAME = "session"
@@ -42,6 +44,7 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
     files = [(sequence.name, file) for sequence in plan.sequences for file in sequence.files]
     images = [file.path for _, file in files]
     by_name = {file.relative: file.path for _, file in files}
+    memory = defaultdict(lambda: DEFAULT_GB, plan.node_memory)
     cord = init_cord_wf(
         images=images,
         masks={by_name[name]: mask for name, mask in plan.cord_masks if name in by_name},
@@ -50,6 +53,7 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
         bundle_sha256=job.cord_sha256,
         socket=job.socket,
         deterministic=job.options.deterministic,
+        mem_gb=memory["cord"],
     )
     for name in [name for name in cord.list_node_names() if name.startswith("sct_cord")]:
         cord.get_node(name).inputs.threads = sct_threads(job)
@@ -59,8 +63,9 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
     levels = level_source(job.options.levels, labelled=bool(plan.labels))
     lesions.get_node("measure").inputs.landmark_files = list(plan.labels) if levels == "labels" else []
     outputs = Node(IdentityInterface(fields=["record_files", *OUTPUTS]), name="results")
-    write = make_node(WriteResults(**_output_inputs(job)), name="write", always=True)
-    report = make_node(ReportSession(**_output_inputs(job)), name="report", always=True)
+    inputs = _output_inputs(job)
+    write = make_node(WriteResults(**inputs), name="write", always=True, mem_gb=memory["write"])
+    report = make_node(ReportSession(**inputs), name="report", always=True, mem_gb=memory["report"])
 
     workflow = Workflow(name=WORKFLOW_NAME, base_dir=str(base_dir))
     names = ["record_files", *OUTPUTS]
@@ -76,7 +81,8 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
     )
     if levels == "sct":
         anchor = [file.path for name, file in files if name == plan.anchor]
-        discs = make_node(LabelDiscs(in_files=anchor, warnings=list(plan.warnings)), name="sct_discs")
+        label = LabelDiscs(in_files=anchor, warnings=list(plan.warnings))
+        discs = make_node(label, name="sct_discs", mem_gb=LATE_GB)
         discs.inputs.threads = sct_threads(job)
         found = [("label_files", "measure.landmark_files"), ("warnings", "measure.warnings")]
         workflow.connect([(discs, lesions, found)])
@@ -118,7 +124,7 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
     if job.plan.corrections:  # the network's answer stays as it is: nothing before this node changes
         measure.inputs.correction_files = [path for _, path in job.plan.corrections]
         measure.inputs.correction_images = [image for image, _ in job.plan.corrections]
-    return init_lesion_wf(prepare=prepare, engine=engine, measure=measure)
+    return init_lesion_wf(prepare=prepare, engine=engine, measure=measure, memory=dict(job.plan.node_memory))
 
 
 def _own_engine(job: SessionJob) -> LesionEngine:

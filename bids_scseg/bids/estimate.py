@@ -1,4 +1,4 @@
-"""What a session will cost, roughly: for the plan's table and for scheduling, not for promises."""
+"""How long a session will take, roughly: for the plan's table and for clusters, not for promises."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ from bids_scseg.space.grid import Grid
 PATCH_SECONDS_ENCODER = (6.04 - 1.96) / 5
 PATCH_SECONDS_DECODER = 1.96 - PATCH_SECONDS_ENCODER
 MEASURED_WIDTH, MEASURED_PATCH = 32, 48 * 48 * 320
-NETWORK_PEAK_GB = 1.4  # measured, same network; encoders run one after another
 START_SECONDS = 8.0  # importing and loading weights (measured 3-5 s), graph (ours)
 REGISTRATION_SECONDS = 11.0  # ANTs rigid, per pair of slabs (measured)
 IMAGE_SECONDS, IMAGE_SECONDS_PER_MEGAVOXEL = 2.0, 1.5  # cord finder, resampling, restoring (ours)
 REPORT_SECONDS = 8.0  # ours
-BASE_GB = 0.6  # interpreter with the libraries of one worker (ours)
-GB_PER_MEGAVOXEL = 0.03  # native image in float32 with working copies (ours)
-# Another program's networks on one whole image; guesses that nothing was measured for.
-LATE_SECONDS, LATE_GB = 600.0, 4.0
+LATE_SECONDS = 600.0  # another program's network on one whole image; a guess
 
 
 def superior_range(grid: Grid) -> tuple[float, float]:
@@ -35,22 +31,21 @@ def superior_range(grid: Grid) -> tuple[float, float]:
     return low, high
 
 
-def estimate(sequences: Iterable[SequencePlan], recipe: Recipe, *, late: bool = False) -> tuple[float, float]:
-    """(memory in GB, seconds) of a session on two CPU cores.
+def estimate_seconds(sequences: Iterable[SequencePlan], recipe: Recipe, *, late: bool = False) -> float:
+    """Seconds that a session takes on two CPU cores.
 
     The prepared length is at most the union of the images' extents along the body. The network's time grows
     with the number of patches along it, the square of its width and the number of sequences that are present;
     the rest with the number and size of the images and the number of slab registrations. Where another
-    program segments each image (`late`), its guessed costs stand for the network's. Nothing: zeros.
+    program segments each image (`late`), its guessed time stands for the network's. Nothing: 0.
     """
     present = list(sequences)
     files = [file for sequence in present for file in sequence.files]
     if not files:
-        return 0.0, 0.0
+        return 0.0
     voxels = sum(math.prod(file.grid.shape) for file in files if file.grid) / 1e6
     pairs = sum(len(sequence.files) - 1 for sequence in present if recipe.rule(sequence.name).register_slabs)
     network_seconds = LATE_SECONDS * len(files) if late else _network_seconds(files, len(present), recipe)
-    network_gb = LATE_GB if late else _network_gb(recipe)
     seconds = (
         START_SECONDS
         + REPORT_SECONDS
@@ -59,7 +54,7 @@ def estimate(sequences: Iterable[SequencePlan], recipe: Recipe, *, late: bool = 
         + REGISTRATION_SECONDS * pairs
         + network_seconds
     )
-    return round(BASE_GB + network_gb + GB_PER_MEGAVOXEL * voxels, 1), round(seconds)
+    return round(seconds)
 
 
 def _work(recipe: Recipe) -> float:
@@ -75,11 +70,6 @@ def _network_seconds(files: list[ImageFile], sequences: int, recipe: Recipe) -> 
     patches = 1 + math.ceil(max(0.0, slices - patch) / step)
     each = PATCH_SECONDS_DECODER + sequences * PATCH_SECONDS_ENCODER
     return patches * each * _work(recipe) * (2 if recipe.inference.flips else 1)
-
-
-def _network_gb(recipe: Recipe) -> float:
-    patch = math.prod(recipe.inference.patch_vox) / MEASURED_PATCH
-    return NETWORK_PEAK_GB * patch * recipe.network.channels[0] / MEASURED_WIDTH
 
 
 def _union(ranges: list[tuple[float, float]]) -> float:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bids_scseg.bids.corrections import find_cord_corrections
-from bids_scseg.bids.estimate import estimate, superior_range
+from bids_scseg.bids.estimate import estimate_seconds, superior_range
 from bids_scseg.bids.filters import Filters, selects
 from bids_scseg.bids.masks import find_cord_masks, find_labels
 from bids_scseg.bids.match import Match, match_image
+from bids_scseg.bids.memory import inference_gb, node_memory
 from bids_scseg.errors import UsageError
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile, Plan, SequencePlan, Study
@@ -106,7 +107,7 @@ def make_plan(
     anchor, refusal = _anchor(recipe, tuple(chosen), needs_anchor)
     left_out += _misplaced(chosen, anchor, warnings)
     present = tuple(SequencePlan(name=name, files=files) for name, files in chosen.items())
-    memory_gb, seconds = estimate(present, recipe, late=late) if anchor else (0.0, 0.0)
+    memory = node_memory(present, recipe, late=late) if anchor else ()
     return Plan(
         subject=study.subject,
         session=study.session,
@@ -119,8 +120,10 @@ def make_plan(
         warnings=tuple(warnings),
         cord_masks=_used_masks(masks, chosen),
         labels=find_labels(study, derivatives, anchor=chosen[anchor] if anchor else ()),
-        memory_gb=memory_gb,
-        seconds=seconds,
+        memory_gb=max((need for _, need in memory), default=0.0),
+        node_memory=memory,
+        inference_gb=inference_gb(recipe) if anchor else 0.0,
+        seconds=estimate_seconds(present, recipe, late=late) if anchor else 0.0,
         refusal=refusal,
         impute="late" if late else recipe.network.impute,
         conflict="; ".join(corrected.conflicts),

@@ -110,6 +110,8 @@ def _session_json(plan: Plan) -> dict[str, object]:
         "left_out": [{"file": relative, "reason": reason} for relative, reason in plan.left_out],
         "warnings": list(plan.warnings),
         "memory_gb": plan.memory_gb,
+        "node_memory_gb": dict(plan.node_memory),
+        "inference_gb": plan.inference_gb,
         "seconds": plan.seconds,
     }
 

@@ -19,6 +19,7 @@ from bids_scseg.bids.corrections import correction_links, with_corrections
 from bids_scseg.bids.dataset import check_output_folder, write_dataset_files
 from bids_scseg.bids.filters import Filters, read_filters
 from bids_scseg.bids.given import with_geometry
+from bids_scseg.bids.memory import inference_gb
 from bids_scseg.bids.plan import check_sequences, make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.bids.table import plan_table, plans_to_json
@@ -28,6 +29,7 @@ from bids_scseg.cli.console import Console, summary
 from bids_scseg.cli.version import library_versions
 from bids_scseg.errors import (
     BusyError,
+    DiskFullError,
     MissingInputError,
     MissingToolError,
     OutputError,
@@ -43,11 +45,11 @@ from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
 from bids_scseg.options import CORD_METHODS, RunOptions
 from bids_scseg.recipe.study import Plan, Study
 from bids_scseg.workflows.budget import Budget, Device
-from bids_scseg.workflows.job import SessionJob, SessionOutcome
+from bids_scseg.workflows.job import SessionJob, SessionOutcome, failed
 from bids_scseg.workflows.resources import (
-    INFERENCE_GB,
     check_disk,
     check_memory,
+    disk_bytes,
     disk_needs,
     memory_gb,
     worker_count,
@@ -304,8 +306,8 @@ def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: i
                 if note:
                     console.line(note)
             jobs = (_job(plan, options, models, facts=facts) for plan in ready)
-            free = memory_gb(options) - INFERENCE_GB * len(server.servers)
-            budget = Budget(memory_gb=free, devices=_devices(server))
+            taken = inference_gb(models.lesion.recipe) * len(server.servers)
+            budget = Budget(memory_gb=memory_gb(options) - taken, devices=_devices(server))
             outcomes = _run_jobs(jobs, options, console, facts=facts, total=total, budget=budget)
     sys.stderr.write(summary(outcomes, total=total, output_dir=out) + "\n")
     return _verified(out, outcomes) or exit_code(outcomes, total=total)
@@ -320,7 +322,7 @@ def check_resources(options: RunOptions, models: Models, plans: Sequence[Plan]) 
         If the disk is surely too small.
     """
     recipe = models.lesion.recipe
-    short = check_memory(plans, recipe, limit_gb=memory_gb(options))
+    short = check_memory(plans, limit_gb=memory_gb(options), cord_method=models.cord_method)
     return (*check_disk(disk_needs(options, plans, recipe)), *short)
 
 
@@ -331,7 +333,7 @@ def _devices(server: InferencePool | NoServer) -> tuple[Device, ...]:
 def _verified(out: Path, outcomes: Sequence[SessionOutcome]) -> int:
     """Verify what this run has finished, and say so; 1 if something is wrong."""
     done = [outcome.label for outcome in outcomes if outcome.ok]
-    if not done:
+    if not done or any(outcome.ends_run for outcome in outcomes):  # its verdict needs room as well
         return 0
     verdict = verify_run(out, done)
     lines = [f"  wrong: {problem}" for problem in verdict.problems[:PROBLEMS_SHOWN]]
@@ -385,16 +387,28 @@ def _run_jobs(
         progress=console.step,
         budget=budget,
     )
-    for outcome in finished:
-        outcomes.append(outcome)
-        console.end(outcome)
-        if outcome.state == "busy":
-            continue  # the log and page of that session are the other run's
-        write_outcome(options.output_dir, outcome, run=facts)
-        write_status(options.output_dir)
-        if not outcome.ok:
-            write_failure_page(options.output_dir, outcome, facts)
+    with closing(finished):
+        for ended in finished:
+            outcome = _logged(options.output_dir, ended, facts)
+            outcomes.append(outcome)
+            console.end(outcome)
+            if outcome.ends_run and not ended.ends_run:
+                break  # not even a log can be written
     return outcomes
+
+
+def _logged(out: Path, outcome: SessionOutcome, facts: dict[str, object]) -> SessionOutcome:
+    """Write a session's log, and its page if it failed; where the disk is too full for it, it has failed."""
+    if outcome.state == "busy":
+        return outcome  # the log and page of that session are the other run's
+    try:
+        write_outcome(out, outcome, run=facts)
+        write_status(out)
+        if not outcome.ok:
+            write_failure_page(out, outcome, facts)
+    except DiskFullError as error:
+        return outcome if outcome.ends_run else failed(outcome.label, error, step="log")
+    return outcome
 
 
 def write_failure_page(out: Path, outcome: SessionOutcome, facts: dict[str, object]) -> None:
@@ -439,7 +453,8 @@ def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, ob
         min_volume_mm3=_min_volume(options, models),
         device=str(facts["device"]),
         started=str(facts["started"]),
-        memory_gb=worker_gb(plan, models.lesion.recipe),
+        memory_gb=worker_gb(plan, cord_method=models.cord_method),
+        disk_gb=sum(disk_bytes(plan, models.lesion.recipe)) / 1e9,
         versions=(("bids_scseg", __version__), *models.versions.items()),
     )
 

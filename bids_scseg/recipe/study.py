@@ -111,7 +111,11 @@ class Plan:
     labels
         Absolute paths of disc or vertebra label images usable for levels.
     memory_gb, seconds
-        Estimates for this session on CPU.
+        Estimates for this session on CPU: the largest memory of the worker that runs it, and the time.
+    node_memory
+        (kind of node, GB) of which that is the largest.
+    inference_gb
+        Largest memory of the inference process, which all sessions share.
     refusal
         Why the session cannot be segmented, in words; None if it can (then there is an anchor).
     geometry
@@ -139,6 +143,8 @@ class Plan:
     labels: tuple[str, ...] = ()
     memory_gb: float = 0.0
     seconds: float = 0.0
+    node_memory: tuple[tuple[str, float], ...] = ()
+    inference_gb: float = 0.0
     refusal: str | None = None
     impute: str = "mean"
     geometry: str = ""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bids_scseg.cli import participant
-from bids_scseg.errors import MissingToolError, UsageError
+from bids_scseg.errors import DiskFullError, MissingToolError, UsageError
 from bids_scseg.options import RunOptions
+from bids_scseg.workflows.job import SessionOutcome
 
 OPTIONS = RunOptions(bids_dir=Path("in"), output_dir=Path("out"), level="participant", nprocs=8)
 
@@ -29,3 +30,18 @@ def test_a_derivatives_folder_called_sct_does_not_hide_the_method(tmp_path, monk
     monkeypatch.setattr(participant, "find_sct", lambda: None)
     with pytest.raises(MissingToolError):
         participant.load_models(replace(OPTIONS, cord="sct", derivatives=(("sct", tmp_path),)))
+
+
+def test_a_session_whose_log_finds_no_room_has_failed_and_ends_the_run(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise DiskFullError("cannot be written (x)", file=tmp_path, remedy="free space")
+
+    monkeypatch.setattr(participant, "write_outcome", full)
+    done = SessionOutcome(label="sub-1", state="done")
+    logged = participant._logged(tmp_path, done, {})
+    assert (logged.state, logged.step, logged.ends_run) == ("failed", "log", True)
+    assert logged.file == str(tmp_path)
+    own = SessionOutcome(label="sub-1", state="failed", cause="its own", ends_run=True)
+    assert participant._logged(tmp_path, own, {}) is own
+    busy = SessionOutcome(label="sub-1", state="busy")
+    assert participant._logged(tmp_path, busy, {}) is busy

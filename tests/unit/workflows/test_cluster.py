@@ -22,7 +22,7 @@ ECHO = "import json, sys; print(json.dumps(sys.argv[1:]))"
 def plan(subject: str, session: str | None = None, *, gb: float = 1.0, seconds: float = 60.0) -> Plan:
     return Plan(
         subject=subject, session=session, dataset="/bids", recipe="r", sequences=(), missing=(),
-        anchor="T2Sag", memory_gb=gb, seconds=seconds,
+        anchor="T2Sag", memory_gb=gb, inference_gb=2.0, seconds=seconds,
     )  # fmt: skip
 
 

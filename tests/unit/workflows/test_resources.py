@@ -10,7 +10,7 @@ import pytest
 from bids_builders import image, lattice, study
 from unit_jobs import job
 
-from bids_scseg.bids.estimate import LATE_GB
+from bids_scseg.bids.memory import BASE_GB, LATE_GB
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.errors import DiskFullError, ImageError
 from bids_scseg.options import RunOptions
@@ -75,26 +75,21 @@ def test_a_system_that_does_not_tell_its_memory(tmp_path, monkeypatch):
     assert resources.free_memory_gb() == resources.all_memory_gb() == float("inf")
 
 
-def test_memory_grows_with_images_and_registration():
-    # 14 x 250 x 300 voxels = 1.05 million: 0.3 + 0.15 + 0.02 * 1.05
-    assert worker_gb(SMALL, RECIPE) == pytest.approx(0.471)
-    # 300 x 300 x 30 = 2.7 million more
-    lone = plan("acq-ax_T2starw", grid=lattice("ax"))
-    assert worker_gb(lone, RECIPE) == pytest.approx(0.3 + 0.15 + 0.054)
-    slabs = make_plan(
-        study(image("acq-sag_chunk-1_T2w", lattice(low=220)), image("acq-sag_chunk-2_T2w", lattice())), RECIPE
-    )
-    assert worker_gb(slabs, RECIPE) == pytest.approx(0.3 + 0.3 + 0.042 + 0.4)
+def test_a_worker_needs_what_its_most_demanding_node_needs():
+    assert worker_gb(SMALL) == SMALL.memory_gb == max(need for _, need in SMALL.node_memory)
 
 
-def test_another_programs_network_runs_below_the_worker():
-    late = make_plan(study(image("acq-sag_T2w")), RECIPE, late=True)
-    assert worker_gb(late, RECIPE) == pytest.approx(worker_gb(SMALL, RECIPE) + LATE_GB)
+def test_the_toolbox_runs_below_the_worker_where_it_finds_cords():
+    assert worker_gb(SMALL, cord_method="sct") == pytest.approx(BASE_GB + LATE_GB)
+    masked = replace(SMALL, cord_masks=((SMALL.sequences[0].files[0].relative, "/mask.nii.gz"),))
+    assert worker_gb(masked, cord_method="sct") == SMALL.memory_gb
+    assert worker_gb(replace(SMALL, anchor=None, memory_gb=0.0), cord_method="sct") == 0.0
 
 
 def test_a_session_too_large_for_the_memory_that_is_there_is_told():
-    assert check_memory([SMALL], RECIPE, limit_gb=8.0) == ()
-    (words,) = check_memory([SMALL], RECIPE, limit_gb=2.2)
+    plan = replace(SMALL, memory_gb=0.5)
+    assert check_memory([plan], limit_gb=8.0) == ()
+    (words,) = check_memory([plan], limit_gb=2.2)
     assert words == "sub-01 needs about 2.5 GB of memory, 2.2 GB are there: it may be killed"
 
 
