@@ -278,6 +278,8 @@ class InferenceServer:
 
     def _environment(self) -> dict[str, str]:
         environment = dict(os.environ)
+        if self._folder is not None:  # where torch would make one of its own, and leave it behind
+            environment["TORCHINDUCTOR_CACHE_DIR"] = str(self._folder)
         if self._threads > 0:
             environment |= {name: str(self._threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         if self._deterministic:
