@@ -247,7 +247,8 @@ def test_kills_at_random_times(model, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "0 hangs, 0 processes left, 0 outputs that differ, 3 identical" in done.stdout, done.stdout
+    expected = "0 hangs, 0 processes left, 0 corrupt, 0 outputs that differ, 3 identical"
+    assert expected in done.stdout, done.stdout
 
 
 @pytest.mark.slow
