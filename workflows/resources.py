@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bids_scseg.bids.memory import BASE_GB, GB_PER_IMAGE, LATE_GB, LEAST_INFERENCE_GB, prepared_voxels
 from bids_scseg.errors import DiskFullError
@@ -20,7 +20,8 @@ from bids_scseg.recipe.study import ImageFile, Plan
 WORK_BYTES_PER_SEQUENCE, WORK_BYTES_PER_PREPARED_VOXEL, WORK_BYTES_PER_VOXEL = 5, 14, 2
 OUTPUT_BYTES, OUTPUT_BYTES_PER_VOXEL = 10e6, 1
 SURE = 0.5  # share of the estimated disk space without which a run is refused; below all of it, it is warned
-MEMORY_INFO, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+MEMORY_INFO = Path("/proc/meminfo")
+CONTROL_GROUPS, CONTROL_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def worker_count(options: RunOptions, total: int) -> int:
 
 
 def free_memory_gb() -> float:
-    """Memory that can be had now, GB, within a container's limit; infinite where the system does not tell."""
+    """Memory that can be had now, GB, within the limit of container or job; infinite where nothing tells."""
     return min(_meminfo("MemAvailable"), _limit())
 
 
@@ -165,9 +166,26 @@ def _meminfo(key: str, *, absent: float = math.inf) -> float:
 
 
 def _limit() -> float:
-    with suppress(OSError, ValueError):  # "max": no limit
-        return int(MEMORY_LIMIT.read_text(encoding="ascii")) / 1e9
-    return math.inf
+    """Least limit of the control groups around this process, as containers and schedulers set them, GB."""
+    limits = [math.inf]
+    with suppress(OSError):
+        for line in CONTROL_GROUPS.read_text(encoding="utf-8").splitlines():
+            limits += _group_limits(line)
+    return min(limits) / 1e9
+
+
+def _group_limits(line: str) -> list[float]:
+    """Limits in bytes of a line of ``/proc/self/cgroup``; of both versions of control groups."""
+    _, controllers, path = line.split(":", 2)
+    if controllers and "memory" not in controllers.split(","):
+        return []
+    root = CONTROL_ROOT / "memory" if controllers else CONTROL_ROOT
+    name = "memory.limit_in_bytes" if controllers else "memory.max"
+    group, limits = PurePosixPath(path.lstrip("/")), []
+    for folder in (group, *group.parents):  # in a container, what is told is not always below its root
+        with suppress(OSError, ValueError):  # "max": no limit
+            limits.append(float(int((root / folder / name).read_text(encoding="ascii"))))
+    return limits
 
 
 def _gb(count: float) -> str:

@@ -55,23 +55,41 @@ def test_sessions_at_once(monkeypatch, memory, total, workers):
     assert worker_count(replace(OPTIONS, mem_gb=3.4), total) == min(3, total)
 
 
+LIMIT = 2_000_000_000
+NONE = 9_223_372_036_854_771_712  # how the first version of control groups says that there is none
+
+
 @pytest.mark.parametrize(
-    ("limit", "expected"), [("2000000000", 2.0), ("max", 8.192), ("64000000000", 8.192), (None, 8.192)]
+    ("group", "limits", "expected"),
+    [
+        ("0::/\n", {"memory.max": LIMIT}, 2.0),  # a container
+        ("0::/\n", {"memory.max": "max"}, 8.192),
+        ("0::/\n", {"memory.max": 64 * LIMIT}, 8.192),
+        ("0::/slurm/job_7/step_0\n", {"slurm/job_7/memory.max": LIMIT, "memory.max": "max"}, 2.0),  # a job
+        ("4:memory:/slurm/job_7\n0::/\n", {"memory/slurm/job_7/memory.limit_in_bytes": LIMIT}, 2.0),
+        ("4:memory:/docker/1\n", {"memory/memory.limit_in_bytes": LIMIT}, 2.0),  # its own root, others' path
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": NONE}, 8.192),
+        ("2:cpu,cpuacct:/a\n", {"a/memory.max": LIMIT, "memory/a/memory.limit_in_bytes": LIMIT}, 8.192),
+        ("", {}, 8.192),
+    ],
 )
-def test_a_containers_memory_limit_counts(tmp_path, monkeypatch, limit, expected):
-    info, maximum = tmp_path / "meminfo", tmp_path / "memory.max"
+def test_the_limit_of_a_container_or_job_counts(tmp_path, monkeypatch, group, limits, expected):
+    info, groups = tmp_path / "meminfo", tmp_path / "groups"
     info.write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\nSwapTotal: 1000000 kB\n")
-    if limit is not None:
-        maximum.write_text(f"{limit}\n")
+    groups.write_text(group)
+    for name, limit in limits.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(f"{limit}\n")
     monkeypatch.setattr(resources, "MEMORY_INFO", info)
-    monkeypatch.setattr(resources, "MEMORY_LIMIT", maximum)
+    monkeypatch.setattr(resources, "CONTROL_GROUPS", groups)
+    monkeypatch.setattr(resources, "CONTROL_ROOT", tmp_path / "root")
     assert resources.free_memory_gb() == pytest.approx(expected)
     assert resources.all_memory_gb() == pytest.approx(2.0 if expected == 2.0 else 10.24)
 
 
 def test_a_system_that_does_not_tell_its_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(resources, "MEMORY_INFO", tmp_path / "absent")
-    monkeypatch.setattr(resources, "MEMORY_LIMIT", tmp_path / "absent")
+    for name in ("MEMORY_INFO", "CONTROL_GROUPS", "CONTROL_ROOT"):
+        monkeypatch.setattr(resources, name, tmp_path / "absent")
     assert resources.free_memory_gb() == resources.all_memory_gb() == float("inf")
 
 
