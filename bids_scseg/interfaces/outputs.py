@@ -22,10 +22,11 @@ from bids_scseg.interfaces.measure import landmarks_from_json, read_json, write_
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.measure.cordmap import cord_map
 from bids_scseg.measure.landmarks import Landmarks
-from bids_scseg.measure.quality import quality_row, scanner_row
+from bids_scseg.measure.quality import quality_columns, quality_row, scanner_row
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.assemble import ReportInput, assemble_report
+from bids_scseg.report.quality import read_outliers
 from bids_scseg.report.session import write_session_report
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
@@ -146,17 +147,19 @@ class ReportSession(ScsegInterface):
 
     def _call(self, cwd: Path) -> dict[str, Any]:
         plan, run, out = self.inputs.plan, self.inputs.run, Path(self.inputs.options.output_dir)
+        case = load_case(self.inputs.case_files)[0]
         marks, fit = read_json(self.inputs.landmarks_file), read_json(self.inputs.report_file)
         report = assemble_report(
             ReportInput(
                 plan=plan,
-                case=load_case(self.inputs.case_files)[0],
+                case=case,
                 bundle=load_engine(run["model_path"]),
                 engine=_engine(self),
                 labels=np.load(self.inputs.labels_file, allow_pickle=False),
                 probability=np.load(self.inputs.probability_file, allow_pickle=False),
                 lesions=read_json(self.inputs.table_file),
-                measures=read_json(self.inputs.row_file),
+                measures={**_quality(out, plan, case), **read_json(self.inputs.row_file)},
+                outliers=read_outliers(out, plan.label),
                 fit={**fit, "warnings": [*fit["warnings"], *marks.get("problems", [])]},
                 levels=[(name, top) for name, top, _, _ in marks["levels"]],
                 origin="" if marks["kind"] == "field of view" else marks["kind"],
@@ -174,6 +177,14 @@ class ReportSession(ScsegInterface):
         page = out / session_names(anchor, subject=plan.subject, session=plan.session).report
         write_session_report(report, page, figures_dir=out / "figures")
         return {"html_file": str(page)}
+
+
+def _quality(out: Path, plan: Plan, case: PreparedCase) -> dict[str, Any]:
+    """Quality of the session, as its summary has it."""
+    files = next(sequence.files for sequence in plan.sequences)
+    names = session_names(files, subject=plan.subject, session=plan.session)
+    summary = read_json(out / names.summary)
+    return {column.name: summary.get(column.name) for column in quality_columns(case.sequences)}
 
 
 def _words(run: dict[str, Any]) -> dict[str, str]:

@@ -63,6 +63,8 @@ class ReportInput:
         (text, path relative to the page).
     engine
         Whose network found the lesions and what its values mean; empty for this program's own.
+    outliers
+        What the last run of the group level said stands out; None where it has not judged the session.
     """
 
     plan: Plan
@@ -80,6 +82,7 @@ class ReportInput:
     versions: Mapping[str, str]
     links: Sequence[tuple[str, str]] = ()
     engine: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    outliers: Sequence[str] | None = None
 
 
 def assemble_report(given: ReportInput) -> SessionReport:
@@ -104,6 +107,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
         origin=given.origin,
         lesions=tuple(given.lesions),
         measures=given.measures,
+        outliers=None if given.outliers is None else tuple(given.outliers),
         flags=(*derive_flags(views, given.measures), *_warnings(given)),
         model=given.bundle.name,
         card=given.bundle.summary,

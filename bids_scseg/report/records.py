@@ -170,6 +170,8 @@ class SessionReport:
         One mapping per lesion: the rows of the lesion table.
     measures
         Measures of the session; see ``report.tables`` for the names that are understood.
+    outliers
+        What the last run of the group level said stands out; None where it has not judged the session.
     flags
         Warnings; the page sorts them by severity.
     model, card
@@ -201,6 +203,7 @@ class SessionReport:
     origin: str = ""
     lesions: tuple[Row, ...] = ()
     measures: Row = field(default_factory=lambda: NOTHING)
+    outliers: tuple[str, ...] | None = None
     flags: tuple[Flag, ...] = ()
     model: str = ""
     card: str = ""

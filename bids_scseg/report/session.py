@@ -14,6 +14,7 @@ import numpy as np
 
 from bids_scseg.report import display, encode, figures, pages, strips, tables
 from bids_scseg.report.flags import by_severity
+from bids_scseg.report.quality import outlier_sentence, quality_sentence, quality_table
 from bids_scseg.report.records import (
     AbsentSequence,
     BoolArray,
@@ -390,6 +391,7 @@ def _facts(report: SessionReport, shown: Sequence[Shown]) -> dict[str, object]:
         "measures": tables.measures_table(report.measures),
         "levels_table": tables.levels_table(report.measures),
         "sequences_sentence": _sequences_sentence(report),
+        **_quality(report),
         "sequence_rows": [*map(_used_row, report.sequences), *map(_absent_row, report.absent)],
         "native_figures": by_section["native"],
         "native_note": f"{DISPLAY} Each axial slice has its own grey window. Numbers beside the first "
@@ -404,6 +406,16 @@ def _facts(report: SessionReport, shown: Sequence[Shown]) -> dict[str, object]:
     }
 
 
+def _quality(report: SessionReport) -> dict[str, object]:
+    names = [view.name for view in report.sequences]
+    table = quality_table(report.measures, names)
+    return {
+        "quality": table,
+        "quality_sentence": quality_sentence(report.measures, names) if table else "",
+        "outlier_sentence": outlier_sentence(report.outliers),
+    }
+
+
 def _contents(by_section: Mapping[str, Sequence[Shown]]) -> list[dict[str, object]]:
     entries = [
         ("summary", "Summary", False, True),
@@ -412,6 +424,7 @@ def _contents(by_section: Mapping[str, Sequence[Shown]]) -> list[dict[str, objec
         ("viewer", "Look around", True, True),
         ("closeups", "Close up", True, bool(by_section["closeups"])),
         ("sequences", "Sequences", False, True),
+        ("quality", "Quality", True, True),
         ("native", "Images as acquired", False, bool(by_section["native"])),
         ("alignment", "Alignment", False, bool(by_section["alignment"])),
         ("methods", "Methods", False, True),
