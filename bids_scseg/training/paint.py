@@ -39,8 +39,9 @@ TEXTURE, TEXTURE_MM = (0.0, 0.3), (1.0, 3.0)
 #: Contrast-to-noise of a visible lesion, log-uniform: from the least that counts as visible to brighter than
 #: fluid.
 STRONGEST_CNR = 9.0
-#: Shares of lesions that are visible and faint in a sequence, ours; the rest is invisible there.
-VISIBLE, FAINT = 0.7, 0.15
+#: Bounds of the share of sequences that show a lesion, and the share of the others where it is faint,
+#: ours; some lesions are seen in one sequence of six, others in all.
+VISIBLE, FAINT = (0.15, 1.0), 0.5
 #: Share of lesions of which one sequence at least is made to show them, ours.
 SHOWN = 0.95
 #: Spread of the cord is taken within this distance along S-I (the definition of contrast-to-noise).
@@ -154,22 +155,29 @@ def _add(
     taken = ndimage.binary_dilation(sample.label[box] != 0, iterations=MARGIN_VOX)
     if np.any(taken & (share >= 0.25)):
         return sample
+    image, mean, seen = sample.image.copy(), np.zeros_like(share), np.zeros(share.shape, bool)
     shown = _degrees(rng, sample, box, share)
-    image, mean, weight = sample.image.copy(), np.zeros_like(share), 0
     texture = _smooth(rng, share.shape, rng.uniform(*TEXTURE_MM)) * rng.uniform(*TEXTURE)
     for channel, cnr in shown.items():
         part = average(share, spacings[channel], rng)
         spread = _spread(image[channel], cord, sample, box=box, channel=channel)
         added = _sign(sequences[channel]) * cnr * spread * part * (1 + texture)
-        view = image[(channel, *box)]
-        view += np.where(sample.coverage[(channel, *box)], added, 0).astype(np.float32)
-        np.clip(view, -CLIP, CLIP, out=view)
-        mean, weight = mean + part, weight + 1
+        seen |= _change(image[(channel, *box)], added, sample.coverage[(channel, *box)]) >= FAINT_CNR * spread
+        mean += part / len(shown)
     label = sample.label.copy()
-    counts = max(shown.values(), default=0.0) >= FAINT_CNR
-    inside = (mean / max(weight, 1) >= 0.5) & (label[box] == 0)
-    label[box][inside] = 1 if counts else IGNORE
+    # where cord and fluid mix, a lesion may leave no trace: that must not be learned as one
+    view = label[box]
+    view[(mean >= 0.5) & (view == 0)] = IGNORE
+    view[(mean >= 0.5) & seen & (sample.label[box] == 0)] = 1
     return replace(sample, image=image, label=label)
+
+
+def _change(view: Floats, added: Floats, coverage: npt.NDArray[np.bool_]) -> Floats:
+    """Add to what is covered of a view, in place and within `CLIP`; the size of what it came to."""
+    before = view.copy()
+    view += np.where(coverage, added, 0).astype(np.float32)
+    np.clip(view, -CLIP, CLIP, out=view)
+    return np.asarray(np.abs(view - before), np.float32)
 
 
 def draw_shape(rng: Rng, places: npt.NDArray[np.int64]) -> Shape:
@@ -243,13 +251,14 @@ def _degrees(rng: Rng, sample: Sample, box: tuple[slice, slice, slice], share: F
         if inside.any() and sample.coverage[(n, *box)][inside].mean() > 0.5
     ]
     out = {}
+    visible = rng.uniform(*VISIBLE)
     certain = int(rng.choice(covering)) if covering and rng.random() < SHOWN else -1
     for channel in covering:
         degree = 0.0 if channel == certain else rng.random()
-        if degree < VISIBLE:
+        if degree < visible:
             out[channel] = float(np.exp(rng.uniform(np.log(VISIBLE_CNR), np.log(STRONGEST_CNR))))
         else:
-            bounds = (FAINT_CNR, VISIBLE_CNR) if degree < VISIBLE + FAINT else (0.0, FAINT_CNR)
+            bounds = (FAINT_CNR, VISIBLE_CNR) if rng.random() < FAINT else (0.0, FAINT_CNR)
             out[channel] = float(rng.uniform(*bounds))
     return out
 
