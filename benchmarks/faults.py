@@ -43,7 +43,7 @@ import numpy as np
 TARGETS = ("run", "run", "run", "run", "worker", "worker", "worker", "inference", "inference", "all")
 MAX_RESUMES, MAX_TRIES = 3, 6
 HANG = 10  # times the undisturbed run
-GRACE_S = 10.0  # in which processes of a killed run must have ended
+GRACE_S = 60.0  # in which processes of a killed run must have ended; a crowded machine is slow
 POLL_S = 0.05
 RECORDS = "campaign.jsonl"
 DATES = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC|\d{8}T\d{6}")
@@ -76,6 +76,7 @@ class Record:
     code: int | None  # of the same command, given again; None: it hung
     hung: bool
     left: int  # processes that went on
+    gone_s: float = 0.0  # when the last of them had ended, after the run
     torn: tuple[str, ...]  # files under their final names that were not whole after the kill
     differ: tuple[str, ...]  # outputs that are not those of the undisturbed run in the end
     seconds: float
@@ -308,7 +309,7 @@ def cycle(work: Path, number: int, target: str, *, whole: Whole, model: str, see
         raise SystemExit(f"no {target} could be killed in {MAX_TRIES} runs")
     during = activity(out)
     first = _ended(run, limit)
-    left = _left(others)
+    left, gone = _left(others)
     code, half = first, ()
     for _ in range(0 if first == 0 else MAX_RESUMES):
         half = half or torn(out, whole.contents)
@@ -316,8 +317,8 @@ def cycle(work: Path, number: int, target: str, *, whole: Whole, model: str, see
         if code in (0, None):
             break
     return Record(
-        number=number, target=target, during=during, survived=first == 0, code=code, left=left, torn=half,
-        hung=first is None or code is None, differ=differences(out, whole.contents),
+        number=number, target=target, during=during, survived=first == 0, code=code, left=left, gone_s=gone,
+        torn=half, hung=first is None or code is None, differ=differences(out, whole.contents),
         seconds=round(time.monotonic() - start, 1),
     )  # fmt: skip
 
@@ -332,12 +333,12 @@ def _ended(run: subprocess.Popen[bytes], limit: float) -> int | None:
         return None
 
 
-def _left(pids: list[int]) -> int:
-    """How many processes go on although their run is over."""
-    deadline = time.monotonic() + GRACE_S
-    while alive(pids) and time.monotonic() < deadline:
+def _left(pids: list[int]) -> tuple[int, float]:
+    """How many processes go on although their run is over, and the seconds in which the others ended."""
+    start = time.monotonic()
+    while (left := alive(pids)) and time.monotonic() < start + GRACE_S:
         time.sleep(POLL_S)
-    return len(alive(pids))
+    return len(left), round(time.monotonic() - start, 1)
 
 
 def targets(kills: int, seed: int) -> list[str]:
