@@ -10,11 +10,14 @@ import pandas as pd
 
 from bids_scseg.bids.write import safe_join, write_json, write_tsv
 from bids_scseg.errors import MissingInputError
+from bids_scseg.measure.changes import CHANGE_COLUMNS, PAIR_COLUMNS, CohortChanges
 from bids_scseg.measure.cohort import CohortTables, SessionOutputs, build, measured_columns
 from bids_scseg.measure.covariates import Covariates, read_covariates
 from bids_scseg.measure.ratings import RATINGS_FILE, read_ratings
+from bids_scseg.measure.schema import data_dictionary
 from bids_scseg.report.group import GroupPage, write_group_page
 from bids_scseg.report.session import thumbnail_name
+from bids_scseg.workflows.longitudinal import compare_sessions
 from bids_scseg.workflows.status import read_outcomes
 
 LABEL = re.compile(r"sub-(?P<subject>[A-Za-z0-9+]+)(_ses-(?P<session>[A-Za-z0-9+]+))?")
@@ -64,7 +67,9 @@ def find_outputs(out: Path) -> list[SessionOutputs]:
     return found
 
 
-def write_group(out: Path, *, dataset: Path | None = None, facts: Mapping[str, str]) -> CohortTables:
+def write_group(
+    out: Path, *, dataset: Path | None = None, facts: Mapping[str, str], workers: int = 1
+) -> CohortTables:
     """Build and write the cohort's tables, data dictionaries and page.
 
     Parameters
@@ -75,6 +80,8 @@ def write_group(out: Path, *, dataset: Path | None = None, facts: Mapping[str, s
         The raw dataset, for covariates of participants and sessions; None without it.
     facts
         Name to value, shown on the page.
+    workers
+        Pairs of sessions of one participant that are aligned at once.
     """
     outputs = find_outputs(out)
     covariates = Covariates()
@@ -83,7 +90,9 @@ def write_group(out: Path, *, dataset: Path | None = None, facts: Mapping[str, s
         covariates = read_covariates(dataset, people, taken=measured_columns(outputs))
     ratings = read_ratings(safe_join(out, RATINGS_FILE), {item.label for item in outputs})
     cohort = build(outputs, covariates=covariates, ratings=ratings)
+    changes = compare_sessions(out, cohort, outputs, dataset=dataset, workers=workers)
     _write_tables(out, cohort)
+    _write_changes(out, changes)
     labels = [item.label for item in outputs]
     write_group_page(
         out / "group.html",
@@ -94,6 +103,7 @@ def write_group(out: Path, *, dataset: Path | None = None, facts: Mapping[str, s
             failures=_failures(out, cohort),
             facts=facts,
             identity=str(out.resolve()),
+            changes=changes,
         ),
     )
     return cohort
@@ -110,6 +120,14 @@ def _write_tables(out: Path, cohort: CohortTables) -> None:
             known = cohort.dictionaries["sessions"]
             own = {name: known[name] for name in columns if name in known}
             _table(out, f"{participant}/{participant}_sessions", rows[columns], own)
+
+
+def _write_changes(out: Path, changes: CohortChanges) -> None:
+    for name, frame, columns in (
+        ("lesion_changes", changes.lesions, CHANGE_COLUMNS),
+        ("session_changes", changes.pairs, PAIR_COLUMNS),
+    ):
+        _table(out, f"group/{name}", frame, data_dictionary(columns))
 
 
 def _table(out: Path, stem: str, frame: pd.DataFrame, dictionary: Mapping[str, object]) -> None:

@@ -31,14 +31,13 @@ MAX_SHIFT_MM = 15.0  # from the start, at the middle of the cord: the step betwe
 MAX_ROTATION_DEG = 15.0  # likewise: how otherwise a head is laid down
 MAX_INVERSE_MM = 1.0  # between the two directions, on average along the cord: a third of a sagittal slice
 MAX_APART_MM = 3.0  # between the two centerlines, median: half the width of a cord is 5 to 6 mm
-MIN_SIMILARITY = 0.4  # correlation of the intensities round the cord
+MIN_SIMILARITY = 0.5  # correlation of the intensities round the cord; 0.87 and more seen where it was right
 MAX_OFF_LEVEL_MM = 8.0  # between the levels' place and the images' along the cord: half a cervical vertebra
 COARSE_MM = 1.0  # images are registered with voxels about so wide: a third of the time, the same result
 # The search for a start.
 STARTS_MM = np.arange(-64.0, 65.0, 8.0)  # along the cord: half a vertebra apart, or a start finds none
 NODE_MM = 4.0  # between points along the cord
 MESH_MM = 5.0  # between points at which images are compared
-NEAR_START = 0.5  # a start must overlap by this share of the longest overlap of any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,9 +118,9 @@ def cord_line(geometry: Geometry) -> FloatArray:
 def realign(first: Timepoint, second: Timepoint, *, seed: int = 0) -> Realignment:
     """Register two sessions rigidly, and accept the result or refuse it.
 
-    Starts are the headers and, in steps along the cord, the two centerlines laid upon each other (where both
-    sessions know a place of the anatomy: only so that it agrees). The start at which the images round the
-    cord are most alike is registered in both directions (ANTs, mutual information, ±45 mm round the cord).
+    Starts are the headers and the two centerlines laid upon each other, in steps along the cord, and so that
+    a place of the anatomy agrees that both sessions know. The start at which the images round the cord are
+    most alike is registered in both directions (ANTs, mutual information, ±45 mm round the cord).
 
     Parameters
     ----------
@@ -205,10 +204,9 @@ def _best_start(
     """The start at which the images are most alike, and how alike they are there (NaN: nowhere)."""
     starts = list(_starts(first, second, lines))
     lengths = [_overlap(second.grid, lines[0], start) for start in starts]
-    longest = max(lengths)
     best, most = starts[int(np.argmax(lengths))], float("nan")
     for start, length in zip(starts, lengths, strict=True):
-        if length < NEAR_START * longest:
+        if length < MIN_OVERLAP_MM:
             continue
         alike = _similarity(first, second, mesh, start)
         if np.isfinite(alike) and not alike <= most:
@@ -219,12 +217,9 @@ def _best_start(
 def _starts(
     first: Timepoint, second: Timepoint, lines: tuple[FloatArray, FloatArray]
 ) -> Iterable[FloatArray]:
-    if first.origin_mm is not None and second.origin_mm is not None:
-        wanted = second.origin_mm[2] - first.origin_mm[2]
-        for step in (-4.0, 0.0, 4.0):
-            yield laid_upon(*lines, along_mm=wanted + step)
-        return
     yield np.eye(4)
+    if first.origin_mm is not None and second.origin_mm is not None:
+        yield laid_upon(*lines, along_mm=float(second.origin_mm[2] - first.origin_mm[2]))
     for along in STARTS_MM.tolist():
         yield laid_upon(*lines, along_mm=along)
 

@@ -7,21 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bids_scseg.measure.changes import CohortChanges
 from bids_scseg.measure.cohort import CohortTables
 from bids_scseg.measure.comparisons import METRICS
-from bids_scseg.report import pages, tables
+from bids_scseg.report import pages, tables, trajectories
 from bids_scseg.report.flags import by_severity
 from bids_scseg.report.group_data import page_data
 from bids_scseg.report.records import NOTHING, Flag, Row
 from bids_scseg.report.tables import Cell, Header, Table, as_number, missing
 
-SCRIPTS = ("core.js", "plots.js", "maps.js", "statistics.js", "review.js")
+SCRIPTS = ("core.js", "plots.js", "maps.js", "statistics.js", "trajectories.js", "review.js")
 HEAD = (("Dataset", "dataset"), ("Updated", "date"))
 CONTENTS = (
     ("summary", "Summary"),
     ("warnings", "Warnings"),
     ("explore", "Explore"),
     ("maps", "Where lesions lie"),
+    ("trajectories", "Changes over time"),
     ("review", "Review"),
     ("sessions", "Sessions"),
     ("statistics", "Statistics"),
@@ -52,6 +54,8 @@ class GroupPage:
         Name to value: ``title`` and ``dataset`` head the page, ``version`` foots it, all are listed.
     identity
         Tells this cohort from others; the browser keeps ratings under a checksum of it.
+    changes
+        Changes between sessions; None if they were not looked for.
     """
 
     cohort: CohortTables
@@ -60,6 +64,7 @@ class GroupPage:
     failures: Sequence[Row] = ()
     facts: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     identity: str = ""
+    changes: CohortChanges | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,8 @@ def write_group_page(out_html: Path, page: GroupPage) -> None:
         "title": known.pop("title", "Cohort"),
         "head": [(name, known[key]) for name, key in HEAD if key in known],
         "summary": summary_sentence(rows, page.failures),
-        "flags": by_severity(_flags(cohort)),
+        "flags": by_severity((*_flags(cohort), *_change_flags(page.changes))),
+        "trajectories": trajectories.summary(page.changes),
         "strata": _strata(cohort),
         "done": len(rows),
         "plots": range(5),
@@ -109,12 +115,19 @@ def write_group_page(out_html: Path, page: GroupPage) -> None:
         thumbnails=page.thumbnails,
         identity=page.identity,
     )
+    labels = [trajectories.label_of(row) for row in rows]
     text = pages.render_page(
         "group.html",
         context,
-        styles=[pages.asset("group/group.css")],
+        styles=[pages.asset("group/group.css") + pages.asset("group/trajectories.css")],
         scripts=[_script()] if rows else [],
-        data={"cohort": {**data, "whiskers": dict(zip(WHISKER_NAMES, WHISKERS, strict=True))}},
+        data={
+            "cohort": {
+                **data,
+                "whiskers": dict(zip(WHISKER_NAMES, WHISKERS, strict=True)),
+                "trajectories": trajectories.trajectory_data(page.changes, labels),
+            }
+        },
     )
     pages.write_page(Path(out_html), text)
 
@@ -159,6 +172,11 @@ def _flags(cohort: CohortTables) -> Iterable[Flag]:
             yield Flag(severity="caution", title=text)
         else:
             yield Flag(severity="note", title=_short(text))
+
+
+def _change_flags(changes: CohortChanges | None) -> Iterable[Flag]:
+    for text in () if changes is None else changes.flags:
+        yield Flag(severity="caution", title=text)
 
 
 def _short(text: str) -> str:

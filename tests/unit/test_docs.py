@@ -11,6 +11,7 @@ import pytest
 from bids_scseg.cli.parser import build_parser
 from bids_scseg.cli.tools import build_tools_parser
 from bids_scseg.errors import ScsegError
+from bids_scseg.measure.changes import CHANGE_COLUMNS, PAIR_COLUMNS
 from bids_scseg.measure.cohort import KEY_COLUMNS, PARTICIPANT_COLUMNS, RUN_COLUMNS, STATE_COLUMNS
 from bids_scseg.measure.comparisons import COMPARISON_COLUMNS, SUMMARY_COLUMNS
 from bids_scseg.measure.lesions import lesion_columns
@@ -156,6 +157,7 @@ def test_usage_names_sequences_suffixes_and_status_columns():
 def test_outputs_names_every_column():
     columns = [*lesion_columns(("<sequence>",)), *session_columns(("<sequence>",))]
     columns += [*quality_columns(("<sequence>",)), *COMPARISON_COLUMNS, *SUMMARY_COLUMNS]
+    columns += [*CHANGE_COLUMNS, *PAIR_COLUMNS]
     columns += [*KEY_COLUMNS, *STATE_COLUMNS, *RUN_COLUMNS, *RATING_COLUMNS, *PARTICIPANT_COLUMNS]
     names = {re.sub(r"^[CTL]\d+_", "<level>_", column.name) for column in columns}
     assert names - quoted(read("outputs.md")) == set()
