@@ -14,7 +14,7 @@ from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import MeasureLesions
 from bids_scseg.interfaces.outputs import ReportSession, WriteResults
 from bids_scseg.interfaces.prepare import PrepareSession
-from bids_scseg.interfaces.sct import DISCS_RECORD, LabelDiscs, level_source
+from bids_scseg.interfaces.sct import DISCS_RECORD, LabelDiscs, labels_words, level_source
 from bids_scseg.interfaces.segment import SegmentLesions
 from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.study import Plan
@@ -24,6 +24,9 @@ from bids_scseg.workflows.nodes import DEFAULT_GB, make_node
 from bids_scseg.workflows.segment import OUTPUTS, LesionEngine, init_lesion_wf, sct_engine
 
 WORKFLOW_NAME = "session"
+DISCS_TO_MEASURE = (
+    ("label_files", "landmark_files"), ("levels_from", "levels_from"), ("warnings", "warnings"),
+)  # fmt: skip
 
 
 def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
@@ -61,7 +64,9 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
         job, images=images, keys=[key for key, _ in files], names=[f.relative for _, f in files]
     )
     levels = level_source(job.options.levels, labelled=bool(plan.labels))
-    lesions.get_node("measure").inputs.landmark_files = list(plan.labels) if levels == "labels" else []
+    labels = list(plan.labels) if levels == "labels" else []
+    lesions.get_node("measure").inputs.landmark_files = labels
+    lesions.get_node("measure").inputs.levels_from = labels_words(labels, job.options.derivatives)
     outputs = Node(IdentityInterface(fields=["record_files", *OUTPUTS]), name="results")
     inputs = _output_inputs(job)
     write = make_node(WriteResults(**inputs), name="write", always=True, mem_gb=memory["write"])
@@ -84,7 +89,7 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
         label = LabelDiscs(in_files=anchor, warnings=list(plan.warnings))
         discs = make_node(label, name="sct_discs", mem_gb=LATE_GB)
         discs.inputs.threads = sct_threads(job)
-        found = [("label_files", "measure.landmark_files"), ("warnings", "measure.warnings")]
+        found = [(key, f"measure.{name}") for key, name in DISCS_TO_MEASURE]
         workflow.connect([(discs, lesions, found)])
     else:  # what an earlier run could not label is no warning of this one
         (base_dir / WORKFLOW_NAME / "sct_discs" / DISCS_RECORD).unlink(missing_ok=True)

@@ -34,6 +34,7 @@ class MeasureLesionsInputSpec(VersionedInputSpec):
     probability_file = File(exists=True, mandatory=True, desc="lesion probability in prepared space")
     report_file = File(exists=True, mandatory=True, desc="fit report")
     landmark_files = InputMultiPath(File(exists=True), desc="disc or vertebra labels")
+    levels_from = traits.Str("", usedefault=True, desc="who made these labels, in words")
     correction_files = InputMultiPath(File(exists=True), desc="lesion masks that a reader corrected")
     correction_images = traits.List(traits.Str, desc="image that each was drawn on; empty: none alone")
     threshold = traits.Float(mandatory=True, desc="probability from which a voxel is lesion")
@@ -74,6 +75,8 @@ class MeasureLesions(ScsegInterface):
         corrected = self._corrected(labels, geometry)
         labels = labels if corrected is None else corrected.labels
         marks, unread = read_landmarks(self.given("landmark_files") or [], geometry)
+        if marks.anatomical or marks.levels:
+            marks = replace(marks, source=self.inputs.levels_from)
         shared: dict[str, Any] = {
             "coverage": case.coverage, "cord": cord, "geometry": geometry, "anchor": geometry.anchor,
             "sequences": case.sequences, "landmarks": marks,
@@ -178,7 +181,8 @@ def read_landmarks(files: list[str], geometry: Geometry) -> tuple[Landmarks, lis
 def landmarks_json(marks: Landmarks) -> dict[str, object]:
     """Landmarks as plain data."""
     levels = [[level.name, level.top_s_mm, level.bottom_s_mm, level.approximate] for level in marks.levels]
-    return {"origin_s_mm": marks.origin_s_mm, "kind": marks.kind, "levels": levels}
+    known = {"origin_s_mm": marks.origin_s_mm, "kind": marks.kind, "levels": levels}
+    return {**known, "source": marks.source}
 
 
 def landmarks_from_json(data: dict[str, Any]) -> Landmarks:
@@ -186,6 +190,7 @@ def landmarks_from_json(data: dict[str, Any]) -> Landmarks:
     return Landmarks(
         origin_s_mm=data["origin_s_mm"],
         kind=data["kind"],
+        source=data.get("source", ""),
         levels=tuple(
             Level(name=name, top_s_mm=top, bottom_s_mm=bottom, approximate=approximate)
             for name, top, bottom, approximate in data["levels"]

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ SPINE_TIMEOUT_S = 7200  # ours: labelling the spine runs a larger network on the
 #: (3 is C2-C3), on the image's grid. Up to 7.1 task and ending were ``totalspineseg`` and ``_step1_levels``.
 DISCS_ENDING = "_totalspineseg_discs"
 DISCS_RECORD = "discs.json"
+SCT_LEVELS = "Spinal Cord Toolbox"  # how the words for levels begin where the toolbox found them
 NO_LEVELS = "give labels of yours with --derivatives, or use --levels none"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 MISSING_MODEL_SIGNS = ("not installed", "download", "urlopen", "connectionerror", "max retries")
@@ -106,6 +108,7 @@ class LabelDiscsOutputSpec(TraitedSpec):
     label_files = traits.List(File(exists=True), desc="disc labels, as many as could be made")
     warnings = traits.List(traits.Str, desc="the given ones, and why an image has no labels")
     record_file = File(exists=True, desc="discs.json: the latter alone")
+    levels_from = traits.Str(desc="who labelled them: the toolbox with its release, in words")
 
 
 class LabelDiscs(ScsegInterface):
@@ -132,6 +135,7 @@ class LabelDiscs(ScsegInterface):
             "label_files": files,
             "warnings": [*(self.given("warnings") or []), *problems],
             "record_file": str(record),
+            "levels_from": f"{SCT_LEVELS} {sct_release() or 'of unknown release'} (sct_deepseg spine)",
         }
 
 
@@ -148,6 +152,27 @@ def level_source(method: str, *, labelled: bool) -> str:
     if method != "auto":
         return method
     return "labels" if labelled else "sct" if find_sct() else "none"
+
+
+def labels_words(labels: Sequence[str], folders: Sequence[tuple[str, Path]]) -> str:
+    """Whose labels a session's levels follow, in words for tables and texts.
+
+    Parameters
+    ----------
+    labels
+        The user's label images that serve.
+    folders
+        Derivatives folders (name, path) that were given.
+
+    Returns
+    -------
+    Such as ``labels of the derivatives discs``; empty without labels.
+    """
+    if not labels:
+        return ""
+    names = [name for name, folder in folders if any(Path(file).is_relative_to(folder) for file in labels)]
+    known = names or sorted({Path(file).parent.name for file in labels})
+    return f"labels of the derivatives {' and '.join(known)}"
 
 
 def label_discs(

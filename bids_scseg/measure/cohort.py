@@ -446,6 +446,9 @@ def _flags(sessions: pd.DataFrame, strata: Sequence[Stratum]) -> Iterable[str]:
     kinds = sorted({str(value) for value in done["arc_origin"].dropna()})
     if len(kinds) > 1:
         yield f"Arc length counts from different origins: {', '.join(kinds)}."
+    sources = sorted({str(value) for value in done["levels_from"].dropna()})
+    if len(sources) > 1:
+        yield f"Vertebral levels come from different sources (levels_from): {', '.join(sources)}."
     failed = len(sessions) - len(done)
     if failed:
         yield f"{failed} of {len(sessions)} sessions have no results."

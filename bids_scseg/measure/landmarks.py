@@ -52,11 +52,14 @@ class Landmarks:
         subjects or dates.
     levels
         Vertebral levels from top to bottom; empty without labels.
+    source
+        Who labelled them, in words; empty without labels.
     """
 
     origin_s_mm: float
     kind: Origin
     levels: tuple[Level, ...] = ()
+    source: str = ""
 
     @property
     def anatomical(self) -> bool:

@@ -132,6 +132,12 @@ LESION_COLUMNS: tuple[Column, ...] = (
         description="Whether a border of that level was interpolated or continued rather than labelled.",
     ),
     Column(
+        name="levels_from",
+        dtype="str",
+        description="Who labelled discs or vertebrae: a derivatives folder, or the Spinal Cord Toolbox with "
+        "its release; n/a without labels.",
+    ),
+    Column(
         name="max_axial_damage_ratio",
         dtype="float64",
         description="Largest share of the cord's area that is lesion, over cross-sections perpendicular to "
@@ -326,6 +332,7 @@ def _place(maps: _Maps, voxels: npt.NDArray[np.intp], points: CordPoints) -> dic
         "angle_deg": float(np.degrees(np.arctan2(u, v))),
         "level": None if level is None else level.name,
         "level_approximate": None if level is None else level.approximate,
+        "levels_from": maps.landmarks.source or None,
     }
 
 

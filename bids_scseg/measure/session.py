@@ -80,6 +80,12 @@ SESSION_COLUMNS: tuple[Column, ...] = (
     Column(name="arc_origin", dtype="str", description="Origin of arc length."),
     Column(name="arc_origin_anatomical", dtype="boolean", description="Whether that origin is anatomical."),
     Column(
+        name="levels_from",
+        dtype="str",
+        description="Who labelled discs or vertebrae: a derivatives folder, or the Spinal Cord Toolbox with "
+        "its release; n/a without labels.",
+    ),
+    Column(
         name="flags",
         dtype="str",
         description="Matters to look at, separated by semicolons; n/a if there are none.",
@@ -210,6 +216,7 @@ def session_row(
         "sequences": "+".join(n for n, c in zip(sequences, coverage, strict=True) if c.any()) or None,
         "arc_origin": landmarks.kind,
         "arc_origin_anatomical": landmarks.anatomical,
+        "levels_from": landmarks.source or None,
         "flags": "; ".join(flags) or None,
         **{f"{n}_examined_mm": float(arc[e].sum()) for n, e in zip(sequences, examined, strict=True)},
         **_per_level(lesions, landmarks, geometry.s_mm, seen, lesion_mm3, cord_mm3),

@@ -162,6 +162,7 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         corrected=", ".join(_corrected_files(given.measures)),
         mask_origin=str(given.measures.get("mask_origin") or "model"),
         origin=given.origin,
+        levels_from=str(given.measures.get("levels_from") or ""),
         versions=given.versions,
     )
 
@@ -363,6 +364,7 @@ def _settings(given: ReportInput) -> dict[str, str]:
         "Smallest lesion": f"{float(smallest):g} mm³",
         "Lesion masks": _origin_words(given.measures),
         "cord masks": given.run.get("cord_method", ""),
+        "Vertebral levels": str(given.measures.get("levels_from") or "none"),
         "Geometry": _given_geometry(given.fit) or "fitted",
         **_engine_settings(given.engine),
         **({"Outputs verified": given.run["verified"]} if "verified" in given.run else {}),

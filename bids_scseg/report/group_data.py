@@ -73,6 +73,7 @@ CATEGORIES = (
     ("sequences", "Sequences"),
     ("anchor", "Anchor"),
     ("arc_origin", "Origin of arc length"),
+    ("levels_from", "Levels from"),
     ("mask_origin", "Lesions decided by"),
 )
 

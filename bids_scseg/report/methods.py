@@ -27,6 +27,8 @@ REFERENCES: Mapping[str, str] = {
     "sct": "De Leener B, et al. SCT: Spinal Cord Toolbox, an open-source software for processing spinal "
     "cord MRI "
     "data. NeuroImage 2017;145:24-43. doi:10.1016/j.neuroimage.2016.10.009",
+    "spine": "Warszawer Y, et al. TotalSpineSeg: Robust Spine Segmentation with Landmark-Based Labeling in "
+    "MRI. Preprint, 2025. doi:10.13140/RG.2.2.31318.56649",
     "ants": "Avants BB, et al. A reproducible evaluation of ANTs similarity metric performance in brain "
     "image "
     "registration. NeuroImage 2011;54:2033-2044. doi:10.1016/j.neuroimage.2010.09.025",
@@ -43,6 +45,7 @@ REFERENCES: Mapping[str, str] = {
 }
 
 Imputation = Literal["mean", "voxel"]
+SCT = "Spinal Cord Toolbox"  # how the words for levels begin where the toolbox labelled them
 BY_HAND = "manual correction"  # how a cord mask's source begins where a reader corrected it
 
 
@@ -90,6 +93,8 @@ class MethodsFacts:
         ``mixed`` where lesions of the model beyond those masks' fields of view stand.
     origin
         Where lengths along the cord start; empty or ``field of view`` if not anatomical.
+    levels_from
+        Who labelled vertebral levels, as the session's column of that name says; empty without levels.
     whole_run
         Whether the text is about any session that the recipe serves, rather than one session.
     versions
@@ -125,6 +130,7 @@ class MethodsFacts:
     corrected: str = ""
     mask_origin: str = "model"
     origin: str = ""
+    levels_from: str = ""
     whole_run: bool = False
     versions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
@@ -345,8 +351,20 @@ def _lesions(facts: MethodsFacts) -> str:
         f"{facts.connectivity}-connected voxels as one lesion{small}.{_corrected(facts)} Lesions were "
         "numbered and measured once, in the common space, which preserves volume, and restored to the native "
         "images by averaging over each voxel's footprint. Lengths are arc lengths of the centerline; "
-        f"positions count from {_origin(facts)}."
+        f"positions count from {_origin(facts)}.{_levels(facts)}"
     )
+
+
+def _levels(facts: MethodsFacts) -> str:
+    """Where vertebral levels come from."""
+    if not facts.levels_from:
+        return ""
+    if facts.levels_from.startswith(SCT):
+        return (
+            " Intervertebral discs, the borders of vertebral levels, were labelled on the images of "
+            f"{facts.anchor} by the spine model of the {facts.levels_from} [@sct,spine]."
+        )
+    return f" Vertebral levels follow {facts.levels_from}."
 
 
 def _corrected(facts: MethodsFacts) -> str:

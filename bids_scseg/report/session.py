@@ -383,7 +383,7 @@ def _facts(report: SessionReport, shown: Sequence[Shown]) -> dict[str, object]:
         "flags": flags,
         "lesion_table": tables.rows_table(report.lesions, tables.LESION_FIELDS),
         "no_lesions": _no_lesions(report),
-        "origin": _origin(report.origin),
+        "origin": _origin(report.origin) + _levels_words(report.measures),
         "lesion_figures": by_section["lesions"],
         "closeups": by_section["closeups"],
         "closeup_note": _closeup_note(report),
@@ -524,6 +524,12 @@ def _origin(origin: str) -> str:
         "Positions count along the centerline, downwards from the top of the field of view: this is no "
         "anatomical origin, so they must not be compared between subjects or sessions."
     )
+
+
+def _levels_words(measures: Row) -> str:
+    """Who labelled the levels; nothing without levels."""
+    source = measures.get("levels_from")
+    return "" if tables.missing(source) or not source else f" Vertebral levels: {source}."
 
 
 def _lesion_caption(row: Row) -> str:

@@ -40,6 +40,7 @@ def toolbox(tmp_path, monkeypatch):
     tools.mkdir()
     (tools / "sct_deepseg").write_text(STAND_IN.format(python=sys.executable))
     (tools / "sct_deepseg").chmod(0o755)
+    (tmp_path / "version.txt").write_text("7.3\n")
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
 
 
@@ -67,11 +68,17 @@ def test_levels_reach_tables_and_report(run, dataset, toolbox, tmp_path):
         elif 18 < float(row["arc_length_mm"]) < 34:
             assert row["level"] == "C4"
     assert any(row["level"] in ("C3", "C4") for row in rows)
+    toolbox = "Spinal Cord Toolbox 7.3 (sct_deepseg spine)"
+    assert {row["levels_from"] for row in rows} == {summary(out)["levels_from"]} == {toolbox}
+    assert f"Vertebral levels: {toolbox}." in page_text(out / "sub-01.html")
+    assert "TotalSpineSeg" in page_text(out / "sub-01.html")
     assert "C2" in page_text(out / "sub-01.html")
 
     # Without them everything works by distance; only measuring and what follows runs again.
     assert run(dataset, out, "-d", masks, "--levels", "none").code == 0
     assert {row["level"] for row in lesions(out)} == {"n/a"}
+    assert {row["levels_from"] for row in lesions(out)} == {"n/a"}
+    assert "TotalSpineSeg" not in page_text(out / "sub-01.html")
     assert {row["arc_origin_anatomical"].lower() for row in lesions(out)} == {"false"}
 
 

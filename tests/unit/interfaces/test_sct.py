@@ -17,6 +17,7 @@ from bids_scseg.interfaces.sct import (
     SCTDeepSeg,
     find_sct,
     label_discs,
+    labels_words,
     level_source,
     run_tool,
     sct_models,
@@ -216,3 +217,11 @@ def test_nothing_is_told_of_an_absent_toolbox(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sct_release() is None
     assert sct_models() == {}
+
+
+def test_words_for_labels_name_the_derivatives_folder(tmp_path):
+    folders = [("masks", tmp_path / "masks"), ("discs", tmp_path / "discs")]
+    label = str(tmp_path / "discs" / "sub-01" / "anat" / "sub-01_seg-discs_dseg.nii.gz")
+    assert labels_words([label], folders) == "labels of the derivatives discs"
+    assert labels_words([label], []) == "labels of the derivatives anat"
+    assert labels_words([], folders) == ""

@@ -21,6 +21,15 @@ def test_references_are_numbered_by_first_citation_and_all_cited():
     assert "@" not in methods.text and "http" not in boilerplate(FACTS)
 
 
+def test_who_labelled_the_levels_is_told_and_the_model_cited():
+    spine = compose(replace(FACTS, levels_from="Spinal Cord Toolbox 7.3 (sct_deepseg spine)"))
+    assert "the spine model of the Spinal Cord Toolbox 7.3 (sct_deepseg spine) [" in spine.text
+    assert any("TotalSpineSeg" in entry for entry in spine.references)
+    own = compose(replace(FACTS, levels_from="labels of the derivatives discs"))
+    assert "Vertebral levels follow labels of the derivatives discs." in own.text
+    assert not any("TotalSpineSeg" in entry for entry in own.references)
+
+
 def test_only_what_was_done_is_told():
     plain = compose(FACTS).text
     assert "slabs" not in plain and "imputed" not in plain and "ANTs" not in plain and "Toolbox" not in plain
