@@ -17,9 +17,10 @@ from bids_scseg.recipe.study import ImageFile, SequencePlan
 NODES = ("cord", "prepare", "segment", "measure", "write", "report")
 # Measured with the real program (benchmarks/memory.py; figures in docs/reliability.md), with room to spare.
 BASE_GB = 0.35  # a worker with its libraries
-GB_PER_MEGAVOXEL = {"cord": 0.03, "prepare": 0.03, "write": 0.03, "report": 0.03}
+GB_PER_MEGAVOXEL = {"cord": 0.02, "prepare": 0.02, "write": 0.02, "report": 0.02}
 GB_PER_IMAGE = {"prepare": 0.05, "write": 0.02, "report": 0.1}
-GB_PER_PREPARED = {"prepare": 0.02, "measure": 0.02, "write": 0.02, "report": 0.02}  # megavoxel and sequence
+# For each megavoxel of the prepared grid and sequence of the recipe.
+GB_PER_PREPARED = {"prepare": 0.015, "segment": 0.01, "measure": 0.025, "write": 0.015, "report": 0.015}
 REGISTRATION_GB = 0.4  # ANTs, with two slabs
 LATE_GB = 4.0  # another program's network on one whole image, below the worker; a guess
 # The inference process: torch, and the paper's network (measured: 1.4 GB; encoders run one after another).

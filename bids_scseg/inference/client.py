@@ -153,6 +153,10 @@ def _connect(address: str) -> socket.socket:
             return connection
 
 
+class KilledAtStartError(ScsegError):
+    """The inference process was killed before it was ready."""
+
+
 class InferenceServer:
     """The inference process of a run, as a context manager.
 
@@ -214,7 +218,7 @@ class InferenceServer:
         self._folder = short_folder()
         self.address = str(self._folder / "s")
         try:
-            self._launch()
+            self._launch_patiently()
         except BaseException:
             self._clean()
             raise
@@ -240,6 +244,15 @@ class InferenceServer:
         """Process number."""
         return self._process.pid if self._process is not None else 0
 
+    def _launch_patiently(self) -> None:
+        """Start it, once more if it is killed as it starts: as with what it is asked later."""
+        try:
+            self._launch()
+        except KilledAtStartError:
+            if self._closing.is_set():
+                raise
+            self._launch()
+
     def _launch(self) -> None:
         log = self._log_file()
         arguments = ["--socket", self.address, "--device", self._token, "--threads", str(self._threads)]
@@ -262,8 +275,14 @@ class InferenceServer:
         """Read whether the process is ready."""
         line = _first_line(process)
         if not line:
+            status = _status(process)
+            if status is not None and status < 0:
+                raise KilledAtStartError(
+                    f"the inference process was killed as it started (signal {-status})",
+                    remedy="free memory, lower --nprocs, or run on a larger machine",
+                )
             raise MissingToolError(
-                f"the inference process did not start (exit status {process.poll()}): {_tail(log)}",
+                f"the inference process did not start (exit status {status}): {_tail(log)}",
                 expected="a working torch",
                 remedy="check the installation: python -c 'import torch'",
             )
@@ -301,7 +320,7 @@ class InferenceServer:
             self.restarts += 1
             _close_pipes(self._process)
             try:
-                self._launch()
+                self._launch_patiently()
             except (ScsegError, OSError, ValueError):
                 self._clean()  # without the folder nobody waits for it
                 return
@@ -336,6 +355,13 @@ def _first_line(process: subprocess.Popen[bytes]) -> bytes:
         return b""
     readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
     return process.stdout.readline() if readable else b""
+
+
+def _status(process: subprocess.Popen[bytes]) -> int | None:
+    """Exit status of a process that has ended or is about to; None if it goes on."""
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(STOP_SECONDS)
+    return None
 
 
 def _tail(log: Path) -> str:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from bids_scseg.errors import (
     ScsegError,
     SessionError,
 )
+from bids_scseg.inference import client
 from bids_scseg.inference.bundle import save_bundle
 from bids_scseg.inference.client import (
     InferenceServer,
+    KilledAtStartError,
     request,
     request_cord,
     request_segmentation,
@@ -305,6 +308,50 @@ def test_a_request_that_kills_the_process_twice_fails(tmp_path: Path) -> None:
 def test_an_absent_device_fails_at_the_start() -> None:
     with pytest.raises(MissingToolError, match="cuda:99"), InferenceServer("cuda:99"):
         pass
+
+
+READY = """echo '{"ok": true, "device": "cpu", "description": "CPU", "warning": null, "visible": 0}'; cat"""
+KILLED, BROKEN = "kill -KILL $$", "exit 3"
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Let shell scripts stand for the process, one for each start; those that are still to come."""
+
+    def arrange(*scripts: str) -> list[str]:
+        left, start = list(scripts), subprocess.Popen
+
+        def popen(_: object, **options: object) -> subprocess.Popen[bytes]:
+            return start(["sh", "-c", left.pop(0)], **options)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(client.subprocess, "Popen", popen)
+        return left
+
+    return arrange
+
+
+def test_a_process_that_is_killed_as_it_starts_is_started_once_more(
+    scripted: Callable[..., list[str]],
+) -> None:
+    left = scripted(KILLED, READY)
+    with InferenceServer("cpu") as server:
+        assert (server.description, left) == ("CPU", [])
+
+
+def test_one_that_is_killed_twice_is_an_error_about_memory(scripted: Callable[..., list[str]]) -> None:
+    left = scripted(KILLED, KILLED, READY)
+    server = InferenceServer("cpu")
+    with pytest.raises(KilledAtStartError, match=r"killed as it started \(signal 9\)\. Free memory"), server:
+        pass
+    assert left == [READY]
+    assert not Path(server.address).parent.exists()
+
+
+def test_one_that_ends_by_itself_is_not_started_again(scripted: Callable[..., list[str]]) -> None:
+    left = scripted(BROKEN, READY)
+    with pytest.raises(MissingToolError, match=r"did not start \(exit status 3\)"), InferenceServer("cpu"):
+        pass
+    assert left == [READY]
 
 
 def test_a_long_temporary_folder_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
