@@ -79,7 +79,8 @@ def compare_sessions(
         key = "" if job is None or not needs_alignment(job) else _key(sessions)
         keys.append(key)
         jobs.append(None if job is None else replace(job, cached=known.get(key)))
-    found, aligned = _compare_all(pairs, jobs, workers)
+    slow = len({key for key in keys if key} - known.keys())  # the others take no time
+    found, aligned = _compare_all(pairs, jobs, min(workers, slow))
     _write_cache(out, {key: facts for key, facts in zip(keys, aligned, strict=True) if key and facts})
     lesions, table = tabulate(pairs, found, sessions=cohort.sessions, lesions=cohort.lesions)
     return CohortChanges(
@@ -143,8 +144,7 @@ def _compare_all(
     found: list[PairFindings] = []
     aligned: list[Mapping[str, Any] | None] = []
     work = [job for job in jobs if job is not None]
-    slow = sum(needs_alignment(job) and job.cached is None for job in work)
-    with _executor(min(workers, slow)) as pool:
+    with _executor(workers) as pool:
         results = iter(map(compare_pair, work) if pool is None else pool.map(compare_pair, work))
         for pair, job in zip(pairs, jobs, strict=True):
             if job is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bids_scseg.measure.quality import quality_columns, quality_row, scanner_row
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.assemble import ReportInput, assemble_report
+from bids_scseg.report.history import read_history
 from bids_scseg.report.quality import read_outliers
 from bids_scseg.report.session import write_session_report
 from bids_scseg.space.geometry import Geometry
@@ -173,6 +175,7 @@ class ReportSession(ScsegInterface):
                 ],
             )
         )
+        report = replace(report, history=read_history(out, plan.label))
         anchor = next(sequence.files for sequence in plan.sequences if sequence.name == report.anchor)
         page = out / session_names(anchor, subject=plan.subject, session=plan.session).report
         write_session_report(report, page, figures_dir=out / "figures")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.space.grid import FloatArray, Grid
+
+if TYPE_CHECKING:
+    from bids_scseg.report.history import History
 
 BoolArray = npt.NDArray[np.bool_]
 Volume = npt.NDArray[np.float32]
@@ -172,6 +175,8 @@ class SessionReport:
         Measures of the session; see ``report.tables`` for the names that are understood.
     outliers
         What the last run of the group level said stands out; None where it has not judged the session.
+    history
+        What it found over time; None where it has not compared the session with another one.
     flags
         Warnings; the page sorts them by severity.
     model, card
@@ -204,6 +209,7 @@ class SessionReport:
     lesions: tuple[Row, ...] = ()
     measures: Row = field(default_factory=lambda: NOTHING)
     outliers: tuple[str, ...] | None = None
+    history: History | None = None
     flags: tuple[Flag, ...] = ()
     model: str = ""
     card: str = ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from bids_scseg.report import display, encode, figures, pages, strips, tables
 from bids_scseg.report.flags import by_severity
+from bids_scseg.report.history import history_facts
 from bids_scseg.report.quality import outlier_sentence, quality_sentence, quality_table
 from bids_scseg.report.records import (
     AbsentSequence,
@@ -392,6 +393,7 @@ def _facts(report: SessionReport, shown: Sequence[Shown]) -> dict[str, object]:
         "levels_table": tables.levels_table(report.measures),
         "sequences_sentence": _sequences_sentence(report),
         **_quality(report),
+        **history_facts(report.history, repeated=_repeated(report)),
         "sequence_rows": [*map(_used_row, report.sequences), *map(_absent_row, report.absent)],
         "native_figures": by_section["native"],
         "native_note": f"{DISPLAY} Each axial slice has its own grey window. Numbers beside the first "
@@ -402,7 +404,7 @@ def _facts(report: SessionReport, shown: Sequence[Shown]) -> dict[str, object]:
         "links": [(text, pages.relative(href)) for text, href in report.links],
         "provenance": _provenance(report),
         "version": report.versions.get("bids_scseg", ""),
-        "contents": _contents(by_section),
+        "contents": _contents(by_section, repeated=_repeated(report)),
     }
 
 
@@ -416,13 +418,19 @@ def _quality(report: SessionReport) -> dict[str, object]:
     }
 
 
-def _contents(by_section: Mapping[str, Sequence[Shown]]) -> list[dict[str, object]]:
+def _repeated(report: SessionReport) -> bool:
+    """Whether the participant may have other sessions."""
+    return "_ses-" in report.label
+
+
+def _contents(by_section: Mapping[str, Sequence[Shown]], *, repeated: bool) -> list[dict[str, object]]:
     entries = [
         ("summary", "Summary", False, True),
         ("warnings", "Warnings", False, True),
         ("lesions", "Lesions", False, True),
         ("viewer", "Look around", True, True),
         ("closeups", "Close up", True, bool(by_section["closeups"])),
+        ("history", "Changes over time", False, repeated),
         ("sequences", "Sequences", False, True),
         ("quality", "Quality", True, True),
         ("native", "Images as acquired", False, bool(by_section["native"])),

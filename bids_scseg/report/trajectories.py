@@ -107,9 +107,10 @@ def summary(changes: CohortChanges | None) -> str:
         f"{_plural(len(table), 'pair')} of sessions of {_plural(len(changes.trajectories), 'participant')}: "
         f"lesions were matched in {len(compared)}"
     )
-    counts = [f"{int(compared[fate.replace(' ', '_')].sum())} {fate}" for fate in FATES]
+    sums = {fate: int(compared[fate.replace(" ", "_")].sum()) for fate in FATES}
+    counts = [f"{count} {fate}" for fate, count in sums.items() if count]
     left = len(table) - len(compared)
-    text += f" ({', '.join(counts)})." if len(compared) else "."
+    text += f" ({', '.join(counts)})." if counts else "."
     return text + (f" {_plural(left, 'pair')} could not be compared lesion by lesion." if left else "")
 
 

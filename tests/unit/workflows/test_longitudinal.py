@@ -185,6 +185,19 @@ def test_alignments_are_kept_by_content(out, monkeypatch):
     assert len(calls) == 3
 
 
+def test_worker_processes_find_the_same(out):
+    """Images on another lattice than the geometry's: each alignment is asked for and refused at once."""
+    for label, up in (("sub-02_ses-1", 0.0), ("sub-02_ses-2", 17.0)):
+        write_timed_session(out, label, [STAYS, GROWS], up=up)
+    for label in ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1", "sub-02_ses-2"):
+        add_image(out, label, up=5.0)
+    alone, together = compared(out), compared(out, workers=2)
+    assert together.pairs.equals(alone.pairs)
+    assert together.lesions.equals(alone.lesions)
+    assert all("another lattice" in reason for reason in together.pairs["reason"])
+    assert list(together.pairs["alignment"]) == ["levels", "levels"]
+
+
 def test_a_refused_registration_falls_back_to_levels_and_says_so(out, monkeypatch):
     add_image(out, "sub-01_ses-1")
     add_image(out, "sub-01_ses-2", up=17.0, seed=1)

@@ -1,0 +1,223 @@
+"""A session among the others of its participant, on its own page: what the group level found last."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_scseg.measure.longitudinal import FATES
+from bids_scseg.report import tables
+from bids_scseg.report.tables import ABSENT, Cell, Header, Table
+
+Line = Mapping[str, str]
+
+MISSING = "n/a"
+#: Drawing of the volumes, in the template's units: left, right, top and bottom of its area.
+AREA = (60.0, 560.0, 14.0, 120.0)
+WIDTH, HEIGHT = 620.0, 160.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What the group level says of a participant with several sessions.
+
+    Attributes
+    ----------
+    label
+        The session of the page.
+    sessions
+        Label, number of lesions and their volume in mm³ of each session that counts, in time; None where
+        not known.
+    pairs
+        Rows of ``group/session_changes.tsv``.
+    lesions
+        Rows of ``group/lesion_changes.tsv`` that concern the session of the page.
+    """
+
+    label: str
+    sessions: tuple[tuple[str, float | None, float | None], ...]
+    pairs: tuple[Line, ...]
+    lesions: tuple[Line, ...]
+
+
+def read_history(out: Path, label: str) -> History | None:
+    """What the last run of the group level found over time for a session's participant.
+
+    Parameters
+    ----------
+    out
+        Output folder.
+    label
+        ``sub-X`` or ``sub-X_ses-Y``.
+
+    Returns
+    -------
+    None where the group level has not compared this session with another one.
+    """
+    participant, _, session = label.partition("_")
+    try:
+        pairs = [
+            row for row in _rows(out / "group/session_changes.tsv") if row["participant_id"] == participant
+        ]
+        known = {
+            row["session_id"]: row
+            for row in _rows(out / "group/sessions.tsv")
+            if row["participant_id"] == participant
+        }
+        lesions = [
+            row
+            for row in _rows(out / "group/lesion_changes.tsv")
+            if row["participant_id"] == participant
+            and session in (row["session_before"], row["session_after"])
+        ]
+        chain = [row["session_before"] for row in pairs[:1]] + [row["session_after"] for row in pairs]
+    except (OSError, ValueError, KeyError, csv.Error):
+        return None  # tables that were edited or are being written: the report does without
+    if session not in chain:
+        return None
+    return History(
+        label=label,
+        sessions=tuple(
+            (
+                f"{participant}_{name}",
+                _number(known.get(name, {}), "lesion_count"),
+                _number(known.get(name, {}), "lesion_volume_mm3"),
+            )
+            for name in chain
+        ),
+        pairs=tuple(pairs),
+        lesions=tuple(lesions),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return [
+            {str(key): str(value) for key, value in row.items()}
+            for row in csv.DictReader(handle, delimiter="\t")
+        ]
+
+
+def history_facts(history: History | None, *, repeated: bool) -> dict[str, object]:
+    """What the session page's template shows.
+
+    Parameters
+    ----------
+    history
+        See :func:`read_history`.
+    repeated
+        Whether the session has a label, so that there may be others.
+
+    Returns
+    -------
+    ``history_words`` (empty: no section), ``history_pairs``, ``history_lesions`` and ``history_chart``, None
+    where there is nothing to show.
+    """
+    empty: dict[str, object] = {
+        "history_words": "", "history_pairs": None, "history_lesions": None, "history_chart": None,
+    }  # fmt: skip
+    if history is None:
+        words = (
+            "Whether lesions changed between the sessions of this participant is said by the group level, "
+            "which has not compared this session yet; reports drawn again after it (--reports-only) show it "
+            "here."
+        )
+        return {**empty, "history_words": words if repeated else ""}
+    count = len(history.sessions)
+    return {
+        "history_words": f"As of the last run of the group level, which compared {count} sessions of this "
+        "participant. A change is enlarged or shrunken only if it is beyond measurement noise.",
+        "history_pairs": _pairs(history),
+        "history_lesions": _lesions(history) if history.lesions else None,
+        "history_chart": _chart(history),
+    }
+
+
+def _pairs(history: History) -> Table:
+    words = ("From", "To", "Days", "Lesions", "Volume change, mm³", "95 % interval", "To know")
+    rows = []
+    for pair in history.pairs:
+        ends = [_signed(pair, f"lesion_volume_change_ci_{end}_mm3") for end in ("low", "high")]
+        note = [_text(pair, key) for key in ("reason", "sequences_differ")]
+        rows.append(
+            (
+                Cell(text=_text(pair, "session_before")), Cell(text=_text(pair, "session_after")),
+                Cell(text=tables.number(0)(_number(pair, "days"))), Cell(text=_fates(pair)),
+                Cell(text=_signed(pair, "lesion_volume_change_mm3")),
+                Cell(text=ABSENT if ABSENT in ends else " to ".join(ends)),
+                Cell(text="; ".join(part for part in note if part)),
+            )
+        )  # fmt: skip
+    numeric = {2, 4, 5}
+    return Table(
+        headers=tuple(Header(text=w, numeric=n in numeric) for n, w in enumerate(words)), rows=tuple(rows)
+    )
+
+
+def _fates(pair: Line) -> str:
+    counts = [(fate, _number(pair, fate.replace(" ", "_"))) for fate in FATES]
+    found = [f"{count:.0f} {fate}" for fate, count in counts if count]
+    if _text(pair, "state") != "compared":
+        return _text(pair, "state")
+    return ", ".join(found) or "none"
+
+
+def _lesions(history: History) -> Table:
+    words = ("From", "To", "Fate", "Numbers", "Level", "Before, mm³", "After, mm³", "z")
+    rows = [
+        (
+            Cell(text=_text(row, "session_before")), Cell(text=_text(row, "session_after")),
+            Cell(text=_text(row, "fate")),
+            Cell(text=f"{_text(row, 'lesions_before') or ABSENT} → {_text(row, 'lesions_after') or ABSENT}"),
+            Cell(text=_text(row, "level") or ABSENT),
+            Cell(text=tables.number(0)(_number(row, "volume_before_mm3"))),
+            Cell(text=tables.number(0)(_number(row, "volume_after_mm3"))),
+            Cell(text=tables.number(1, sign=True)(_number(row, "z"))),
+        )
+        for row in history.lesions
+    ]  # fmt: skip
+    return Table(headers=tuple(Header(text=w, numeric=n > 4) for n, w in enumerate(words)), rows=tuple(rows))
+
+
+def _chart(history: History) -> dict[str, object] | None:
+    """Lesion volume of each session in the template's units; None with fewer than two that are known."""
+    known = [(label, count, volume) for label, count, volume in history.sessions if volume is not None]
+    if len(known) < 2:
+        return None
+    left, right, top, bottom = AREA
+    most = max(max(volume for _, _, volume in known), 1e-6)
+    marks = [
+        {
+            "x": round(left + (right - left) * n / (len(known) - 1), 1),
+            "y": round(bottom - (bottom - top) * volume / most, 1),
+            "text": label.partition("_")[2],
+            "own": label == history.label,
+            "alt": f"{label}: {tables.number(0)(volume)} mm³"
+            + ("" if count is None else f" in {count:.0f} lesions"),
+        }
+        for n, (label, count, volume) in enumerate(known)
+    ]
+    return {
+        "marks": marks, "width": WIDTH, "height": HEIGHT, "left": left, "right": right, "bottom": bottom,
+        "top": top, "most": tables.number(0)(most),
+        "points": " ".join(f"{mark['x']},{mark['y']}" for mark in marks),
+        "alt": "Lesion volume by session: " + "; ".join(str(mark["alt"]) for mark in marks),
+    }  # fmt: skip
+
+
+def _text(row: Line, key: str) -> str:
+    value = row.get(key, MISSING)
+    return "" if value == MISSING else value
+
+
+def _number(row: Line, key: str) -> float | None:
+    try:
+        return tables.as_number(float(row.get(key, MISSING)))
+    except ValueError:
+        return None
+
+
+def _signed(row: Line, key: str) -> str:
+    return tables.number(0, sign=True)(_number(row, key))

@@ -1,0 +1,87 @@
+"""What the group level found over time, on the page of a session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from timed_sessions import write_timed_session
+
+from bids_scseg.report.history import history_facts, read_history
+from bids_scseg.report.session import write_session_report
+from bids_scseg.workflows.group import write_group
+
+EVIL = "<b>x</b>"
+STAYS, GONE, COMES = (0.0, -2.0, 90.0, 3.0), (-2.0, 1.0, 30.0, 2.5), (0.0, 2.0, 45.0, 2.5)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    root = tmp_path_factory.mktemp("out")
+    write_timed_session(root, "sub-01_ses-1", [STAYS, GONE])
+    write_timed_session(root, "sub-01_ses-2", [STAYS, COMES])
+    write_timed_session(root, "sub-01_ses-3", [STAYS], changes={"threshold": 0.3})
+    write_timed_session(root, "sub-02_ses-1", [STAYS])
+    write_group(root, facts={})
+    return root
+
+
+def test_a_session_knows_those_before_and_after(out):
+    found = read_history(out, "sub-01_ses-2")
+    assert [label for label, _, _ in found.sessions] == ["sub-01_ses-1", "sub-01_ses-2", "sub-01_ses-3"]
+    assert [count for _, count, _ in found.sessions] == [2, 2, 1]
+    assert [row["state"] for row in found.pairs] == ["compared", "refused"]
+    assert sorted(row["fate"] for row in found.lesions) == ["new", "resolved", "stable"]
+    # Of the third session nothing was matched: its pair was refused.
+    assert read_history(out, "sub-01_ses-3").lesions == ()
+
+
+@pytest.mark.parametrize("label", ["sub-02_ses-1", "sub-01", "sub-09_ses-1"])
+def test_a_session_that_was_not_compared_has_no_history(out, label):
+    assert read_history(out, label) is None
+
+
+def test_tables_that_cannot_be_read_are_no_history(tmp_path):
+    assert read_history(tmp_path, "sub-01_ses-1") is None
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group/session_changes.tsv").write_text("nothing\there\n1\t2\n")
+    assert read_history(tmp_path, "sub-01_ses-1") is None
+
+
+def test_the_facts_are_in_words_tables_and_a_picture(out):
+    facts = history_facts(read_history(out, "sub-01_ses-2"), repeated=True)
+    assert "compared 3 sessions" in facts["history_words"]
+    texts = [[cell.text for cell in row] for row in facts["history_pairs"].rows]
+    assert texts[0][3] == "1 new, 1 stable, 1 resolved"
+    assert texts[1][3] == "refused"
+    assert "different threshold" in texts[1][6]
+    marks = facts["history_chart"]["marks"]
+    assert [mark["own"] for mark in marks] == [False, True, False]
+    # Volumes of 179, 179 and 113 mm³: the first two at the top of the area, the third at 63 % of it.
+    assert marks[0]["y"] == marks[1]["y"] == 14.0
+    assert marks[2]["y"] == pytest.approx(120 - 106 * 27 / (27 + 2.5**3), abs=0.1)
+
+
+def test_without_a_comparison_the_page_says_how_to_get_one():
+    assert "--reports-only" in history_facts(None, repeated=True)["history_words"]
+    assert history_facts(None, repeated=False)["history_words"] == ""
+
+
+def test_the_session_page_shows_it_escaped(out, make_report, tmp_path):
+    found = read_history(out, "sub-01_ses-2")
+    evil = [{**row, "reason": EVIL, "session_before": EVIL} for row in found.pairs]
+    report = make_report(slices=60, label="sub-01_ses-2", history=replace(found, pairs=tuple(evil)))
+    write_session_report(report, tmp_path / "page.html", figures_dir=tmp_path / "figures")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert EVIL not in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert 'href="group.html#trajectories"' in page
+    assert page.count("<circle") >= 3
+    assert "Changes over time" in page
+    assert "Lesion volume by session" in page
+
+
+def test_a_session_without_others_has_no_such_section(make_report, tmp_path):
+    report = make_report(slices=60, label="sub-01")
+    write_session_report(report, tmp_path / "page.html", figures_dir=tmp_path / "figures")
+    assert "Changes over time" not in (tmp_path / "page.html").read_text(encoding="utf-8")
