@@ -18,6 +18,8 @@ import pytest
 
 from bids_scseg.cli.app import main
 
+VOLATILE = ("started",)  # of a run, in JSON
+
 
 @dataclass(frozen=True)
 class Result:
@@ -40,6 +42,23 @@ def status(out: Path) -> dict[str, dict[str, str]]:
     """Rows of ``status.tsv`` by session."""
     with (out / "logs" / "status.tsv").open(encoding="utf-8", newline="") as stream:
         return {row["session"]: row for row in csv.DictReader(stream, delimiter="\t")}
+
+
+def outputs(out: Path, label: str = "sub-02") -> dict[str, bytes]:
+    """A subject's derivatives, byte for byte; JSON without dates."""
+    found = {}
+    for path in sorted((out / label.split("_")[0]).rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            found[path.name] = _undated(data) if path.suffix == ".json" else data
+    return found
+
+
+def _undated(data: bytes) -> bytes:
+    content = json.loads(data)
+    for key in VOLATILE:
+        content.get("run", {}).pop(key, None)
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def page_text(page: Path) -> str:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from integration.checks import status, unfinished
+from integration.checks import outputs, status, unfinished
 from integration.cohorts import STAR, add_session, describe
 
 from bids_scseg.cli import participant
@@ -20,24 +20,6 @@ from bids_scseg.files import TEMPORARY
 from bids_scseg.workflows import resources
 
 ROOT = Path(__file__).resolve().parents[2]
-VOLATILE = ("started",)
-
-
-def outputs(out: Path, label: str = "sub-02") -> dict[str, bytes]:
-    """A subject's derivatives, byte for byte; JSON without dates."""
-    found = {}
-    for path in sorted((out / label.split("_")[0]).rglob("*")):
-        if path.is_file():
-            data = path.read_bytes()
-            found[path.name] = _undated(data) if path.suffix == ".json" else data
-    return found
-
-
-def _undated(data: bytes) -> bytes:
-    content = json.loads(data)
-    for key in VOLATILE:
-        content.get("run", {}).pop(key, None)
-    return json.dumps(content, sort_keys=True).encode()
 
 
 # -- no room ---------------------------------------------------------------------------------------
