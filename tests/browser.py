@@ -187,7 +187,10 @@ class Page:
 
     def settle(self) -> None:
         """Wait until what was asked for has been drawn."""
-        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.evaluate(
+            "new Promise((done) => { const ask = () => requestAnimationFrame(() => requestAnimationFrame(() => "
+            "'waiting' in document.documentElement.dataset ? setTimeout(ask, 20) : done())); ask(); })"
+        )
 
     def press(self, key: str) -> None:
         """Press and release a key."""

@@ -94,6 +94,7 @@ const ratingsTable = () => {
 
 const state = { text: "", flag: "", stratum: data.strata.length ? data.strata[0].name : "", colour: "", brushes: new Map(), focus: -1 };
 const views = [];
+let printing = false; // then all is drawn, and canvases finer: paper shows more than a screen
 let shown = sessions;
 let passing = new Set();
 let counted = sessions;
@@ -140,6 +141,54 @@ const draw = () => {
   passing = new Set(shown.map((session) => session.i));
   counted = shown.filter((session) => ratingOf(session).rating !== "fail");
   for (const view of views) view(why);
+};
+
+// ---- views beyond the window wait until nothing else is to do, or until they come into sight
+
+const PAUSE = 150; // ms without a change, before they follow
+const outOfSight = new Set();
+const waiting = new Map(); // view → why it is to be drawn
+let following = null;
+
+const catchUp = (view) => {
+  const why = waiting.get(view);
+  waiting.delete(view);
+  if (!waiting.size) delete document.documentElement.dataset.waiting;
+  view(why);
+};
+
+/** One view at a time, so that a pointer's next move need not wait for all. */
+const follow = () => {
+  following = null;
+  const [view] = waiting.keys();
+  if (!view) return;
+  catchUp(view);
+  if (waiting.size) following = setTimeout(follow, 0);
+};
+
+const sight = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) outOfSight.delete(target);
+    else outOfSight.add(target);
+    if (isIntersecting && waiting.has(target.view)) catchUp(target.view);
+  }
+}, { rootMargin: "150px" });
+
+/** A view of its own element: drawn at once only while that is in the window. */
+const addView = (element, view) => {
+  element.view = view;
+  sight.observe(element);
+  views.push((why) => {
+    const all = new Set([...(waiting.get(view) || []), ...why]);
+    waiting.delete(view);
+    if (!printing && outOfSight.has(element)) {
+      waiting.set(view, all);
+      document.documentElement.dataset.waiting = "";
+      clearTimeout(following);
+      following = setTimeout(follow, PAUSE);
+    } else view(all);
+    if (!waiting.size) delete document.documentElement.dataset.waiting;
+  });
 };
 
 const focus = (index, { scroll = false } = {}) => {
@@ -231,8 +280,6 @@ const fill = (select, { withMetrics = false, withCategories = false, none = "", 
   }
   select.value = chosen;
 };
-
-let printing = false; // then canvases are drawn finer: paper shows more than a screen
 
 /** A canvas sized to its box on this screen, cleared; null while it has no size. */
 const sheet = (canvas, height) => {

@@ -269,7 +269,7 @@ const worst = (name, { mean, placed }, sectors) => {
   return placed ? `${name}: mean share that is lesion ${parts.join(", ")}.` : `${name}: no session.`;
 };
 
-views.push((why) => {
+addView(byId("maps"), (why) => {
   if ([...why].every((reason) => reason.startsWith("focus") || reason === "colour")) return;
   const groups = columns();
   drawAlong(groups);

@@ -102,7 +102,7 @@ class Plot {
     this.canvas.addEventListener("pointermove", (event) => this.hover(event));
     this.canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
     this.canvas.addEventListener("keydown", (event) => this.key(event));
-    views.push((why) => this.redraw(why));
+    addView(this.canvas, (why) => this.redraw(why));
   }
 
   get x() { return this.selects[0].value; }

@@ -64,22 +64,45 @@ const dress = (session) => {
   tile.title = words.join("\n");
 };
 
+/** Hide what is not shown, touching only what changes: the page lays out again what is touched. */
+const hiding = (elements) => {
+  const hidden = new Uint8Array(elements.length);
+  return () => elements.forEach((element, n) => {
+    const hide = passing.has(n) ? 0 : 1;
+    if (hidden[n] !== hide) element.hidden = Boolean(hide);
+    hidden[n] = hide;
+  });
+};
+
+/** Mark the session in focus among elements, and take the mark from the one before. */
+const marking = (elements, mark) => {
+  let last = -1;
+  return () => {
+    if (last === state.focus) return;
+    if (last >= 0) mark(elements[last], false);
+    last = state.focus;
+    if (last >= 0) mark(elements[last], true);
+  };
+};
+
+const hideTiles = hiding(tiles.map(({ tile }) => tile));
+const markTile = marking(tiles, ({ tile }, on) => (on ? tile.setAttribute("aria-current", "true") : tile.removeAttribute("aria-current")));
 let everyone = sessions; // in the order of the wall, also those that are not shown
-views.push((why) => {
+const arrangeWall = (why) => {
+  if (why.has("start") || why.has("sort") || why.has("rating")) everyone = sorted(sessions);
+  if (selecting(why)) order = everyone.filter((session) => passing.has(session.i));
+};
+views.push(arrangeWall);
+addView(wall, (why) => {
   if (["start", "sort", "rating"].some((reason) => why.has(reason))) {
-    everyone = sorted(sessions);
     sessions.forEach(dress);
-    if (!why.has("rating")) wall.append(...everyone.map((session) => tiles[session.i].tile));
+    if (why.has("start") || why.has("sort")) wall.append(...everyone.map((session) => tiles[session.i].tile));
   }
   if (selecting(why)) {
-    order = everyone.filter((session) => passing.has(session.i));
-    tiles.forEach(({ tile }, n) => { tile.hidden = !passing.has(n); });
+    hideTiles();
     byId("wall-empty").hidden = order.length > 0;
   }
-  tiles.forEach(({ tile }, n) => {
-    if (n === state.focus) tile.setAttribute("aria-current", "true");
-    else tile.removeAttribute("aria-current");
-  });
+  markTile();
   if (why.has("focus scroll") && state.focus >= 0) tiles[state.focus].tile.scrollIntoView({ block: "nearest" });
 });
 
@@ -126,7 +149,9 @@ const compare = (a, b) => {
   return sign * String(x || "").localeCompare(String(y || ""), undefined, { numeric: true });
 };
 
-views.push((why) => {
+const hideLines = hiding(lines);
+const markLine = marking(lines, (row, on) => row.classList.toggle("current", on));
+addView(byId("session-table"), (why) => {
   if (["start", "table", "rating"].some((reason) => why.has(reason))) {
     const column = columnsOfTable.findIndex(({ text }) => text === "Rating");
     sessions.forEach((session, n) => { lines[n].cells[column].textContent = ratingOf(session).rating; });
@@ -135,8 +160,8 @@ views.push((why) => {
     drawHeads();
     body.replaceChildren(...[...sessions].sort(compare).map((session) => lines[session.i]));
   }
-  if (selecting(why)) lines.forEach((row, n) => { row.hidden = !passing.has(n); });
-  lines.forEach((row, n) => row.classList.toggle("current", n === state.focus));
+  if (selecting(why)) hideLines();
+  markLine();
 });
 
 // ---- one session

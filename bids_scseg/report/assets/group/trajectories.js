@@ -96,7 +96,7 @@ const drawTrajectories = () => {
     const next = order[at < 0 ? (step > 0 ? 0 : order.length - 1) : Math.min(Math.max(at + step, 0), order.length - 1)];
     if (next !== undefined) focus(next);
   });
-  views.push(draw);
+  addView(canvas, draw);
 };
 
 // ---- tables
@@ -149,7 +149,7 @@ const drawPairs = () => {
   byId("trajectory-rows").append(...rows.map(({ row }) => row));
   const holder = byId("trajectory-lesions");
   let path = null;
-  views.push((why) => {
+  addView(byId("trajectory-pairs"), (why) => {
     for (const { pair, row } of rows) {
       if (selecting(why)) row.hidden = !(passing.has(pair.after) || passing.has(pair.before));
       row.classList.toggle("current", state.focus >= 0 && (pair.after === state.focus || pair.before === state.focus));
