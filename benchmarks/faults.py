@@ -8,7 +8,7 @@ folder, kills at a random time, looks whether anything under its final name diff
 run wrote (a corrupt file), gives the same command again until it says that all is done - unless the run has
 gone on to its end without the process that was killed - and compares every output with that of the
 undisturbed run, byte for byte apart from dates and durations in JSON and pages. A hang is a command that
-takes ten times as long as the undisturbed run.
+takes ten times as long as the undisturbed run, or longer than ``--patience`` where other work comes and goes.
 
 Each kill is a line of WORK/campaign.jsonl. The command goes on where it was stopped (``--minutes``), shares
 the work with others like it, and refuses to mix versions of the program. ``--model random`` makes a small
@@ -293,11 +293,13 @@ def torn(out: Path, expected: dict[str, bytes]) -> tuple[str, ...]:
     return tuple(sorted(name for name, data in visible.items() if expected.get(name) != data))
 
 
-def cycle(work: Path, number: int, target: str, *, whole: Whole, model: str, seed: int) -> Record:
+def cycle(
+    work: Path, number: int, target: str, *, whole: Whole, model: str, seed: int, limit: float
+) -> Record:
     """One kill, one resumption, one comparison."""
     chance = random.Random(f"{seed} {number}")  # noqa: S311 - when to kill is no secret
     out, log = work / f"out-{number:03d}", work / f"out-{number:03d}.log"
-    line, limit, start = command(work / "bids", out, model), HANG * whole.seconds, time.monotonic()
+    line, start = command(work / "bids", out, model), time.monotonic()
     for _ in range(MAX_TRIES):
         shutil.rmtree(out, ignore_errors=True)
         with log.open("ab") as stream:
@@ -432,6 +434,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cycle after these")
+    parser.add_argument("--patience", type=float, help="seconds, not ten times the undisturbed run")
     parser.add_argument("--model", default="cord-lesion", help="or 'random': one of random weights")
     arguments = parser.parse_args()
     work: Path = arguments.work.absolute()
@@ -442,12 +445,13 @@ def main() -> None:
         if arguments.model == "random" and not Path(model).is_dir():
             random_model(Path(model))
         whole = begin(work, model)
+    limit = arguments.patience or HANG * whole.seconds
     dealt = targets(arguments.kills, arguments.seed)
     until = time.monotonic() + 60 * arguments.minutes
     for number, target in enumerate(dealt):
         with claimed(work, number) as free:
             if free and time.monotonic() < until:
-                item = cycle(work, number, target, whole=whole, model=model, seed=arguments.seed)
+                item = cycle(work, number, target, whole=whole, model=model, seed=arguments.seed, limit=limit)
                 append(work, item)
                 print(item, flush=True)
     print(summary(records(work)))
