@@ -18,6 +18,8 @@ OutputSpaces = Literal["anchor", "all"]
 Levels = Literal["auto", "labels", "sct", "none"]
 
 DEFAULT_MODEL = "cord-lesion"
+#: Nipype's plugins that wait for what they started; its graph plugins hand over all nodes and go.
+PLUGINS = ("Linear", "MultiProc", "SLURM", "SGE", "PBS", "LSF", "OAR", "Condor")
 CORD_METHODS = ("auto", "sct", "builtin")
 
 
@@ -63,6 +65,9 @@ class RunOptions:
     random_seed, deterministic
         Seed of everything random (registration is always repeatable), and whether the network runs on one
         thread, so that results do not depend on the number of cores.
+    plugin, plugin_args
+        Nipype's plugin that runs a session's graph, and its arguments as ``key=value``; empty: node after
+        node, in the session's own process.
     """
 
     bids_dir: Path | None
@@ -94,6 +99,8 @@ class RunOptions:
     reports_only: bool = False
     boilerplate_only: bool = False
     stop_on_first_crash: bool = False
+    plugin: str = ""
+    plugin_args: tuple[str, ...] = ()
     random_seed: int = 0
     deterministic: bool = False
     verbose: int = 0
@@ -138,6 +145,7 @@ RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
     "output_spaces": (lambda value: value in get_args(OutputSpaces), "anchor or all"),
     "levels": (lambda value: value in get_args(Levels), "auto, labels, sct or none"),
+    "plugin": (lambda value: value in ("", *PLUGINS), ", ".join(PLUGINS)),
     "min_volume": (lambda value: 0 <= value < math.inf, "0 or more, in mm³"),
     **dict.fromkeys(("nprocs", "omp_nthreads", "mem_gb", "random_seed"), _NOT_NEGATIVE),
 }

@@ -192,7 +192,7 @@ def run_job(job: SessionJob, *, progress: Callable[[str], None]) -> SessionOutco
         known = error if isinstance(error, ScsegError) else _known(error, job)
         if isinstance(known, DiskFullError):
             known = _with_room(known, job)
-            if watch.folder is not None:  # half of a result: of no use, and in the way of the logs
+            if watch.broken and watch.folder is not None:  # half a result: of no use, in the way of the logs
                 shutil.rmtree(watch.folder, ignore_errors=True)
         seconds, memory = time.monotonic() - start, watch.memory()
         return failed(label, known, step=watch.current, seconds=seconds, device=job.device, memory=memory)
@@ -293,12 +293,15 @@ def no_usable_image(plan: Plan) -> ScsegError:
 
 def _run_graph(job: SessionJob, folder: Path, watch: StepWatch) -> tuple[str, ...]:
     from bids_scseg.interfaces.base import load_failure
+    from bids_scseg.workflows.plugins import run_workflow
     from bids_scseg.workflows.session import init_session_wf, read_warnings
 
     configure_nipype(folder, job.options)
     workflow = init_session_wf(job=job, base_dir=folder)
     try:
-        workflow.run(plugin="Linear", plugin_args={"status_callback": watch})
+        run_workflow(workflow, job.options, watch=watch)
+        if watch.broken:  # some plugins go on without what failed, and say nothing
+            raise RuntimeError(f"the step {watch.current} failed")
     except Exception as error:
         cause = load_failure(watch.folder) if watch.folder else None
         raise cause or error from error
@@ -338,9 +341,10 @@ class StepWatch:
     def __init__(self, progress: Callable[[str], None]) -> None:
         self.current, self.folder = "start", None
         self._progress = progress
+        self._starts: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._memory: dict[str, float] = {}
-        self._start = time.monotonic()
+        self.broken = False
 
     current: str
     folder: Path | None
@@ -349,11 +353,15 @@ class StepWatch:
         """Take note of a node that starts or ends."""
         self._note_memory()
         reset_peak_memory()
+        if status in ("start", "exception") and not self.broken:
+            self.current, self.folder = node.name, Path(node.output_dir())
+        self.broken = self.broken or status == "exception"  # with a plugin others go on beside it
         if status == "start":
-            self.current, self.folder, self._start = node.name, Path(node.output_dir()), time.monotonic()
+            self._starts[node.name] = time.monotonic()
             self._progress(node.name)
         else:
-            self._seconds[node.name] = round(time.monotonic() - self._start, 2)
+            begun = self._starts.get(node.name, time.monotonic())
+            self._seconds[node.name] = round(time.monotonic() - begun, 2)
 
     def steps(self) -> tuple[tuple[str, float], ...]:
         """(step, seconds) in the order of running."""

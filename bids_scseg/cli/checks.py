@@ -9,6 +9,7 @@ from pathlib import Path
 from bids_scseg.errors import MissingToolError, OutputError
 from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
 from bids_scseg.options import RunOptions
+from bids_scseg.workflows.plugins import check_plugin
 
 REMEDY = "choose a writable folder; in a container, mount it without :ro and run as its owner (-u)"
 
@@ -21,8 +22,11 @@ def check_startup(options: RunOptions) -> None:
     OutputError
         If output or work folder cannot be written.
     MissingToolError
-        If levels are to come from SCT and it is not installed.
+        If levels are to come from SCT and it is not installed, or a scheduler's command is absent.
+    UsageError
+        If the work folder cannot be handed to a scheduler.
     """
+    check_plugin(options)
     if not (options.dry_run or options.boilerplate_only):
         for folder in (options.output_dir, options.work):
             check_writable(folder)

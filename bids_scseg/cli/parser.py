@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from bids_scseg.errors import UnknownLevelError, UsageError
-from bids_scseg.options import DEFAULT_MODEL, Levels, RunOptions, read_config
+from bids_scseg.options import DEFAULT_MODEL, PLUGINS, Levels, RunOptions, read_config
+from bids_scseg.workflows.plugin_args import plugin_words
 
 LEVELS = ("participant", "group")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -213,6 +214,10 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
                        help="print the methods text and stop")  # fmt: skip
     group.add_argument(*_both("stop-on-first-crash"), dest="stop_on_first_crash", action="store_true",
                        help="start no further session after a failure")  # fmt: skip
+    group.add_argument("--plugin", choices=PLUGINS, metavar="NAME",
+                       help=f"run a session's graph by a plugin of Nipype: {', '.join(PLUGINS)}")  # fmt: skip
+    group.add_argument(*_both("plugin-args"), dest="plugin_args", nargs="+", metavar="KEY=VALUE|FILE",
+                       help="its arguments: key=value, or a JSON file")  # fmt: skip
     group.add_argument(*_both("config-file"), dest="config_file", type=Path, metavar="TOML",
                        help="options from a file; the command line wins")  # fmt: skip
     group.add_argument("-v", "--verbose", action="count", help="more to read (-vv: debug)")
@@ -247,4 +252,8 @@ def options_of(given: dict[str, Any]) -> RunOptions:
         if name in given:
             given[name] = tuple(given[name])
     filled = {**(read_config(config) if config else {}), **given}
+    if filled.get("plugin_args"):
+        filled["plugin_args"] = plugin_words(filled["plugin_args"])
+        if not filled.get("plugin"):
+            raise UsageError("--plugin-args without a plugin", remedy="name it by --plugin")
     return RunOptions(**filled)
