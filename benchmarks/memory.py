@@ -1,6 +1,6 @@
 """Estimated and measured memory of each node.
 
-    python benchmarks/memory.py BIDS_DIR OUT [--table] [-- further options of bids_scseg]
+    python benchmarks/memory.py [--table] BIDS_DIR OUT [-- further options of bids_scseg]
 
 Runs the participant level into OUT, a fresh folder, and prints for each session and kind of node the
 estimate, by which sessions are admitted, and the largest resident memory that its worker had meanwhile.

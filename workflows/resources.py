@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bids_scseg.bids.memory import BASE_GB, GB_PER_IMAGE, LATE_GB, LEAST_INFERENCE_GB, prepared_voxels
+from bids_scseg.bids.memory import BASE_GB, LATE_GB, LEAST_INFERENCE_GB, SMALLEST_GB, prepared_voxels
 from bids_scseg.errors import DiskFullError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.model import Recipe
@@ -120,7 +120,7 @@ def memory_gb(options: RunOptions) -> float:
 
 def worker_count(options: RunOptions, total: int) -> int:
     """Sessions at once, at most: as asked for, as the smallest would fit into memory, as there are."""
-    fitting = (memory_gb(options) - LEAST_INFERENCE_GB) / (BASE_GB + GB_PER_IMAGE["report"])
+    fitting = (memory_gb(options) - LEAST_INFERENCE_GB) / SMALLEST_GB
     return max(1, int(min(options.workers, fitting, total)))
 
 

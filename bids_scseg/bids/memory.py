@@ -18,10 +18,12 @@ NODES = ("cord", "prepare", "segment", "measure", "write", "report")
 # Measured with the real program (benchmarks/memory.py; figures in docs/reliability.md), with room to spare.
 BASE_GB = 0.35  # a worker with its libraries
 GB_PER_MEGAVOXEL = {"cord": 0.02, "prepare": 0.02, "write": 0.02, "report": 0.02}
-GB_PER_IMAGE = {"prepare": 0.05, "write": 0.02, "report": 0.1}
+GB_PER_IMAGE = {"write": 0.05, "report": 0.03}
 # For each megavoxel of the prepared grid and sequence of the recipe.
 GB_PER_PREPARED = {"prepare": 0.015, "segment": 0.01, "measure": 0.025, "write": 0.015, "report": 0.015}
-REGISTRATION_GB = 0.4  # ANTs, with two slabs
+REGISTRATION_GB = 0.1  # ANTs, with two slabs
+RESTORE_GB = 0.4  # the anchor's images from the prepared grid, where they lie obliquely to it
+SMALLEST_GB = BASE_GB + RESTORE_GB  # no session needs less
 LATE_GB = 4.0  # another program's network on one whole image, below the worker; a guess
 # The inference process: torch, and the paper's network (measured: 1.4 GB; encoders run one after another).
 INFERENCE_BASE_GB, NETWORK_GB = 0.6, 1.4
@@ -107,6 +109,9 @@ def _need(node: str, sizes: Sizes, *, late: bool) -> float:
     voxels = sizes.largest if node == "cord" else sizes.total
     need = BASE_GB + GB_PER_MEGAVOXEL.get(node, 0.0) * voxels / 1e6
     need += GB_PER_IMAGE.get(node, 0.0) * sizes.images + GB_PER_PREPARED.get(node, 0.0) * sizes.prepared / 1e6
-    if node == "prepare" and sizes.registered:
-        need += REGISTRATION_GB
-    return need + (LATE_GB if node == "segment" and late else 0.0)
+    extra = {
+        "prepare": REGISTRATION_GB if sizes.registered else 0.0,
+        "segment": LATE_GB if late else 0.0,
+        "write": RESTORE_GB,
+    }
+    return need + extra.get(node, 0.0)

@@ -75,7 +75,7 @@ def test_little_memory_is_told_before_the_start(run, good, tmp_path):
     one = (good.bids, tmp_path / "out", "-d", good.labels, "--participant-label", "02", "--mem", "1GB")
     result = run(*one)
     assert result.code == 0, result.err
-    assert "sub-02 needs about 2.5 GB of memory, 1.0 GB are there: it may be killed" in result.err
+    assert "sub-02 needs about 2.8 GB of memory, 1.0 GB are there: it may be killed" in result.err
 
 
 # -- two at once, and what a killed one leaves -----------------------------------------------------

@@ -48,14 +48,16 @@ def test_cords_need_by_the_largest_image_and_what_holds_all_by_their_sum(slices,
     alone, both = needs(sequence(first)), needs(sequence(first), sequence(second, name="T2Ax"))
     assert all(both[node] >= alone[node] for node in NODES)
     assert (both["cord"] > alone["cord"]) <= (others > slices)
-    for node in ("prepare", "write", "report"):
-        assert both[node] > alone[node]
+    assert both["write"] > alone["write"] and both["report"] > alone["report"]
+    large = needs(sequence(first), sequence(image("acq-ax_T2w", lattice(slices=400)), name="T2Ax"))
+    assert large["prepare"] > alone["prepare"]
 
 
 def test_registration_and_another_programs_network_count_where_they_run():
-    one, two = needs(sequence(SLABS[0])), needs(sequence(*SLABS))
-    assert two["prepare"] - one["prepare"] > REGISTRATION_GB
-    assert two["report"] - one["report"] < REGISTRATION_GB
+    apart, registered = needs(sequence(*SLABS, name="T2Ax")), needs(sequence(*SLABS, name="T2Sag"))
+    assert registered["prepare"] - apart["prepare"] == pytest.approx(REGISTRATION_GB)
+    assert {**registered, "prepare": 0} == {**apart, "prepare": 0}
+    one = needs(sequence(SLABS[0]))
     late = needs(sequence(SLABS[0]), late=True)
     assert late["segment"] - one["segment"] == pytest.approx(LATE_GB)
     assert {node: late[node] for node in NODES if node != "segment"} == {

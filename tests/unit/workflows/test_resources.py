@@ -44,7 +44,7 @@ LARGE = plan("acq-sag_T2w", grid=lattice(slices=400))
     ("memory", "total", "workers"),
     [
         (float("inf"), 20, 8),  # a system that does not tell
-        (3.4, 20, 3),  # 2 GB for the network, 0.45 GB for each of the smallest sessions
+        (4.3, 20, 3),  # 2 GB for the network, 0.75 GB for each of the smallest sessions
         (1.0, 20, 1),
         (64.0, 2, 2),
     ],
@@ -52,7 +52,7 @@ LARGE = plan("acq-sag_T2w", grid=lattice(slices=400))
 def test_sessions_at_once(monkeypatch, memory, total, workers):
     monkeypatch.setattr(resources, "free_memory_gb", lambda: memory)
     assert worker_count(OPTIONS, total) == workers
-    assert worker_count(replace(OPTIONS, mem_gb=3.4), total) == min(3, total)
+    assert worker_count(replace(OPTIONS, mem_gb=4.3), total) == min(3, total)
 
 
 LIMIT = 2_000_000_000
