@@ -10,7 +10,8 @@ import hashlib
 import logging
 import multiprocessing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,12 +29,12 @@ from bids_scseg.errors import DataError
 from bids_scseg.measure.changes import (
     CohortChanges,
     PairFindings,
-    SessionPair,
     flags_of,
-    session_pairs,
     tabulate,
 )
 from bids_scseg.measure.cohort import CohortTables, SessionOutputs
+from bids_scseg.measure.timeline import SessionPair, session_pairs
+from bids_scseg.measure.volume_noise import volume_change
 from bids_scseg.preprocess.realign import REALIGN_VERSION
 from bids_scseg.workflows.pair import SEED, PairJob, TimedSession, compare_pair, needs_alignment
 from bids_scseg.workflows.processes import end_with_parent
@@ -41,6 +42,9 @@ from bids_scseg.workflows.processes import end_with_parent
 LOG = logging.getLogger(__name__)
 
 CACHE = "group/alignments.json"
+KILLED = "the worker was killed, most likely because memory ran out: lower --nprocs"
+#: Findings of a pair, and its alignment for the cache.
+Compared = tuple[PairFindings, Mapping[str, Any] | None]
 
 
 def compare_sessions(
@@ -106,7 +110,7 @@ def _timed(
         for row in cohort.sessions.to_dict("records")
     }
     lesions: dict[tuple[object, object], list[dict[Hashable, Any]]] = {}
-    for row in cohort.lesions.to_dict("records"):
+    for row in cohort.lesions.dropna(subset=["index", "volume_mm3"]).to_dict("records"):
         lesions.setdefault((row["participant_id"], row["session_id"]), []).append(row)
     found = {}
     for item in outputs:
@@ -143,19 +147,28 @@ def _compare_all(
     """Findings and alignments of all pairs, in their order."""
     found: list[PairFindings] = []
     aligned: list[Mapping[str, Any] | None] = []
-    work = [job for job in jobs if job is not None]
     with _executor(workers) as pool:
-        results = iter(map(compare_pair, work) if pool is None else pool.map(compare_pair, work))
-        for pair, job in zip(pairs, jobs, strict=True):
+        running = [None if job is None or pool is None else pool.submit(compare_pair, job) for job in jobs]
+        for pair, job, future in zip(pairs, jobs, running, strict=True):
             if job is None:
-                found.append(PairFindings(state="refused", reason=pair.refusal))
-                aligned.append(None)
-                continue
-            one, facts = next(results)
+                one, facts = PairFindings(state="refused", reason=pair.refusal), None
+            elif future is None:
+                one, facts = compare_pair(job)
+            else:
+                one, facts = _result(future, job)
             LOG.info("%s and %s: %s", *pair.labels, one.reason or one.state)
             found.append(one)
             aligned.append(facts)
     return found, aligned
+
+
+def _result(future: Future[Compared], job: PairJob) -> Compared:
+    """What a worker found; totals only if it was killed."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        total = volume_change(*(session.sizes.values() for session in job.sessions))
+        return PairFindings(state="totals only", reason=KILLED, total=total), None
 
 
 @contextmanager
@@ -179,7 +192,7 @@ def _key(sessions: tuple[TimedSession, TimedSession]) -> str:
         if session.files.geometry is None or session.files.image is None:
             return ""
         parts += [files.sha256(session.files.geometry), files.sha256(session.files.image)]
-        parts.append(repr(session.origin_s_mm))
+        parts.append(f"{session.origin_s_mm!r} {session.origin_kind}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bids_scseg.bids.given import read_geometry
 from bids_scseg.bids.timepoints import SessionFiles, origin_world, read_anchor, read_map
@@ -30,7 +31,7 @@ from bids_scseg.measure.schema import Value
 from bids_scseg.measure.volume_noise import volume_change
 from bids_scseg.preprocess.realign import Realignment, Timepoint, realign
 from bids_scseg.space.geometry import Geometry
-from bids_scseg.space.grid import FloatArray
+from bids_scseg.space.grid import FloatArray, Grid
 from bids_scseg.space.resample import sample_linear
 
 #: Seed of the registrations' sampling.
@@ -38,6 +39,8 @@ SEED = 0
 NO_IMAGE = "an image of the anchor is not there (name the raw dataset)"
 
 Sizes = dict[int, tuple[float, float]]
+#: Values with their lattice.
+ProbabilityMap = tuple[npt.NDArray[np.float32], Grid]
 #: Lesion number → its places in the world of its own session and of the other one, both (n, 3) mm.
 Places = dict[int, tuple[FloatArray, FloatArray]]
 
@@ -142,20 +145,22 @@ def _realigned(
     found = _from_cache(cached)
     if found is None:
         try:
-            found = realign(_timepoint(first), _timepoint(second), seed=SEED)
+            known = first.session.origin_kind == second.session.origin_kind
+            ends = (_timepoint(item, with_origin=known) for item in (first, second))
+            found = realign(*ends, seed=SEED)
         except (ScsegError, RuntimeError) as error:  # ANTs raises the latter
             return None, None, f"the images could not be registered: {error}"
     return found, _to_cache(found), "" if found.registered and found.accepted else found.reason
 
 
-def _timepoint(loaded: _Loaded) -> Timepoint:
+def _timepoint(loaded: _Loaded, *, with_origin: bool) -> Timepoint:
     image, grid = read_anchor(loaded.session.files, loaded.geometry)
     origin = loaded.session.origin_s_mm
     return Timepoint(
         image=image,
         grid=grid,
         geometry=loaded.geometry,
-        origin_mm=None if origin is None else origin_world(loaded.geometry, origin),
+        origin_mm=origin_world(loaded.geometry, origin) if with_origin and origin is not None else None,
     )
 
 
@@ -203,7 +208,7 @@ def _matched(
         alignment=how,
         facts=facts,
         matches=matches,
-        extras=tuple(_extra(match, loaded, (there, back)) for match in matches),
+        extras=_extras(matches, loaded, (there, back)),
         total=total_change(matches, before, after),
     )
 
@@ -230,23 +235,37 @@ def _placed(own: _Loaded, other: _Loaded, arcs: ArcMap) -> tuple[list[PlacedLesi
     return placed, worlds
 
 
+def _extras(
+    matches: Sequence[Match], loaded: tuple[_Loaded, _Loaded], worlds: tuple[Places, Places]
+) -> tuple[dict[str, Value], ...]:
+    """What else the images say of each match; a probability map is read at most once."""
+    maps: dict[int, ProbabilityMap | None] = {}
+    out = []
+    for match in matches:
+        row = _extra(match, loaded, worlds)
+        if not match.before or not match.after:
+            side = 1 if match.after else 0
+            if 1 - side not in maps:
+                maps[1 - side] = _probability_map(loaded[1 - side])
+            number = (match.after or match.before)[0]
+            row["other_probability"] = _highest(maps[1 - side], worlds[side][number][1])
+        out.append(row)
+    return tuple(out)
+
+
 def _extra(
     match: Match,
     loaded: tuple[_Loaded, _Loaded],
     worlds: tuple[Places, Places],
 ) -> dict[str, Value]:
-    """What else the images say of a match."""
+    """Sequences that cover a match in one of the sessions only."""
     side = 1 if match.after else 0
     numbers = match.after if match.after else match.before
     own, other = loaded[side], loaded[1 - side]
     world = np.concatenate([worlds[side][number][1] for number in numbers])
     here = np.concatenate([worlds[side][number][0] for number in numbers])
     seen = [_covering(here, own.geometry), _covering(world, other.geometry)]
-    lone = not match.before or not match.after
-    return {
-        "sequences_differ": differing(*(seen if side == 0 else seen[::-1])),
-        "other_probability": _probability(other, world) if lone else None,
-    }
+    return {"sequences_differ": differing(*(seen if side == 0 else seen[::-1]))}
 
 
 def _covering(world: FloatArray, geometry: Geometry) -> str:
@@ -255,15 +274,22 @@ def _covering(world: FloatArray, geometry: Geometry) -> str:
     return "+".join(key for key, here in seen.items() if here.mean() >= EXAMINED_FROM)
 
 
-def _probability(loaded: _Loaded, world: FloatArray) -> float | None:
-    """Highest lesion probability of a session at some places; None if its map cannot be read."""
+def _probability_map(loaded: _Loaded) -> ProbabilityMap | None:
+    """A session's lesion probability with its lattice; None if it cannot be read."""
     path = loaded.session.files.probability
     if path is None:
         return None
     try:
-        data, grid = read_map(path)
+        return read_map(path)
     except ScsegError:
         return None
+
+
+def _highest(found: ProbabilityMap | None, world: FloatArray) -> float | None:
+    """Highest probability at some places."""
+    if found is None:
+        return None
+    data, grid = found
     return float(sample_linear(data, grid.to_index(world)).max(initial=0.0))
 
 

@@ -211,5 +211,6 @@ def _time(text: str) -> datetime | None:
 
 def origin_world(geometry: Geometry, s_mm: float) -> FloatArray:
     """(3,) reference world mm of the anchor's centerline at a position s."""
-    line = geometry.centerlines[geometry.anchor]
-    return np.asarray(np.array([*line.at(s_mm), s_mm]) @ geometry.grid.axes.T)
+    line = geometry.centerlines.get(geometry.anchor)
+    across = geometry.axis_mm if line is None else line.at(s_mm)
+    return np.asarray(np.array([*across, s_mm]) @ geometry.grid.axes.T)

@@ -9,13 +9,12 @@ import pytest
 
 from bids_scseg.measure.changes import (
     PairFindings,
-    SessionPair,
     differing,
     flags_of,
-    session_pairs,
     tabulate,
 )
 from bids_scseg.measure.longitudinal import Match
+from bids_scseg.measure.timeline import SessionPair, session_pairs
 from bids_scseg.measure.volume_noise import Change
 
 
@@ -65,6 +64,11 @@ def test_a_cohort_without_repeated_sessions_has_no_pairs():
     assert session_pairs(TABLE[TABLE["participant_id"] == "sub-2"]) == ([], {})
     single = sessions(("sub-1", None, "A", None, 0.5), ("sub-2", None, "A", None, 0.5))
     assert session_pairs(single) == ([], {})
+
+
+def test_a_session_of_which_no_cord_was_examined_is_not_one_without_lesions():
+    table = TABLE.assign(lesion_count=pd.array([None, 1, 1, 1, 1], dtype="Int64"))
+    assert [pair.refusal for pair in session_pairs(table)[0]] == ["no cord was examined in ses-b"] * 2
 
 
 def test_who_decided_on_lesions_is_said():
@@ -141,6 +145,6 @@ def test_flags_count_what_was_not_matched():
     found = [PairFindings(state="refused"), PairFindings(state="totals only"), PairFindings(state="compared")]
     pair = SessionPair(participant="sub-1", before="a", after="b", order="labels")
     refused, totals = flags_of([pair] * 3, found)
-    assert refused.startswith("1 of 3 pairs of sessions were measured otherwise")
+    assert refused.startswith("1 of 3 pairs of sessions are not compared")
     assert "only their totals" in totals
     assert flags_of([pair], [found[2]]) == ()
