@@ -243,23 +243,26 @@ def test_bad_corrections_end_their_session_alone_and_early(run, again):
         "voxels lie between whole numbers": values * 0.5,
         "4 dimensions": np.stack([values, values], axis=-1),
     }
+    one = ("-d", again.labels, "--participant-label", "02")
     for words, wrong in cases.items():
         put(path, wrong, affine, np.float32)
-        result = run(again.bids, again.out, "-d", again.labels)
-        rows = status(again.out)
-        assert result.code == 1
-        assert [rows[label]["state"] for label in ("sub-01_ses-1", "sub-01_ses-2")] == ["done", "done"]
-        assert words in rows[LABEL]["cause"]
-        assert rows[LABEL]["file"] == str(path)
-        assert rows[LABEL]["remedy"] != "n/a"
+        assert run(again.bids, again.out, *one).code == 1
+        row = status(again.out)[LABEL]
+        assert words in row["cause"]
+        assert row["file"] == str(path)
+        assert row["remedy"] != "n/a"
+    log = again.out / "logs" / "sub-01_ses-2.json"
+    log.unlink()
+    run(again.bids, again.out, "-d", again.labels)  # the other sessions go on
+    assert json.loads(log.read_text())["state"] == "done"
     far = affine.copy()
     far[2, 3] += 900
     put(path, values, far)
-    run(again.bids, again.out, "-d", again.labels, "--participant-label", "02")
+    run(again.bids, again.out, *one)
     assert "field of view does not meet the cord" in status(again.out)[LABEL]["cause"]
     put(path, values, affine)
     other = put(path.with_name("sub-02_acq-ax_seg-lesions_desc-manual_dseg.nii.gz"), values, affine)
-    run(again.bids, again.out, "-d", again.labels, "--participant-label", "02")
+    run(again.bids, again.out, *one)
     cause = status(again.out)[LABEL]["cause"]
     assert "2 corrected lesion masks of one session" in cause
     assert path.name in cause
