@@ -54,6 +54,7 @@ def test_a_full_disk_is_told_with_what_is_there_and_what_is_needed(tmp_path, mon
         watch(Step("prepare", half.parent), "start")
         half.mkdir(parents=True)
         (half / "image.npy").write_bytes(b"half")
+        watch(Step("prepare", half.parent), "exception")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(job_module, "_run_graph", fail)
@@ -68,6 +69,23 @@ def test_a_full_disk_is_told_with_what_is_there_and_what_is_needed(tmp_path, mon
     assert (outcome.state, outcome.step, outcome.ends_run) == ("failed", "prepare", True)
     assert "run the same command again" in outcome.remedy
     assert not half.exists()
+
+
+def test_a_full_disk_between_steps_takes_no_results(tmp_path, monkeypatch):
+    whole = tmp_path / "out" / "work" / "sub-1" / "prepare"
+
+    def fail(_, __, watch):
+        watch(Step("prepare", whole.parent), "start")
+        whole.mkdir(parents=True)
+        watch(Step("prepare", whole.parent), "end")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(job_module, "_run_graph", fail)
+    given = job("1")
+    options = replace(given.options, output_dir=tmp_path / "out")
+    given = replace(given, plan=replace(given.plan, anchor="T2Sag"), options=options)
+    assert run_job(given, progress=lambda _: None).ends_run
+    assert whole.exists()
 
 
 def test_an_error_of_ours_about_a_full_disk_keeps_its_file(tmp_path):
