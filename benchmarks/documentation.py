@@ -1,14 +1,16 @@
 """Pictures of the documentation, from a finished demo: documentation.py OUT SESSION docs/images
 
 Pages are cut up and photographed by a headless Chromium; maps come from the derivatives themselves.
+``--only NAME …`` takes these alone. The two pictures that need a cohort (``group-explore``, ``group-maps``)
+are of an invented one: ``--cohort FOLDER`` makes it there, and takes them.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+import json
 import shutil
-import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,42 +18,72 @@ import nibabel as nib
 import numpy as np
 from PIL import Image, ImageChops
 
-BROWSER = shutil.which("chromium") or "/usr/bin/chromium"
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # whose browser and cohort these are
+from browser import Page, browser
+
 WIDTH, TALL = 1180, 6000  # px of the window; the picture is cut to what it shows
+GAP = 24  # px between figures
 LARGEST = 290_000  # bytes
 ONLY = "main > section:not(#{0}), main > *:not(section), footer, nav {{display: none !important}}"
 WIDE = ".frame {display: block !important} main {max-width: 1120px !important; padding: 8px 20px !important}"
-FIRST = "section:not(#warnings), footer, nav {display: none !important}"
+FIRST = "section:not(#warnings), footer, nav, .bar {display: none !important}"
 CLOSE = "#lesions > *:not(#closeups, #closeups ~ *) {display: none}"
 #: name → page (session or group), what to hide, largest height in px
 SHOTS = {
     "session-summary": ("session", FIRST, 900),
     "session-lesions": ("session", ONLY.format("lesions") + "#closeups, #closeups ~ * {display: none}", 1300),
     "session-closeup": ("session", ONLY.format("lesions") + CLOSE, 640),
-    "session-sequences": ("session", ONLY.format("sequences"), 900),
+    "session-sequences": ("session", ONLY.format("sequences"), 1250),
     "session-native": ("session", ONLY.format("native"), 660),
     "session-alignment": ("session", ONLY.format("alignment"), 1100),
     "group-summary": ("group", FIRST, 900),
-    "group-explore": ("group", ONLY.format("explore"), 1000),
-    "group-maps": ("group", ONLY.format("maps"), 1000),
+    "group-review": ("group", ONLY.format("review"), 900),
     "group-sessions": ("group", ONLY.format("sessions"), 800),
+}
+#: name → figures of the report's own folder, one below the other (``report`` is the README's picture)
+STACKS = {"report": ("overview", "lesion01"), "session-strips": ("along", "overview", "probability")}
+COHORT_SHOTS = {
+    "group-explore": ("cohort", ONLY.format("explore"), 1000),
+    "group-maps": ("cohort", ONLY.format("maps"), 1000),
 }
 
 
-def photograph(page: Path, css: str, *, height: int, folder: Path) -> Image.Image:
+def invented(folder: Path) -> Path:
+    """The page of an invented cohort, as the tests of the group level make it."""
+    from cohort_tree import make_tree
+
+    from bids_scseg.workflows.group import write_group
+
+    bids, out = make_tree(folder, participants=60)
+    write_group(out, dataset=bids, facts={"dataset": "invented"})
+    return out / "group.html"
+
+
+def photograph(page: Page, path: Path, css: str, *, height: int, shot: Path) -> Image.Image:
     """A picture of what a page shows with some of it hidden."""
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
-    copy = folder / "page.html"
-    copy.write_text(text.replace("</head>", f"<style>{WIDE}{css}</style></head>"), encoding="utf-8")
-    shot = folder / "shot.png"
-    subprocess.run(
-        [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-         "--virtual-time-budget=15000",  # pages that draw themselves need time to do so
-         f"--user-data-dir={folder / 'browser'}", f"--window-size={WIDTH},{TALL}", f"--screenshot={shot}",
-         copy.as_uri()], capture_output=True, check=True, timeout=180,
-    )  # fmt: skip
+    page.open(path, width=WIDTH, height=TALL)
+    sheet = json.dumps(f"{WIDE}{css}")  # a sheet of the browser's own: the page's policy allows no other
+    page.evaluate(
+        f"(() => {{ const sheet = new CSSStyleSheet(); sheet.replaceSync({sheet});"
+        "document.adoptedStyleSheets = [sheet]; })()"
+    )
+    page.settle()
+    page.screenshot(shot)
     with Image.open(shot) as image:
         return cut(image.convert("RGB"), height=height)
+
+
+def stack(out: Path, label: str, figures: tuple[str, ...]) -> Image.Image:
+    """Figures of a session, as wide as each other, one below the other."""
+    paths = [out / "figures" / f"{label}_desc-{figure}_figure.png" for figure in figures]
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    sizes = [(WIDTH, round(picture.height * WIDTH / picture.width)) for picture in pictures]
+    sheet = Image.new("RGB", (WIDTH, sum(height + GAP for _, height in sizes) - GAP), "white")
+    top = 0
+    for picture, size in zip(pictures, sizes, strict=True):
+        sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (0, top))
+        top += size[1] + GAP
+    return sheet
 
 
 def cut(image: Image.Image, *, height: int) -> Image.Image:
@@ -126,12 +158,27 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="output folder of a demo, both levels done")
     parser.add_argument("session", help="one with several slabs of T2Sag, such as sub-02_ses-2")
     parser.add_argument("images", type=Path, help="folder of pictures")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these pictures alone")
+    parser.add_argument(
+        "--cohort", type=Path, metavar="FOLDER", help="make an invented cohort here, for two more"
+    )
     arguments = parser.parse_args()
     pages = {"session": arguments.out / f"{arguments.session}.html", "group": arguments.out / "group.html"}
     folder = Path(tempfile.mkdtemp())
-    for name, (page, css, height) in SHOTS.items():
-        keep(photograph(pages[page], css, height=height, folder=folder), arguments.images / f"{name}.png")
-    maps(arguments.out, arguments.session, arguments.images / "images.png")
+    shots = dict(SHOTS)
+    if arguments.cohort is not None:
+        pages["cohort"], shots = invented(arguments.cohort), shots | COHORT_SHOTS
+    wanted = arguments.only or [*shots, *STACKS, "images"]
+    for name in STACKS:
+        if name in wanted:
+            keep(stack(arguments.out, arguments.session, STACKS[name]), arguments.images / f"{name}.png")
+    with browser(folder) as page:
+        for name, (which, css, height) in shots.items():
+            if name in wanted:
+                picture = photograph(page, pages[which], css, height=height, shot=folder / "shot.png")
+                keep(picture, arguments.images / f"{name}.png")
+    if "images" in wanted:
+        maps(arguments.out, arguments.session, arguments.images / "images.png")
     shutil.rmtree(folder)
 
 
