@@ -188,7 +188,8 @@ class Page:
     def settle(self) -> None:
         """Wait until what was asked for has been drawn."""
         self.evaluate(
-            "new Promise((done) => { const ask = () => requestAnimationFrame(() => requestAnimationFrame(() => "
+            "new Promise((done) => { const ask = () => "
+            "requestAnimationFrame(() => requestAnimationFrame(() => "
             "'waiting' in document.documentElement.dataset ? setTimeout(ask, 20) : done())); ask(); })"
         )
 
