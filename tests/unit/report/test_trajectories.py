@@ -144,7 +144,7 @@ def test_filters_leave_pairs_out(page):
     )
     page.settle()
     assert visible(page, "#trajectory-rows tr") == 1
-    assert "1 participants" in text(page, "#trajectory-about")
+    assert "1 participant;" in text(page, "#trajectory-about")
     page.evaluate("document.getElementById('clear').click()")
     page.settle()
     assert visible(page, "#trajectory-rows tr") == PAIRS

@@ -43,7 +43,7 @@ const drawTrajectories = () => {
     const ends = lit.map((path) => { const own = steps(path); return own[own.length - 1].y - own[0].y; });
     const rise = ends.filter((change) => change > 0).length;
     const fall = ends.filter((change) => change < 0).length;
-    spoken.textContent = `${lit.length} participants; from their first to their last session ${rise} rise, ${fall} fall, ${ends.length - rise - fall} stay`;
+    spoken.textContent = `${lit.length} participant${lit.length === 1 ? "" : "s"}; from their first to their last session ${rise} rise, ${fall} fall, ${ends.length - rise - fall} stay`;
     canvas.setAttribute("aria-label", `${titleOf(metric.value)} over ${across}, a line per participant: ${spoken.textContent}. Left and right arrow keys go from session to session.`);
   };
 
