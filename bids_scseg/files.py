@@ -92,7 +92,7 @@ def write_error(error: OSError, path: object) -> OutputError:
     """The error of ours that a failed write deserves."""
     if is_full(error):
         return DiskFullError(
-            f"cannot be written ({error.strerror or error})",
+            f"cannot be written ({error.strerror or 'the disk is full'})",  # numpy gives two numbers
             file=path,
             remedy="free space and run the same command again; finished steps are kept",
         )

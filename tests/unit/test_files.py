@@ -102,7 +102,7 @@ def test_numpys_words_for_a_full_disk_are_understood(tmp_path):
     def fail(_stream):
         raise OSError("2228224 requested and 262144 written")
 
-    with pytest.raises(DiskFullError):
+    with pytest.raises(DiskFullError, match="the disk is full"):
         files.write_atomically(tmp_path / "a.npy", fail)
     assert files.tells_of_full_disk("Traceback ...\nOSError: 12 requested and 4 written")
     assert not files.is_full(OSError("something else")) and not files.tells_of_full_disk("something else")
