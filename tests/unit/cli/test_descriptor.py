@@ -66,6 +66,7 @@ def test_types_follow_the_parser() -> None:
     assert found["dry_run"] == found["verbose"] == "Flag"
     assert {name for name, entry in inputs().items() if entry.get("list")} == {
         "participant_label", "session_label", "exclude_participant_label", "sequences", "derivatives",
+        "plugin_args",
     }  # fmt: skip
     assert inputs()["output_spaces"]["value-choices"] == ["anchor", "all"]
     assert inputs()["levels"]["value-choices"] == ["auto", "labels", "sct", "none"]
