@@ -60,15 +60,15 @@ def drag(page: Page, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     page.command(
         "Input.dispatchMouseEvent", type="mousePressed", x=box["x"] + 20, y=y, button="left", buttons=1
     )
-    frames, alls = [], []
+    frames, totals = [], []
     page.evaluate("window.answers.length = 0")
     for step in range(1, steps + 1):
         before = spent(page)
         move(page, box["x"] + 20 + (box["width"] - 40) * step / steps, y)
         frames.append(spent(page) - before)
         time.sleep(0.8)  # views beyond the window follow
-        alls.append(spent(page) - before)
-    return np.array(page.evaluate("window.answers")), np.array(frames), np.array(alls)
+        totals.append(spent(page) - before)
+    return np.array(page.evaluate("window.answers")), np.array(frames), np.array(totals)
 
 
 def main() -> None:
@@ -92,10 +92,10 @@ def main() -> None:
             page.command("Performance.enable", timeDomain="threadTicks")
             page.open(target)
             time.sleep(3)
-            answers, frames, alls = drag(page, arguments.steps)
+            answers, frames, totals = drag(page, arguments.steps)
     print(f"answer, ms: median {np.median(answers):.0f}, longest {answers.max():.0f}, "
           f"over 100: {int((answers > 100).sum())} of {answers.size}")  # fmt: skip
-    for name, found in (("to the frame", frames), ("with all that follows", alls)):
+    for name, found in (("to the frame", frames), ("with all that follows", totals)):
         words = ", ".join(f"{part.removesuffix('Duration')} {value:.1f}" for part, value in
                           zip(PARTS, np.median(found, axis=0), strict=True))  # fmt: skip
         print(f"processor {name}, median ms: {words}; longest in all {found[:, -1].max():.0f}")
