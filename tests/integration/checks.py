@@ -76,7 +76,8 @@ def foreign_addresses(page: Path) -> list[str]:
     for address in found:
         if address.startswith(("#", "data:")):
             continue
-        if re.match(r"[a-z]+:|//", address) or not (page.parent / html.unescape(address)).exists():
+        file = html.unescape(address).partition("#")[0]
+        if re.match(r"[a-z]+:|//", address) or not (page.parent / file).exists():
             wrong.append(address)
     return wrong
 

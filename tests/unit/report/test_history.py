@@ -62,6 +62,14 @@ def test_the_facts_are_in_words_tables_and_a_picture(out):
     assert marks[2]["y"] == pytest.approx(120 - 106 * 27 / (27 + 2.5**3), abs=0.1)
 
 
+def test_before_the_group_level_the_page_leads_to_no_page_that_is_not_there(make_report, tmp_path):
+    report = make_report(slices=60, label="sub-01_ses-2")
+    write_session_report(report, tmp_path / "page.html", figures_dir=tmp_path / "figures")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Changes over time" in page
+    assert "group.html" not in page
+
+
 def test_without_a_comparison_the_page_says_how_to_get_one():
     assert "--reports-only" in history_facts(None, repeated=True)["history_words"]
     assert history_facts(None, repeated=False)["history_words"] == ""
