@@ -100,15 +100,14 @@ def _check(config: TrainingConfig, recipe: Recipe) -> None:
             f"arm.kind {arm.kind!r} for a network of one sequence", expected="two sequences or more"
         )
     shown = shown_sequences(config, recipe)
-    for table, names in (
-        ("sampling", config.sampling.sequences),
-        ("validation", config.validation.sequences),
+    for field, names, known in (
+        ("sampling.sequences", config.sampling.sequences, spec.sequences),
+        ("sampling.alone", config.sampling.alone, shown),
+        ("validation.sequences", config.validation.sequences, shown),
     ):
-        strangers = [name for name in names if name not in (spec.sequences if table == "sampling" else shown)]
+        strangers = [name for name in names if name not in known]
         if strangers:
-            raise DataError(
-                f"{table}.sequences {strangers} are not trained", expected=f"names among {list(shown)}"
-            )
+            raise DataError(f"{field} {strangers} are not trained", expected=f"names among {list(shown)}")
     if len(shown) < len(spec.sequences) and arm.kind != "replicated":
         _check_foldable(spec, shown)
 

@@ -101,6 +101,9 @@ class SamplingConfig:
         the others from being learned.
     sequences
         The only sequences that are shown, others count as missing; empty: all of the network's.
+    alone, alone_share
+        Sequences of which one is shown alone in this share of the patches, where the case has one of them.
+        Those that show lesions worst are otherwise seen too seldom by themselves.
     by_patch
         Whether a sequence that covers no voxel of a patch counts as missing there.
     exchange
@@ -120,6 +123,8 @@ class SamplingConfig:
     sequence_dropout: float = 0.0
     dropout_keeps: int = 0
     sequences: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
+    alone_share: float = 0.0
     by_patch: bool = False
     exchange: float = 0.0
     workers: int = 0
@@ -461,7 +466,7 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _SHARES = (
     "optimizer.momentum", "optimizer.ema", "sampling.foreground", "sampling.sequence_dropout",
-    "sampling.exchange", "paint.probability", "arm.logistic_share", "validation.fraction",
+    "sampling.exchange", "sampling.alone_share", "paint.probability", "arm.logistic_share", "validation.fraction",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
     "augment.elastic", "augment.contrast",
@@ -479,6 +484,8 @@ def _problems(config: TrainingConfig) -> Iterator[tuple[str, str]]:
             value = _field(config, name)
             if not low <= value <= high:
                 yield f"{name} is {value}", expected
+    if config.sampling.alone_share and not config.sampling.alone:
+        yield "sampling.alone_share without sampling.alone", "the sequences that are shown alone"
     if min(config.sampling.patch_vox) < 1:
         yield f"sampling.patch_vox is {config.sampling.patch_vox}", "sizes of at least 1"
     if not 1 <= config.paint.lesions[0] <= config.paint.lesions[1]:

@@ -77,7 +77,7 @@ def draw_patch(
     painting: PaintConfig = NO_PAINT,
 ) -> Sample:
     """One augmented patch of a case; ``places`` are those of :func:`lesion_places`."""
-    available = kept_sequences(case, sampling.sequences)
+    available = draw_alone(rng, kept_sequences(case, sampling.sequences), sampling, names=case.sequences)
     if sampling.by_patch:
         # the place first: a sequence that is kept but does not reach it would teach nothing
         place = draw_place(rng, case, sampling, kept=available, places=places)
@@ -120,6 +120,20 @@ def reaching(
     return np.array(
         [bool(case.coverage[case.channel(n)][column].any()) for n in range(len(case.sequences))], bool
     )
+
+
+def draw_alone(
+    rng: Rng, available: npt.NDArray[np.bool_], sampling: SamplingConfig, *, names: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """(S,) bool: by ``alone_share`` one of ``alone`` that is available, by itself; else all available."""
+    if not sampling.alone_share or rng.random() >= sampling.alone_share:
+        return available
+    choice = [n for n in np.flatnonzero(available) if names[n] in sampling.alone]
+    if not choice:
+        return available
+    kept = np.zeros(available.shape, bool)
+    kept[choice[int(rng.integers(len(choice)))]] = True
+    return kept
 
 
 def draw_sequences(

@@ -255,6 +255,7 @@ def test_sequences_that_training_never_shows_are_folded_away(tmp_path: Path) -> 
             "one sequence",
         ),
         ({"sampling": SamplingConfig(sequences=("FLAIR",))}, "FLAIR"),
+        ({"sampling": SamplingConfig(alone=("FLAIR",), alone_share=0.5)}, "sampling.alone"),
         ({"sampling": SamplingConfig(sequences=("T2Sag",))}, "network.sequences"),
         (
             {

@@ -68,6 +68,7 @@ def test_values_arrive_with_their_types(tmp_path: Path) -> None:
         ('name = "x"\nrecipe = "r"\niterations = 0', "iterations is 0"),
         ('name = "x"\nrecipe = "r"\n[sampling]\nforeground = 1.5', "foreground is 1.5"),
         ('name = "x"\nrecipe = "r"\n[arm]\nkind = "frozen"', r"arm\.source"),
+        ('name = "x"\nrecipe = "r"\n[sampling]\nalone_share = 0.5', "sampling.alone"),
         ('name = "x"\nrecipe = "r"\n[validation]\nfolds = 5\nfold = 5', "fold 5 of 5"),
         ('name = "x"\nrecipe = "r"\n[model]\nlicense = "ours"', "LicenseRef-ours"),
         ('name = "x"\nrecipe = "r"\n[model]\nauthors = ["Ada", ""]', r"model\.authors is ''"),

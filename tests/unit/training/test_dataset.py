@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_cases import SIZE, make_case
@@ -12,6 +13,7 @@ from bids_scseg.training.dataset import (
     PreparedCases,
     covered_only,
     crop,
+    draw_alone,
     draw_place,
     draw_sequences,
     lesion_places,
@@ -69,6 +71,24 @@ def test_dropout_keeps_no_more_sequences_than_it_may() -> None:
     sampling = SamplingConfig(sequence_dropout=1.0, dropout_keeps=2)
     counts = [int(draw_sequences(rng, np.ones(5, bool), sampling).sum()) for _ in range(100)]
     assert set(counts) == {1, 2}
+
+
+def test_some_sequences_are_shown_alone_as_often_as_wanted() -> None:
+    rng = np.random.default_rng(0)
+    names = ("T2Sag", "STIR", "T2Ax")
+    sampling = SamplingConfig(alone=("T2Sag", "STIR"), alone_share=0.5)
+    draws = np.array([draw_alone(rng, np.ones(3, bool), sampling, names=names) for _ in range(400)])
+    single = draws.sum(axis=1) == 1
+    assert single.mean() == pytest.approx(0.5, abs=0.08)  # 3 standard errors
+    assert draws[single].mean(axis=0) == pytest.approx([0.5, 0.5, 0.0], abs=0.11)
+    assert draws[~single].all()
+
+
+def test_a_case_without_the_sequences_that_are_shown_alone_shows_what_it_has() -> None:
+    sampling = SamplingConfig(alone=("T2Sag",), alone_share=1.0)
+    available = np.array([False, True, True])
+    kept = draw_alone(np.random.default_rng(0), available, sampling, names=("T2Sag", "STIR", "T2Ax"))
+    assert kept.tolist() == available.tolist()
 
 
 def test_by_patch_keeps_only_sequences_that_reach_the_place() -> None:
