@@ -24,7 +24,8 @@ LABEL = re.compile(r"sub-(?P<subject>[A-Za-z0-9+]+)(_ses-(?P<session>[A-Za-z0-9+
 PHENOTYPE = "phenotype/spinal_cord_lesions"
 MEASUREMENT = {
     "MeasurementToolMetadata": {
-        "Description": "Spinal cord lesions by automatic segmentation; one row per participant"
+        "Description": "Spinal cord lesions by automatic segmentation, with readers' corrections where "
+        "there are any; one row per participant"
     }
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from bids_scseg.measure.changes import CohortChanges
 from bids_scseg.measure.cohort import CohortTables
 from bids_scseg.measure.comparisons import METRICS
+from bids_scseg.measure.session import MODEL_ORIGIN
 from bids_scseg.report import pages, tables, trajectories
 from bids_scseg.report.flags import by_severity
 from bids_scseg.report.group_data import page_data
@@ -147,7 +148,10 @@ def summary_sentence(rows: Sequence[Row], failed: Sequence[Row]) -> str:
     text = f"{_plural(len(rows), 'session')} of {_plural(people, 'participant')} were processed"
     if counts:
         free = _plural(sum(count == 0 for count in counts), "session")
-        text += f"; the model marked {_plural(int(sum(counts)), 'lesion')}, and none in {free}"
+        by_hand = sum(row.get("mask_origin") not in (None, "", MODEL_ORIGIN) for row in rows)
+        marked = f"{_plural(int(sum(counts)), 'lesion')}, and none in {free}"
+        text += f"; the model{' and its readers' if by_hand else ''} marked {marked}"
+        text += f" (readers corrected {_plural(by_hand, 'session')})" if by_hand else ""
     unknown = len(rows) - len(counts)
     text += "." + (f" In {_plural(unknown, 'session')} no cord was examined." if unknown else "")
     return text + (f" {_plural(len(failed), 'session')} ended without a result." if failed else "")

@@ -137,6 +137,17 @@ def test_empty_cohort(tmp_path):
     assert embedded(text)["sessions"] == []
 
 
+def test_summary_sentence_says_where_readers_had_a_hand():
+    rows = [
+        {"participant_id": "sub-1", "lesion_count": 2, "mask_origin": "model"},
+        {"participant_id": "sub-2", "lesion_count": 1, "mask_origin": "manual"},
+    ]
+    assert summary_sentence(rows, []) == (
+        "2 sessions of 2 participants were processed; the model and its readers marked 3 lesions, and none in "
+        "0 sessions (readers corrected 1 session)."
+    )
+
+
 def test_summary_sentence_counts_unexamined_sessions_apart():
     rows = [{"participant_id": "sub-1", "lesion_count": 2}, {"participant_id": "sub-1", "lesion_count": None}]
     assert summary_sentence(rows, []) == (
