@@ -152,11 +152,11 @@ def test_a_mean_lies_between(one, other):
 
 
 def test_blocks_keep_their_place():
-    """0.5 mm voxels in twos, 3 mm slices as they are; the middle of a block is between its voxels."""
-    grid = Grid(shape=(5, 4, 3), affine=np.diag([0.5, 0.5, 3.0, 1.0]))
+    """1 mm voxels in twos, 3 mm slices as they are; the middle of a block is between its voxels."""
+    grid = Grid(shape=(5, 4, 3), affine=np.diag([1.0, 1.0, 3.0, 1.0]))
     image = np.arange(60, dtype=np.float32).reshape(grid.shape)
     small, lattice = coarser(image, grid)
     assert small.shape == lattice.shape == (2, 2, 3)
-    assert lattice.spacing.tolist() == [1.0, 1.0, 3.0]
-    assert lattice.to_world([0, 0, 0]).tolist() == [0.25, 0.25, 0.0]
+    assert lattice.spacing.tolist() == [2.0, 2.0, 3.0]
+    assert lattice.to_world([0, 0, 0]).tolist() == [0.5, 0.5, 0.0]
     assert small[0, 0, 0] == image[:2, :2, 0].mean()
