@@ -159,4 +159,4 @@ def test_a_gpu_that_this_torch_was_not_built_for(folders: tuple[Path, Path], tmp
     assert done.returncode == 127, done.stderr
     assert done.stderr.count("\n") == 1
     assert "the GPU Old (compute capability 3.0) cannot be used by torch" in done.stderr
-    assert "use --device cpu" in done.stderr
+    assert "Use --device cpu" in done.stderr
