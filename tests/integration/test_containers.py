@@ -22,9 +22,11 @@ SMALL_GB = 3.0  # of the image without SCT and with a CPU build of torch; 2.1 wh
 
 
 @pytest.fixture(scope="module", autouse=True)
-def image() -> str:
-    """The image, built from the working tree."""
-    return build_image(IMAGE)
+def commit() -> str:
+    """The commit at which the image was built from the working tree."""
+    head = run("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
+    build_image(IMAGE)
+    return head
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +65,10 @@ def test_help_and_version() -> None:
     assert f"code: sha256 {code_checksum()}\n" in version
 
 
-def test_labels_size_and_settings() -> None:
+def test_labels_size_and_settings(commit: str) -> None:
     facts = inspected()
     labels = facts["Labels"]
-    head = run("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
-    assert labels["org.opencontainers.image.revision"] == head
+    assert labels["org.opencontainers.image.revision"] == commit
     assert labels["org.opencontainers.image.version"] == __version__
     size_gb = facts["Size"] / 1e9
     print(f"image without SCT: {size_gb:.2f} GB")
