@@ -7,8 +7,8 @@ Usage:
 
 Every case is predicted from ``--alone``, from it with each of ``--with``, and from all its sequences, and
 scored by the rules ``walsh2024`` at the bundle's threshold against the same truth each time: the lesions that
-any of its sequences shows at least faintly. Differences from ``--alone`` are paired by case; intervals are bootstrap
-intervals over subjects.
+any of its sequences shows at least faintly. Differences from ``--alone`` are paired by case; intervals
+are bootstrap intervals over subjects.
 """
 
 from __future__ import annotations

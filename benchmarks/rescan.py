@@ -6,10 +6,10 @@ Usage:
     scseg prepare IMPLANTS TWO --labels derivatives/labels --cord builtin --bids-filter-file RUN2.json
     python benchmarks/rescan.py ONE TWO --model BUNDLE | --fold BUNDLE SUBJECT … [--fold …]
 
-``RUN1.json`` is ``{"T2StarAx": {"suffix": "T2starw", "run": 1}}``, and so on. Cases of the same name are pairs. Cord
-area is the mean over the slices that both cover of the area of the mask found in each; the lesion volume that of
-all that is found where the truth is (predicted lesions that touch a true one). Relative differences: absolute
-difference over the mean of the two.
+``RUN1.json`` is ``{"T2StarAx": {"suffix": "T2starw", "run": 1}}``, and so on. Cases of the same name are
+pairs. Cord area is the mean over the covered slices of the area of the mask that was found in each scan; the
+lesion volume that of all that is found where the truth is (predicted lesions that touch a true one). Relative
+differences: absolute difference over the mean of the two.
 """
 
 from __future__ import annotations
