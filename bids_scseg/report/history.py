@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from bids_scseg.measure.longitudinal import FATES
 from bids_scseg.report import tables
+from bids_scseg.report.records import History, Line
 from bids_scseg.report.tables import ABSENT, Cell, Header, Table
-
-Line = Mapping[str, str]
 
 MISSING = "n/a"
 #: Drawing of the volumes, in the template's units: left, right, top and bottom of its area.
 AREA = (60.0, 560.0, 14.0, 120.0)
 WIDTH, HEIGHT = 620.0, 160.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """What the group level says of a participant with several sessions.
-
-    Attributes
-    ----------
-    label
-        The session of the page.
-    sessions
-        Label, number of lesions and their volume in mm³ of each session that counts, in time; None where
-        not known.
-    pairs
-        Rows of ``group/session_changes.tsv``.
-    lesions
-        Rows of ``group/lesion_changes.tsv`` that concern the session of the page.
-    """
-
-    label: str
-    sessions: tuple[tuple[str, float | None, float | None], ...]
-    pairs: tuple[Line, ...]
-    lesions: tuple[Line, ...]
 
 
 def read_history(out: Path, label: str) -> History | None:

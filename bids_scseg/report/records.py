@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.space.grid import FloatArray, Grid
 
-if TYPE_CHECKING:
-    from bids_scseg.report.history import History
-
 BoolArray = npt.NDArray[np.bool_]
 Volume = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
 Severity = Literal["serious", "caution", "note"]
 Row = Mapping[str, object]
+Line = Mapping[str, str]  # of a table read from a file
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -139,6 +137,29 @@ class Flag:
     title: str
     text: str = ""
     remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What the group level says of a participant with several sessions.
+
+    Attributes
+    ----------
+    label
+        The session of the page.
+    sessions
+        Label, number of lesions and their volume in mm³ of each session that counts, in time; None where
+        not known.
+    pairs
+        Rows of ``group/session_changes.tsv``.
+    lesions
+        Rows of ``group/lesion_changes.tsv`` that concern the session of the page.
+    """
+
+    label: str
+    sessions: tuple[tuple[str, float | None, float | None], ...]
+    pairs: tuple[Line, ...]
+    lesions: tuple[Line, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -466,7 +466,8 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _SHARES = (
     "optimizer.momentum", "optimizer.ema", "sampling.foreground", "sampling.sequence_dropout",
-    "sampling.exchange", "sampling.alone_share", "paint.probability", "arm.logistic_share", "validation.fraction",
+    "sampling.exchange", "sampling.alone_share", "paint.probability", "arm.logistic_share",
+    "validation.fraction",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
     "augment.elastic", "augment.contrast",
