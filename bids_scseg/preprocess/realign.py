@@ -33,9 +33,7 @@ MAX_INVERSE_MM = 1.0  # between the two directions, on average along the cord: a
 MAX_APART_MM = 3.0  # between the two centerlines, median: half the width of a cord is 5 to 6 mm
 MIN_SIMILARITY = 0.5  # correlation of the intensities round the cord; 0.87 and more seen where it was right
 MAX_OFF_LEVEL_MM = 8.0  # between the levels' place and the images' along the cord: half a cervical vertebra
-COARSE_MM = (
-    2.0  # width of the voxels that are registered: within 0.4 mm of 1 mm's result, a sixth of its time
-)
+COARSE_MM = 2.0  # voxels that are registered: within 0.4 mm of 1 mm's result, a sixth of its time
 # The search for a start.
 STARTS_MM = np.arange(-64.0, 65.0, 8.0)  # along the cord: half a vertebra apart, or a start finds none
 NODE_MM = 4.0  # between points along the cord

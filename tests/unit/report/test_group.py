@@ -143,8 +143,8 @@ def test_summary_sentence_says_where_readers_had_a_hand():
         {"participant_id": "sub-2", "lesion_count": 1, "mask_origin": "manual"},
     ]
     assert summary_sentence(rows, []) == (
-        "2 sessions of 2 participants were processed; the model and its readers marked 3 lesions, and none in "
-        "0 sessions (readers corrected 1 session)."
+        "2 sessions of 2 participants were processed; the model and its readers marked 3 lesions, and none "
+        "in 0 sessions (readers corrected 1 session)."
     )
 
 
