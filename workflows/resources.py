@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from bids_scseg.bids import checksums
 from bids_scseg.bids.memory import BASE_GB, LATE_GB, LEAST_INFERENCE_GB, SMALLEST_GB, prepared_voxels
-from bids_scseg.errors import DiskFullError
+from bids_scseg.errors import DiskFullError, ScsegError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile, Plan
@@ -59,12 +60,34 @@ def disk_bytes(plan: Plan, recipe: Recipe) -> tuple[float, float]:
     return work, OUTPUT_BYTES + OUTPUT_BYTES_PER_VOXEL * voxels
 
 
+def bytes_left(options: RunOptions, plan: Plan, recipe: Recipe) -> tuple[float, float]:
+    """Bytes that a session adds to (work folder, output folder), beside what is there already.
+
+    A finished session adds nothing where its files are: each is replaced by one of about the same size.
+    """
+    work, out = disk_bytes(plan, recipe)
+    in_work = folder_bytes(options.work / plan.label)
+    if is_finished(options.output_dir, plan.label):
+        return (0.0 if in_work else work), 0.0
+    folder = options.output_dir / f"sub-{plan.subject}" / (f"ses-{plan.session}" if plan.session else "")
+    return max(0.0, work - in_work), max(0.0, out - folder_bytes(folder / "anat"))
+
+
+def is_finished(out: Path, label: str) -> bool:
+    """Whether all files of a session's list are there; a session that is unfinished has no list."""
+    try:
+        listed = checksums.read_list(out, label)
+    except ScsegError:  # damaged
+        return False
+    return bool(listed) and all((out / path).is_file() for path in listed)
+
+
 def disk_needs(options: RunOptions, plans: Sequence[Plan], recipe: Recipe) -> tuple[DiskNeed, ...]:
-    """What a run will write, for each file system; what earlier runs left in the work folder is taken off."""
+    """What a run will still write, for each file system: what earlier runs have written is taken off."""
     work, out = [], 0.0
     for plan in plans:
-        in_work, in_out = disk_bytes(plan, recipe)
-        work.append(max(0.0, in_work - folder_bytes(options.work / plan.label)))
+        in_work, in_out = bytes_left(options, plan, recipe)
+        work.append(in_work)
         out += in_out
     if options.clean_workdir:  # only those of the sessions that run at once are there at one time
         work = sorted(work, reverse=True)[: options.workers]

@@ -10,6 +10,7 @@ import pytest
 from bids_builders import image, lattice, study
 from unit_jobs import job
 
+from bids_scseg.bids import checksums
 from bids_scseg.bids.memory import BASE_GB, LATE_GB
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.errors import DiskFullError, ImageError
@@ -146,6 +147,47 @@ def test_needs_are_summed_by_file_system(tmp_path, monkeypatch):
     assert folder_bytes(options.work) == 1000
     (need,) = disk_needs(options, [SMALL], RECIPE)
     assert need.needed == pytest.approx(work + out - 1000)
+
+
+def write(path, count):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(count))
+
+
+def test_what_earlier_runs_have_written_is_no_need(tmp_path, monkeypatch):
+    options = replace(OPTIONS, output_dir=tmp_path)
+    work, out = disk_bytes(SMALL, RECIPE)
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: SimpleNamespace(free=123.0))
+
+    def needed():
+        return sum(need.needed for need in disk_needs(options, [SMALL], RECIPE))
+
+    mask = "sub-01/anat/sub-01_label-lesion_mask.nii.gz"
+    write(tmp_path / mask, 5000)
+    assert needed() == pytest.approx(work + out - 5000)  # interrupted
+    checksums.record(tmp_path, "sub-01", [mask])
+    assert needed() == pytest.approx(work)  # finished, its work folder removed
+    write(options.work / "sub-01" / "session" / "a", 1000)
+    assert needed() == 0
+    (tmp_path / mask).unlink()
+    assert needed() == pytest.approx(work + out - 1000)  # a part of it is gone again
+    write(tmp_path / "sub-01" / "ses-b" / "anat" / "sub-01_ses-b_mask.nii.gz", 5000)  # another session's
+    assert needed() == pytest.approx(work + out - 1000)
+    (tmp_path / "logs" / "checksums" / "sub-01.sha256").write_text("damaged")
+    assert needed() == pytest.approx(work + out - 1000)
+
+
+def test_a_run_that_only_has_to_finish_the_rest_is_not_refused(tmp_path, monkeypatch):
+    plans = [replace(SMALL, subject=f"{number:03d}") for number in range(30)]
+    options = replace(OPTIONS, output_dir=tmp_path)
+    for plan in plans[:29]:
+        write(tmp_path / f"{plan.label}.html", 10)
+        write(options.work / plan.label / "a", 10)
+        checksums.record(tmp_path, plan.label, [f"{plan.label}.html"])
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: SimpleNamespace(free=400e6))
+    assert check_disk(disk_needs(options, plans, RECIPE)) == ()
+    with pytest.raises(DiskFullError):
+        check_disk(disk_needs(replace(options, output_dir=tmp_path / "new"), plans, RECIPE))
 
 
 def test_too_little_disk_is_refused_with_both_numbers():
