@@ -133,7 +133,7 @@ def scripts(
         SUBMIT_FILE: _submit_script(len(plans), at_once=queue.at_once, group=group),
     }
     if group:
-        start = launch(launcher, ["-", str(options.output_dir), "group"])
+        start = launch(launcher, [str(options.bids_dir), str(options.output_dir), "group"])
         own = Needs(cpus=GROUP_CPUS, mem_gb=min(GROUP_GB, needs.mem_gb), minutes=GROUP_MINUTES)
         head = _head("bids_scseg_group", own, queue, log=folder / "group-%j.log")
         files[GROUP_FILE] = "\n".join([*head, *launcher.setup, "set -euo pipefail", *start]) + "\n"

@@ -78,9 +78,9 @@ def test_a_task_runs_its_own_session(tmp_path, index, offset, chosen):
     assert words == [*fixed, *chosen]
 
 
-def test_the_group_level_needs_no_raw_data(tmp_path):
+def test_the_group_level_knows_the_raw_dataset_and_with_it_the_covariates(tmp_path):
     made(tmp_path, [plan("01")])
-    assert run(tmp_path / "group.sh") == ["-", str(tmp_path), "group"]
+    assert run(tmp_path / "group.sh") == ["/bids", str(tmp_path), "group"]
     assert set(made(tmp_path, [plan("01")], group=False)) == {"sessions.tsv", "array.sh", "submit.sh"}
 
 
