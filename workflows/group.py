@@ -69,7 +69,12 @@ def find_outputs(out: Path) -> list[SessionOutputs]:
 
 
 def write_group(
-    out: Path, *, dataset: Path | None = None, facts: Mapping[str, str], workers: int = 1
+    out: Path,
+    *,
+    dataset: Path | None = None,
+    facts: Mapping[str, str],
+    workers: int = 1,
+    follow_links: bool = False,
 ) -> CohortTables:
     """Build and write the cohort's tables, data dictionaries and page.
 
@@ -83,12 +88,16 @@ def write_group(
         Name to value, shown on the page.
     workers
         Pairs of sessions of one participant that are aligned at once.
+    follow_links
+        Whether tables of the raw dataset may be links to places outside of it.
     """
     outputs = find_outputs(out)
     covariates = Covariates()
     if dataset is not None:
         people = {f"sub-{item.subject}" for item in outputs}
-        covariates = read_covariates(dataset, people, taken=measured_columns(outputs))
+        covariates = read_covariates(
+            dataset, people, taken=measured_columns(outputs), follow_links=follow_links
+        )
     ratings = read_ratings(safe_join(out, RATINGS_FILE), {item.label for item in outputs})
     cohort = build(outputs, covariates=covariates, ratings=ratings)
     changes = compare_sessions(out, cohort, outputs, dataset=dataset, workers=workers)

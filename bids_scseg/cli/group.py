@@ -27,7 +27,13 @@ def run_group(options: RunOptions) -> int:
     facts = {"version": __version__, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
     if options.bids_dir is not None:
         facts["dataset"] = options.bids_dir.resolve().name
-    cohort = write_group(out, dataset=options.bids_dir, facts=facts, workers=options.workers)
+    cohort = write_group(
+        out,
+        dataset=options.bids_dir,
+        facts=facts,
+        workers=options.workers,
+        follow_links=options.follow_links,
+    )
     record_group(out)
     done = int((cohort.sessions["state"] == "done").sum())
     sys.stderr.write(

@@ -338,9 +338,9 @@ def _sessions(
     schema = (*KEY_COLUMNS, *STATE_COLUMNS, *RUN_COLUMNS, *RATING_COLUMNS, *covariates.columns, *measured)
     names = {column.name for column in (*measured, *RUN_COLUMNS)}
     rows = [
-        item.keys
+        covariates.of(f"sub-{item.subject}", f"ses-{item.session}" if item.session else None)
+        | item.keys
         | dict(state)
-        | covariates.of(f"sub-{item.subject}", f"ses-{item.session}" if item.session else None)
         | _rating(ratings.by_label.get(item.label))
         | {name: value for name, value in row.items() if name in names}
         for item, state, row in zip(ordered, states, summaries, strict=True)
@@ -354,7 +354,9 @@ def _sessions(
 def _rating(found: Rating | None) -> dict[str, Value]:
     if found is None:
         return {}
-    return {"rating": found.rating, "rating_note": found.note or None, "rated": found.rated or None}
+    return {
+        "rating": found.rating or None, "rating_note": found.note or None, "rated": found.rated or None,
+    }  # fmt: skip
 
 
 def _strata(sessions: pd.DataFrame) -> tuple[tuple[Stratum, ...], str]:

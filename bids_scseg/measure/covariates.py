@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from bids_scseg import files
 from bids_scseg.errors import DataError
 from bids_scseg.measure.schema import Column, Value, parse_frame
 
 PARTICIPANTS = "participants.tsv"
+#: They say whose a row is: never covariates, whichever table has them.
+IDENTIFIERS = ("participant_id", "session_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,9 @@ class Covariates:
         return {**self.participants.get(participant, {}), **own}
 
 
-def read_covariates(dataset: Path, participants: Iterable[str], *, taken: Iterable[str] = ()) -> Covariates:
+def read_covariates(
+    dataset: Path, participants: Iterable[str], *, taken: Iterable[str] = (), follow_links: bool = False
+) -> Covariates:
     """Read ``participants.tsv`` and the ``sub-X_sessions.tsv`` of a raw dataset.
 
     Parameters
@@ -55,43 +60,68 @@ def read_covariates(dataset: Path, participants: Iterable[str], *, taken: Iterab
     taken
         Names of columns that the cohort's tables have already: a covariate of that name gets the prefix
         ``participants_`` or ``sessions_``.
+    follow_links
+        Whether tables may be links to places outside of the dataset.
 
     Returns
     -------
-    Covariates; empty where the dataset has no such tables. Columns without any value are left out.
+    Covariates; empty where the dataset has no such tables. Columns without any value are left out. A table
+    that is a link out of the dataset is not read, and a flag says so.
 
     Raises
     ------
     DataError
         If a table cannot be read, or has no column of identifiers, or one row twice.
     """
-    wanted, names = set(participants), set(taken)
-    path = dataset / PARTICIPANTS
-    frame = _table(path, "participant_id") if path.is_file() else pd.DataFrame({"participant_id": []})
-    frame = _own(frame, "participants_", names)
-    people = {_prefixed(key, "sub-"): row for key, row in _rows(frame, "participant_id", path)}
-    columns = list(_columns(frame, "participant_id", path))
+    wanted = set(participants)
+    tables = {who: dataset / who / f"{who}_sessions.tsv" for who in sorted(wanted)}
+    there = [path for path in (dataset / PARTICIPANTS, *tables.values()) if path.is_file()]
+    outside = [] if follow_links else [path for path in there if _leads_out(path, dataset)]
+    usable = set(there) - set(outside)
+    people, columns = _read(dataset / PARTICIPANTS, "participant_id", names=set(taken), usable=usable)
+    names = set(taken) | {column.name for column in columns}  # the same for every participant's table
     sessions: dict[tuple[str, str], Mapping[str, Value]] = {}
-    for participant in sorted(wanted):
-        own = dataset / participant / f"{participant}_sessions.tsv"
-        if not own.is_file():
-            continue
-        table = _own(_table(own, "session_id"), "sessions_", names | {column.name for column in columns})
-        sessions |= {
-            (participant, _prefixed(key, "ses-")): row for key, row in _rows(table, "session_id", own)
-        }
+    for participant, path in tables.items():
+        rows, more = _read(path, "session_id", names=names, usable=usable)
+        sessions |= {(participant, label): row for label, row in rows.items()}
         known = {column.name for column in columns}
-        columns += [column for column in _columns(table, "session_id", own) if column.name not in known]
-    absent = sorted(wanted - people.keys()) if path.is_file() else []
-    flags = (
-        [f"participants.tsv has no row for {len(absent)} of {len(wanted)} participants."] if absent else []
-    )
+        columns += [column for column in more if column.name not in known]
+    absent = len(wanted - people.keys()) if dataset / PARTICIPANTS in usable else 0
     return Covariates(
         columns=_settled(columns, [*people.values(), *sessions.values()]),
         participants={key: row for key, row in people.items() if key in wanted},
         sessions=sessions,
-        flags=tuple(flags),
+        flags=tuple(_flags(absent, len(wanted), outside)),
     )
+
+
+def _flags(absent: int, wanted: int, outside: list[Path]) -> Iterable[str]:
+    if absent:
+        yield f"participants.tsv has no row for {absent} of {wanted} participants."
+    if outside:
+        more = (
+            f" and {len(outside) - 1} others are links that lead" if outside[1:] else " is a link that leads"
+        )
+        yield (
+            f"{outside[0].name}{more} out of the dataset: not read; copy the tables into it, or allow links "
+            "with --follow-links."
+        )
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    # Not Path.resolve(): it raises for links that lead in circles.
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def _read(
+    path: Path, key: str, *, names: set[str], usable: set[Path]
+) -> tuple[dict[str, dict[str, Value]], list[Column]]:
+    """Rows of a table by their label with prefix, and the columns; nothing of a table that is not usable."""
+    if path not in usable:
+        return {}, []
+    short, prefix = ("sub-", "participants_") if key == "participant_id" else ("ses-", "sessions_")
+    frame = _own(_table(path, key), prefix, names)
+    return {_prefixed(label, short): row for label, row in _rows(frame, key)}, list(_columns(frame, path))
 
 
 def _table(path: Path, key: str) -> pd.DataFrame:
@@ -115,24 +145,23 @@ def _table(path: Path, key: str) -> pd.DataFrame:
 
 def _own(frame: pd.DataFrame, prefix: str, taken: set[str]) -> pd.DataFrame:
     """Rename what would collide with the cohort's own columns (never the identifiers)."""
-    keys = {"participant_id", "session_id"}
     return frame.rename(
-        columns={name: f"{prefix}{name}" for name in frame.columns if name in taken and name not in keys}
+        columns={
+            name: f"{prefix}{name}" for name in frame.columns if name in taken and name not in IDENTIFIERS
+        }
     )
 
 
-def _rows(frame: pd.DataFrame, key: str, path: Path) -> Iterable[tuple[str, dict[str, Value]]]:
+def _rows(frame: pd.DataFrame, key: str) -> Iterable[tuple[str, dict[str, Value]]]:
     for row in frame.to_dict("records"):
-        yield (
-            str(row[key]),
-            {str(name): value for name, value in row.items() if name != key and not pd.isna(value)},
-        )
+        known = {str(name): value for name, value in row.items() if not pd.isna(value)}
+        yield str(row[key]), {name: value for name, value in known.items() if name not in IDENTIFIERS}
 
 
-def _columns(frame: pd.DataFrame, key: str, path: Path) -> Iterable[Column]:
+def _columns(frame: pd.DataFrame, path: Path) -> Iterable[Column]:
     described = _dictionary(path.with_suffix(".json"))
     for name in frame.columns:
-        if name in (key, "participant_id", "session_id"):
+        if name in IDENTIFIERS:
             continue
         about = described.get(str(name).removeprefix("participants_").removeprefix("sessions_"), {})
         words = about.get("Description") or about.get("LongName") or f"Covariate, from {path.name}."
@@ -157,14 +186,11 @@ def _settled(columns: Iterable[Column], rows: list[Mapping[str, Value]]) -> tupl
 def _dictionary(path: Path) -> dict[str, dict[str, Any]]:
     """A data dictionary beside a table; nothing where there is none that can be used."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = files.read_json(path)
+    except DataError:
         return {}
-    return (
-        {key: value for key, value in data.items() if isinstance(value, dict)}
-        if isinstance(data, dict)
-        else {}
-    )
+    known = data if isinstance(data, dict) else {}
+    return {str(key): value for key, value in known.items() if isinstance(value, dict)}
 
 
 def _prefixed(label: str, prefix: str) -> str:

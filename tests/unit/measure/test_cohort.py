@@ -10,6 +10,7 @@ import pytest
 
 from bids_scseg.errors import DataError
 from bids_scseg.measure.cohort import KEY_COLUMNS, PARTICIPANT_COLUMNS, SessionOutputs, build
+from bids_scseg.measure.covariates import Covariates
 from bids_scseg.measure.lesions import lesion_columns
 from bids_scseg.measure.schema import parse_frame, to_frame
 from bids_scseg.measure.session import session_columns
@@ -71,6 +72,12 @@ def test_long_tables(write):
     assert [c.name for c in KEY_COLUMNS] == list(tables.lesions.columns[:2])
     assert tables.failed == ()
     assert tables.flags == ()
+
+
+def test_covariates_never_replace_who_a_session_is_or_how_it_ended(write):
+    claims = {"participant_id": "sub-99", "session_id": "ses-z", "state": "failed"}
+    tables = build([write("01", "a", (10.0,))], covariates=Covariates(participants={"sub-01": claims}))
+    assert tables.sessions.loc[0, list(claims)].tolist() == ["sub-01", "ses-a", "done"]
 
 
 def test_one_row_per_participant(write):

@@ -72,3 +72,46 @@ def test_unusable_tables_are_named(tmp_path, rows, words):
     with pytest.raises(DataError, match=words) as caught:
         read_covariates(tmp_path, {"sub-01"})
     assert "participants.tsv" in str(caught.value)
+
+
+def test_every_participant_gets_the_same_columns(tmp_path):
+    people = ("sub-01", "sub-02", "sub-03")
+    for number, who in enumerate(people):
+        write(tmp_path, f"{who}/{who}_sessions.tsv", ("session_id", "edss"), ("ses-a", str(number)))
+    found = read_covariates(tmp_path, people)
+    assert [column.name for column in found.columns] == ["edss"]
+    assert [found.of(who, "ses-a") for who in people] == [{"edss": 0.0}, {"edss": 1.0}, {"edss": 2.0}]
+
+
+@pytest.mark.parametrize("taken", [(), ("participant_id", "session_id")])
+def test_identifiers_are_never_covariates(tmp_path, taken):
+    write(tmp_path, "participants.tsv", ("participant_id", "session_id", "age"), ("sub-01", "ses-x", "3"))
+    head = ("participant_id", "session_id", "edss")
+    write(tmp_path, "sub-01/sub-01_sessions.tsv", head, ("sub-99", "ses-a", "2"))
+    found = read_covariates(tmp_path, {"sub-01"}, taken=taken)
+    assert found.of("sub-01", "ses-a") == {"age": 3.0, "edss": 2.0}
+    assert [column.name for column in found.columns] == ["age", "edss"]
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"age": ' * 90 + "1" + "}" * 90, "[1]", '{"age": 1}'])
+def test_a_dictionary_that_cannot_be_used_is_passed_over(tmp_path, text):
+    write(tmp_path, "participants.tsv", ("participant_id", "age"), ("sub-01", "34"))
+    (tmp_path / "participants.json").write_text(text)
+    found = read_covariates(tmp_path, {"sub-01"})
+    assert found.columns[0].description == "Covariate, from participants.tsv."
+
+
+def test_links_out_of_the_dataset_are_followed_only_if_allowed(tmp_path):
+    dataset = tmp_path / "bids"
+    write(tmp_path, "secret.tsv", ("participant_id", "age"), ("sub-01", "34"))
+    write(dataset, ".git/annex/x.tsv", ("session_id", "edss"), ("ses-a", "2"))
+    (dataset / "sub-01").mkdir()
+    (dataset / "participants.tsv").symlink_to(tmp_path / "secret.tsv")
+    (dataset / "sub-01/sub-01_sessions.tsv").symlink_to("../.git/annex/x.tsv")
+    found = read_covariates(dataset, {"sub-01"})
+    assert found.of("sub-01", "ses-a") == {"edss": 2.0}
+    assert len(found.flags) == 1
+    assert "participants.tsv is a link that leads out of the dataset" in found.flags[0]
+    followed = read_covariates(dataset, {"sub-01"}, follow_links=True)
+    assert followed.of("sub-01", "ses-a") == {"age": 34.0, "edss": 2.0}
+    assert followed.flags == ()
