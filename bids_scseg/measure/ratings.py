@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
+from bids_scseg import files
 from bids_scseg.errors import DataError
 from bids_scseg.measure.schema import Column
 
 #: Where the exported table is to be put, below the output folder.
 RATINGS_FILE = "group/ratings.tsv"
 VERDICTS = ("pass", "fail", "unsure")
+NO_VERDICT = ("", "n/a")
 #: A session with this verdict leaves the statistics.
 EXCLUDING = "fail"
 
@@ -26,9 +28,9 @@ RATING_COLUMNS: tuple[Column, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rating:
-    """One verdict."""
+    """What one person said of a session: a verdict, a note, or both; empty where nothing was said."""
 
-    rating: str
+    rating: str = ""
     note: str = ""
     rated: str = ""
 
@@ -48,14 +50,14 @@ def read_ratings(path: Path, labels: Collection[str]) -> Ratings:
     ----------
     path
         Table with ``participant_id``, ``session_id`` (may be absent), ``rating``, ``note``, ``rated``; the
-        last row of a session counts.
+        last row of a session counts, also where it takes a verdict back. Quotes are characters like others.
     labels
         Sessions of the cohort.
 
     Returns
     -------
-    Ratings of the cohort's sessions; empty without the file. Rows without a known verdict, and of sessions
-    that are not there, are left out and counted in the flags.
+    Ratings of the cohort's sessions, with notes without a verdict; empty without the file. Rows with an
+    unknown verdict, and of sessions that are not there, are left out and counted in the flags.
 
     Raises
     ------
@@ -64,30 +66,38 @@ def read_ratings(path: Path, labels: Collection[str]) -> Ratings:
     """
     if not path.is_file():
         return Ratings()
+    found: dict[str, Rating] = {}
+    unclear = strangers = 0
+    for row in _rows(path):
+        label, verdict = _label(row), row["rating"].strip().lower()
+        if label not in labels:
+            strangers += 1
+        elif verdict not in (*VERDICTS, *NO_VERDICT):
+            unclear += 1
+        else:
+            rating = verdict if verdict in VERDICTS else ""
+            found[label] = Rating(rating=rating, note=_cell(row, "note"), rated=_cell(row, "rated"))
+    said = {label: rating for label, rating in found.items() if rating != Rating()}
+    return Ratings(by_label=said, flags=tuple(_flags(path.name, unclear, strangers)))
+
+
+def _rows(path: Path) -> Sequence[Mapping[str, str]]:
+    """Rows as written: the page puts nothing into quotes, so a quote is part of a note."""
+    text = io.StringIO(files.read_text(path), newline="")
+    reader = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
     try:
-        table = pd.read_csv(path, sep="\t", dtype="str", keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+        rows = list(reader)
+    except csv.Error as error:
         raise DataError(
             f"cannot be read ({error})", file=path, expected="the table that group.html exports"
         ) from error
-    lacking = [name for name in ("participant_id", "rating") if name not in table.columns]
+    lacking = [name for name in ("participant_id", "rating") if name not in (reader.fieldnames or ())]
     if lacking:
         raise DataError(
             f"no column {lacking[0]}", file=path, expected="the table that group.html exports",
             remedy="export it again, or take the file away",
         )  # fmt: skip
-    found: dict[str, Rating] = {}
-    unclear = strangers = 0
-    for values in table.to_dict("records"):
-        row = {str(key): value for key, value in values.items()}
-        label, verdict = _label(row), str(row["rating"]).strip().lower()
-        if label not in labels:
-            strangers += 1
-        elif verdict not in VERDICTS:
-            unclear += verdict not in ("", "n/a")
-        else:
-            found[label] = Rating(rating=verdict, note=_cell(row, "note"), rated=_cell(row, "rated"))
-    return Ratings(by_label=found, flags=tuple(_flags(path.name, unclear, strangers)))
+    return rows
 
 
 def _flags(name: str, unclear: int, strangers: int) -> list[str]:
@@ -99,11 +109,11 @@ def _flags(name: str, unclear: int, strangers: int) -> list[str]:
     return flags
 
 
-def _label(row: Mapping[str, object]) -> str:
+def _label(row: Mapping[str, str]) -> str:
     session = _cell(row, "session_id")
-    return str(row["participant_id"]).strip() + (f"_{session}" if session else "")
+    return row["participant_id"].strip() + (f"_{session}" if session else "")
 
 
-def _cell(row: Mapping[str, object], name: str) -> str:
-    text = " ".join(str(row.get(name, "")).split())
+def _cell(row: Mapping[str, str], name: str) -> str:
+    text = " ".join(row.get(name, "").split())
     return "" if text == "n/a" else text

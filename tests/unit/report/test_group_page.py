@@ -139,6 +139,29 @@ def test_rating_by_keyboard_survives_a_reload_and_comes_back(page, tree, tmp_pat
     ]
 
 
+def test_notes_come_back_as_they_were_written(page, tree, tmp_path):
+    notes = ['"ghost at C3', 'a "quoted" word', "tab\there,\nline,\u0085next and \u0000nothing", '"']
+    for number, note in enumerate(notes):
+        page.evaluate(f"document.querySelectorAll('.tile-session')[{number}].click()")
+        page.settle()
+        page.evaluate(
+            f"(() => {{ const field = document.getElementById('note'); field.value = {json.dumps(note)};"
+            "field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+        page.settle()
+    page.evaluate(
+        "window.URL.createObjectURL = (blob) => { window.saved = blob; return '#'; };"
+        "document.getElementById('export').click()"
+    )
+    (tmp_path / "ratings.tsv").write_text(page.evaluate("window.saved.text()"), encoding="utf-8")
+    labels = {item.label for item in find_outputs(tree)}
+    ratings = read_ratings(tmp_path / "ratings.tsv", labels)
+    assert ratings.flags == ()
+    assert {rating.rating for rating in ratings.by_label.values()} == {""}
+    plain = ['"ghost at C3', 'a "quoted" word', "tab here, line, next and nothing", '"']
+    assert sorted(rating.note for rating in ratings.by_label.values()) == sorted(plain)
+
+
 def test_the_keyboard_reaches_the_plots(page):
     page.evaluate("document.querySelector('.plot canvas').focus()")
     page.press("ArrowRight")

@@ -76,8 +76,8 @@ const changedHere = () => sessions.filter((session) => {
   return now.rating !== (session.rating || "") || now.note !== (session.note || "");
 }).length;
 
-/** A text as one cell of a TSV file. */
-const cell = (text) => String(text).replace(/\s+/g, " ").trim() || "n/a";
+/** A text as one cell of a TSV file: no tab, line end or other control character; quotes stay as they are. */
+const cell = (text) => String(text).replace(/[\s\u0000-\u001f\u007f-\u009f]+/g, " ").trim() || "n/a";
 
 const ratingsTable = () => {
   const lines = [["participant_id", "session_id", "rating", "note", "rated"].join("\t")];

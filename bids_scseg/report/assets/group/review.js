@@ -199,7 +199,7 @@ const drawPanel = () => {
   if (!session) { drawn = -1; return; }
   const { rating, note: words, rated } = ratingOf(session);
   for (const button of panel.querySelectorAll("[data-rating]")) button.setAttribute("aria-pressed", String(button.dataset.rating === rating));
-  byId("rated").textContent = rated ? "rated " + rated.replace("T", " ").replace("Z", " UTC") : "not rated";
+  byId("rated").textContent = rated ? (rating ? "rated " : "noted ") + rated.replace("T", " ").replace("Z", " UTC") : "not rated";
   if (document.activeElement !== note || drawn !== session.i) note.value = words;
   if (drawn === session.i) return;
   drawn = session.i;
