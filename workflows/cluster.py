@@ -11,6 +11,7 @@ from pathlib import Path
 from bids_scseg.errors import UsageError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
+from bids_scseg.workflows.resources import worker_gb
 
 CPUS = 4  # of a task, ours: more brings the network little on one session
 LEAST_GB = 4  # of a task, ours: twice what was seen on the demo
@@ -76,7 +77,9 @@ class Launcher:
     setup: tuple[str, ...] = ()
 
 
-def needs_of(plans: Sequence[Plan], options: RunOptions, *, minutes: int = 0) -> Needs:
+def needs_of(
+    plans: Sequence[Plan], options: RunOptions, *, cord_method: str = "builtin", minutes: int = 0
+) -> Needs:
     """Needs of one task: enough for the most demanding session, since tasks of an array are alike.
 
     Parameters
@@ -85,12 +88,13 @@ def needs_of(plans: Sequence[Plan], options: RunOptions, *, minutes: int = 0) ->
         The sessions, with their estimates of memory and time.
     options
         ``omp_nthreads`` (CPUs), ``mem_gb`` and ``device`` overrule the estimates.
+    cord_method
+        ``sct`` or ``builtin``: the toolbox's memory counts, as it does for the participant level.
     minutes
         Time limit; 0: four times the longest estimate, in steps of ten minutes, and half an hour at least.
     """
-    memory = options.mem_gb or max(
-        LEAST_GB, max((plan.inference_gb + plan.memory_gb for plan in plans), default=0.0)
-    )
+    each = (plan.inference_gb + worker_gb(plan, cord_method=cord_method) for plan in plans)
+    memory = options.mem_gb or max([LEAST_GB, *each])
     longest = max((plan.seconds for plan in plans), default=0.0) * SLOWNESS / 60
     return Needs(
         cpus=options.omp_nthreads or CPUS,

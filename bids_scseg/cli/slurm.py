@@ -29,6 +29,8 @@ OWN = (
     "partition", "account", "time", "at_once", "sbatch", "image", "program", "bind", "setup", "unfinished",
     "group", "submit",
 )  # fmt: skip
+#: Those of them with which a task may find other programs than this machine does.
+ELSEWHERE = frozenset({"image", "program", "setup"})
 
 
 def add_parser(commands: Any) -> None:
@@ -85,13 +87,14 @@ def run_slurm(arguments: argparse.Namespace) -> None:
     given = {key: value for key, value in vars(arguments).items() if key not in ("run", "command")}
     own = {key: given.pop(key) for key in OWN if key in given}
     options = options_of({**given, "level": "participant"})
+    method = cord_method(options, elsewhere=not ELSEWHERE.isdisjoint(own))
     plans = plan_sessions(options)
     if own.get("unfinished"):
         plans = _left(plans, options.output_dir)
     if not plans:
         sys.stderr.write("every session has results: nothing to submit\n")
         return
-    needs = cluster.needs_of(plans, options, minutes=own.get("time", 0))
+    needs = cluster.needs_of(plans, options, cord_method=method, minutes=own.get("time", 0))
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     folder = options.output_dir / FOLDER / now
     files = cluster.scripts(
@@ -168,6 +171,23 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
     ]
     given = options.geometry
     return plans if given is None else [with_geometry(plan, given, recipe) for plan in plans]
+
+
+def cord_method(options: RunOptions, *, elsewhere: bool = False) -> str:
+    """How tasks will find cords, as far as this machine can tell: ``sct`` or ``builtin``.
+
+    Parameters
+    ----------
+    options
+        The run.
+    elsewhere
+        Whether tasks may see programs that are not here: ``auto`` then counts with the toolbox's memory.
+    """
+    from bids_scseg.interfaces.sct import find_sct
+
+    if options.cord == "auto":
+        return "sct" if elsewhere or find_sct() else "builtin"
+    return "sct" if options.cord == "sct" else "builtin"
 
 
 def task_options(options: RunOptions, *, cpus: int) -> RunOptions:

@@ -71,6 +71,28 @@ def test_a_model_of_yours_is_named_absolutely(dataset, tmp_path, monkeypatch):
     assert task_options(parse(base), cpus=1).model == "cord-lesion"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "memory"),
+    [
+        (["--cord", "builtin"], 4),
+        (["--cord", "sct"], 7),  # 4.35 GB for the toolbox, 2 GB for the inference process
+        ([], 4),  # the toolbox is not here
+        (["--setup", "module load sct"], 7),  # it may be there
+        (["--image", "x.sif"], 7),
+        (["--image", "x.sif", "--cord", "builtin"], 4),
+        (["--cord", "labels", "-d", "labels=."], 4),
+    ],
+)
+def test_the_memory_of_a_task_is_that_of_the_way_in_which_it_finds_cords(
+    dataset, tmp_path, monkeypatch, arguments, memory
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / "x.sif").touch()
+    assert main(["slurm", str(dataset), str(tmp_path / "out"), *arguments]) == 0
+    assert f"--mem={memory}G" in written(tmp_path / "out")["array.sh"]
+
+
 def test_unfinished_sessions_alone_are_run_again(dataset, tmp_path, capsys):
     out = tmp_path / "out"
     write_outcome(out, SessionOutcome(label="sub-01_ses-1", state="done"), run={})

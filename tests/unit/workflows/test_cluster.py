@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from bids_builders import image, study
 
+from bids_scseg.bids.plan import make_plan
 from bids_scseg.errors import UsageError
 from bids_scseg.options import RunOptions
+from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.study import Plan
 from bids_scseg.workflows.cluster import Launcher, Needs, Queue, needs_of, scripts, unfinished
+from bids_scseg.workflows.resources import check_memory, worker_gb
 
 NEEDS = Needs(cpus=4, mem_gb=6, minutes=90)
 #: Stands where bids_scseg would: writes its arguments, one JSON list.
@@ -55,6 +59,15 @@ def test_needs_are_those_of_the_most_demanding_session():
     assert needs == Needs(cpus=4, mem_gb=8, minutes=40)
     small = needs_of([plan("01", gb=0.5, seconds=5)], options())
     assert (small.mem_gb, small.minutes, small.gpus) == (4, 30, 0)
+
+
+def test_a_task_that_runs_the_toolbox_gets_the_memory_that_the_participant_level_counts_with():
+    session = make_plan(study(image("acq-sag_T2w")), load_recipe("cord-lesion"))
+    assert needs_of([session], options()).mem_gb == 4
+    needs = needs_of([session], options(), cord_method="sct")
+    assert needs.mem_gb == 7  # 4.35 GB and 2 GB for the inference process, rounded up
+    assert needs.mem_gb >= worker_gb(session, cord_method="sct") + session.inference_gb
+    assert check_memory([session], limit_gb=needs.mem_gb, cord_method="sct") == ()
 
 
 def test_what_is_asked_for_wins_over_estimates():
