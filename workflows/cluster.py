@@ -171,7 +171,9 @@ def launch(launcher: Launcher, words: Sequence[str], *, gpu: bool = False) -> li
     binds = [_bind(path, "ro") for path in launcher.readable]
     binds += [_bind(path, "rw") for path in launcher.writable]
     flags = ["--cleanenv", "--containall", *(["--nv"] if gpu else []), *binds]
+    made = [f"mkdir -p -- {shlex.join(map(str, launcher.writable))}"] if launcher.writable else []
     return [
+        *made,  # what is bound must be there
         "engine=$(command -v apptainer || command -v singularity) || {",
         '    echo "bids_scseg: neither apptainer nor singularity is on the PATH of $(hostname)" >&2',
         "    exit 127",

@@ -196,6 +196,19 @@ def test_an_image_sees_its_folders_and_nothing_of_the_caller(tmp_path):
     assert "--nv" not in run(tmp_path / "group.sh", PATH=path)
 
 
+@pytest.mark.parametrize("script", ["array.sh", "group.sh"])
+def test_folders_that_an_image_writes_are_made_before_they_are_bound(tmp_path, script):
+    tools, new = tmp_path / "bin", tmp_path / "scratch" / "it's new"
+    tools.mkdir()
+    (tools / "apptainer").write_text(
+        f"#!{sys.executable}\nimport json, os\nprint(json.dumps(os.listdir({str(new)!r})))"
+    )
+    (tools / "apptainer").chmod(0o755)
+    made(tmp_path, [plan("01")], launcher=Launcher(image=Path("/i.sif"), writable=(tmp_path, new)))
+    for _ in range(2):
+        assert run(tmp_path / script, SLURM_ARRAY_TASK_ID="1", PATH=f"{tools}:/usr/bin:/bin") == []
+
+
 def test_without_an_engine_the_task_says_so(tmp_path):
     made(tmp_path, [plan("01")], launcher=Launcher(image=Path("/i.sif"), writable=(tmp_path,)))
     done = subprocess.run(
