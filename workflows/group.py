@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
-from bids_scseg.bids.write import safe_join, write_json, write_tsv
-from bids_scseg.errors import MissingInputError
+from bids_scseg import files
+from bids_scseg.bids.write import safe_join, write_json, write_text, write_tsv
+from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.measure.changes import CHANGE_COLUMNS, PAIR_COLUMNS, CohortChanges
 from bids_scseg.measure.cohort import CohortTables, SessionOutputs, build, measured_columns
 from bids_scseg.measure.covariates import Covariates, read_covariates
@@ -21,6 +24,9 @@ from bids_scseg.workflows.longitudinal import compare_sessions
 from bids_scseg.workflows.status import read_outcomes
 
 LABEL = re.compile(r"sub-(?P<subject>[A-Za-z0-9+]+)(_ses-(?P<session>[A-Za-z0-9+]+))?")
+#: Tells this folder's cohort from others, wherever it lies; made once.
+IDENTITY = "group/.identity"
+IDENTITY_TEXT = re.compile(r"[0-9a-f]{32}")
 PHENOTYPE = "phenotype/spinal_cord_lesions"
 MEASUREMENT = {
     "MeasurementToolMetadata": {
@@ -112,11 +118,25 @@ def write_group(
             thumbnails=_thumbnails(out, labels),
             failures=_failures(out, cohort),
             facts=facts,
-            identity=str(out.resolve()),
+            identity=keep_identity(out),
             changes=changes,
         ),
     )
     return cohort
+
+
+def keep_identity(out: Path) -> str:
+    """What the browser keeps the ratings of this folder's cohort under: random, made by the first run.
+
+    Not the folder's place, which is ``/out`` in every container. A file that does not hold one is replaced.
+    """
+    with suppress(DataError):
+        known = files.read_text(safe_join(out, IDENTITY), max_bytes=100).strip()
+        if IDENTITY_TEXT.fullmatch(known):
+            return known
+    made = secrets.token_hex(16)
+    write_text(out, IDENTITY, f"{made}\n")
+    return made
 
 
 def _write_tables(out: Path, cohort: CohortTables) -> None:

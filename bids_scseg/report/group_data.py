@@ -96,8 +96,7 @@ def page_data(
     thumbnails
         Session label → WebP image; sessions without one are shown as a blank.
     identity
-        Tells this cohort from others, such as the place of its output folder: ratings are kept in the browser
-        under a checksum of it.
+        Tells this cohort from others: ratings are kept in the browser under a checksum of it.
     """
     done = cohort.sessions[cohort.sessions["state"] == "done"]
     metrics, categories = _metrics(cohort, done), _categories(cohort, done)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 from cohort_tree import make_tree
 
 from bids_scseg.errors import MissingInputError
-from bids_scseg.workflows.group import write_group
+from bids_scseg.workflows.group import IDENTITY, keep_identity, write_group
 
 
 def rows(path):
@@ -80,3 +81,31 @@ def test_sessions_of_another_threshold_are_a_stratum_of_their_own(tree):
 def test_an_empty_folder_says_what_to_do(tmp_path):
     with pytest.raises(MissingInputError, match="participant level first"):
         write_group(tmp_path, facts={})
+
+
+def key_of(out):
+    """What the browser keeps ratings under."""
+    return re.search(r'"key":\s*"([0-9a-f]+)"', (out / "group.html").read_text())[1]
+
+
+def test_ratings_in_the_browser_are_those_of_one_folder_wherever_it_lies(tmp_path):
+    place = tmp_path / "out"
+    keys = []
+    for study in ("one", "two"):  # as with containers: every study's folder is mounted at one place
+        make_tree(tmp_path, participants=1)
+        for _ in range(2):
+            write_group(place, facts={})
+            keys.append(key_of(place))
+        place.rename(tmp_path / study)
+    write_group(tmp_path / "one", facts={})
+    assert keys[0] == keys[1] == key_of(tmp_path / "one")
+    assert keys[2] == keys[3] != keys[0]
+
+
+@pytest.mark.parametrize("content", ["", "0" * 31, "z" * 32, "0" * 5000])
+def test_a_damaged_identity_is_made_anew(tmp_path, content):
+    (tmp_path / "group").mkdir()
+    (tmp_path / IDENTITY).write_text(content)
+    made = keep_identity(tmp_path)
+    assert len(made) == 32 and made != content
+    assert keep_identity(tmp_path) == made
