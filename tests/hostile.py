@@ -25,11 +25,15 @@ STATED_LENGTH = -4  # of a gzip file
 
 @dataclass(frozen=True, kw_only=True)
 class Hostile:
-    """How an input is spoilt, and what is said about it; `late` if only its voxels tell."""
+    """How an input is spoilt, and what is said about it.
+
+    `late` if only its voxels tell; `kept` if a warning tells and the image serves.
+    """
 
     make: Maker
     words: str = ""
     late: bool = False
+    kept: bool = False
 
 
 def patch(offset: int, kind: str, *values: float) -> Maker:
@@ -230,16 +234,18 @@ INPUTS: dict[str, Hostile] = {
     "annex": Hostile(make=annexed),
     "loop": Hostile(make=folder_in_circles),
     # sidecars
-    "notjson": Hostile(make=beside("{"), words="as JSON"),
-    "list": Hostile(make=beside("[1, 2]"), words="is not a JSON object"),
-    "deep": Hostile(make=beside("[" * 100_000), words="as JSON"),
-    "nested": Hostile(make=beside('{"a":' * 500 + "1" + "}" * 500), words="nests deeper"),
-    "digits": Hostile(make=beside('{"EchoTime": ' + "9" * 5000 + "}"), words="as JSON"),
-    "large": Hostile(make=beside('{"a": "' + "x" * 17_000_000 + '"}'), words="is larger than"),
-    "latin": Hostile(make=beside(b'{"a": "\xe9"}'), words="cannot be read"),
-    "jsonpipe": Hostile(make=beside(os.mkfifo), words="is no regular file"),
-    "jsonlink": Hostile(make=beside(lambda p: p.symlink_to("/etc/passwd")), words="leads out of the dataset"),
-    "jsonfolder": Hostile(make=beside(Path.mkdir), words="json"),
+    "notjson": Hostile(make=beside("{"), words="as JSON", kept=True),
+    "list": Hostile(make=beside("[1, 2]"), words="is not a JSON object", kept=True),
+    "deep": Hostile(make=beside("[" * 100_000), words="as JSON", kept=True),
+    "nested": Hostile(make=beside('{"a":' * 500 + "1" + "}" * 500), words="nests deeper", kept=True),
+    "digits": Hostile(make=beside('{"EchoTime": ' + "9" * 5000 + "}"), words="as JSON", kept=True),
+    "large": Hostile(make=beside('{"a": "' + "x" * 17_000_000 + '"}'), words="is larger than", kept=True),
+    "latin": Hostile(make=beside(b'{"a": "\xe9"}'), words="cannot be read", kept=True),
+    "jsonpipe": Hostile(make=beside(os.mkfifo), words="is no regular file", kept=True),
+    "jsonlink": Hostile(
+        make=beside(lambda p: p.symlink_to("/etc/passwd")), words="leads out of the dataset", kept=True
+    ),
+    "jsonfolder": Hostile(make=beside(Path.mkdir), words="json", kept=True),
     "numbers": Hostile(
         make=beside('{"EchoTime": 1e999, "FlipAngle": -1e999, "a": NaN, "b": 1' + "0" * 400 + "}")
     ),

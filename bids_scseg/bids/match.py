@@ -108,7 +108,7 @@ def match_image(image: ImageFile, recipe: Recipe) -> Match:
             reasons += [f"not {rule.name}: {why}"] if why is not None else []
     if not fits:
         telling = [reason for reason in reasons if NOT_MARKED not in reason] or reasons
-        return Match(image=image, reason="; ".join(telling))
+        return Match(image=image, reason="; ".join([*telling, *image.warnings]))
     notes = list(image.warnings) + _doubts(image)
     if len(fits) > 1:
         notes.append(f"could be {' or '.join(fits)}; taken as {fits[0]}")

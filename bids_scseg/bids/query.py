@@ -44,6 +44,8 @@ QUALITY_KEYS = ("quality", "qc", "rating", "usable", "exclude", "artefact", "art
 BAD_WORDS = frozenset(
     {"bad", "poor", "fail", "failed", "reject", "rejected", "exclude", "excluded", "unusable"}
 )
+# What is lost with a sidecar, in its warning.
+UNKNOWN = "inversion recovery, contrast agent or rating that only it states are unknown"
 NAMES_SHOWN = 12  # of what exists, in a message
 
 
@@ -330,9 +332,10 @@ def _image(item: _Session, relative: str, rules: _Rules, ratings: Mapping[str, b
     if problem is None:
         try:
             header = inspect_header(path)
-            grid, notes = header.grid, header.warnings
-            sidecar = rules.sidecars.read(path, entities, suffix)
-        except (ImageError, MissingInputError, DataError) as error:
+            grid = header.grid
+            sidecar, faults = rules.sidecars.read(path, entities, suffix)
+            notes = (*header.warnings, *faults)
+        except (ImageError, MissingInputError) as error:
             problem = str(error).removeprefix(f"{path}: ")
     rated = ratings.get(relative.split("/", 2 if item.session else 1)[-1], True)
     return ImageFile(
@@ -418,19 +421,31 @@ def _ratings(item: _Session) -> dict[str, bool]:
 
 
 class _SidecarReader:
-    """Metadata by BIDS inheritance: files nearer to the image override those above."""
+    """Metadata by BIDS inheritance: files nearer to the image override those above.
+
+    A sidecar that cannot be used says nothing and is named in a warning: the image itself may be sound.
+    """
 
     def __init__(self, root: Path, follow_links: bool = False) -> None:
         self._root = root
         self._follow_links = follow_links
         self._folders: dict[Path, list[tuple[Path, dict[str, str], str]]] = {}
-        self._contents: dict[Path, dict[str, SidecarValue]] = {}
+        self._contents: dict[Path, tuple[dict[str, SidecarValue], str]] = {}
 
     def read(
         self, image: Path, entities: tuple[tuple[str, str], ...], suffix: str
-    ) -> tuple[tuple[str, SidecarValue], ...]:
-        """Sorted (key, value) pairs that apply to an image; lists are joined, objects left out."""
+    ) -> tuple[tuple[tuple[str, SidecarValue], ...], tuple[str, ...]]:
+        """Metadata of an image.
+
+        Returns
+        -------
+        values
+            Sorted (key, value) pairs that apply to it; lists are joined, objects left out.
+        faults
+            A sentence for each sidecar that should apply and cannot be used.
+        """
         merged: dict[str, SidecarValue] = {}
+        faults: list[str] = []
         own = dict(entities)
         folders = [image.parent]
         while folders[-1] != self._root:
@@ -442,8 +457,10 @@ class _SidecarReader:
                 if kind == suffix and needs.items() <= own.items()
             ]
             for _, file in sorted(fitting):
-                merged |= self._content(file)
-        return tuple(sorted(merged.items()))
+                values, fault = self._content(file)
+                merged |= values
+                faults += [fault] if fault else []
+        return tuple(sorted(merged.items())), tuple(faults)
 
     def _listing(self, folder: Path) -> list[tuple[Path, dict[str, str], str]]:
         """Sidecars of a folder: (file, entities, suffix). Cached above the image's own folder only."""
@@ -460,21 +477,24 @@ class _SidecarReader:
         self._folders[folder] = found
         return found
 
-    def _content(self, file: Path) -> dict[str, SidecarValue]:
-        if file in self._contents:
-            return self._contents[file]
-        if not self._follow_links and _leads_out(file, self._root):
-            raise DataError(f"its sidecar {file.name} is a link that leads out of the dataset")
-        try:
-            data = files.read_json(file)
-        except DataError as error:
-            raise DataError(f"its sidecar {file.name} {error.found}") from error
-        if not isinstance(data, dict):
-            raise DataError(f"its sidecar {file.name} is not a JSON object")
-        self._contents[file] = {
-            str(key): value for key, raw in data.items() if (value := _plain(raw)) is not None
-        }
+    def _content(self, file: Path) -> tuple[dict[str, SidecarValue], str]:
+        """What a sidecar says; nothing, and why, if it cannot be used. Read once, sound or not."""
+        if file not in self._contents:
+            try:
+                self._contents[file] = self._read(file), ""
+            except DataError as error:
+                place = file.relative_to(self._root).as_posix()
+                LOG.warning("%s: this sidecar is not used: it %s; %s", file, error.found, UNKNOWN)
+                self._contents[file] = {}, f"its sidecar {place} is not used: it {error.found}; {UNKNOWN}"
         return self._contents[file]
+
+    def _read(self, file: Path) -> dict[str, SidecarValue]:
+        if not self._follow_links and _leads_out(file, self._root):
+            raise DataError("is a link that leads out of the dataset (allow it with --follow-links)")
+        data = files.read_json(file)
+        if not isinstance(data, dict):
+            raise DataError("is not a JSON object")
+        return {str(key): value for key, raw in data.items() if (value := _plain(raw)) is not None}
 
 
 def _plain(value: object) -> SidecarValue | None:

@@ -93,6 +93,11 @@ def test_name_that_is_not_bids_is_left_out():
     assert match.sequence is None and "rename it or use a filter file" in match.reason
 
 
+def test_left_out_for_want_of_a_mark_names_the_sidecar_that_could_have_had_it():
+    fault = "its sidecar T2w.json is not used: it cannot be read"
+    assert fault in sequence("T2w", "cor", warnings=(fault,)).reason
+
+
 def test_header_overrules_the_name_with_a_warning():
     match = sequence("acq-ax_T2w", "sag")
     assert match.sequence == "T2Sag"

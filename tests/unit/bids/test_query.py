@@ -174,12 +174,38 @@ def test_sidecars_are_inherited_from_above_and_overridden_below(tmp_path):
     assert dict(images["sub-01_acq-ax_T2w.nii.gz"].sidecar)["EchoTime"] == 0.1
 
 
-def test_broken_sidecar_refuses_its_image_only(tmp_path):
-    raw = write_dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T2w.nii.gz")
-    (raw / "sub-01/anat/sub-01_T1w.json").write_text("{,")
-    images = only(find_studies(raw))
-    assert "sidecar sub-01_T1w.json cannot be read" in images["sub-01_T1w.nii.gz"].problem
-    assert images["sub-01_T2w.nii.gz"].problem is None
+@pytest.mark.parametrize(
+    "content", [b"{,", b'{"EchoTime": 0.1,}', b'{"InstitutionName": "M\xfcnchen"}', b"[]"]
+)
+def test_a_broken_sidecar_is_named_and_costs_no_image(tmp_path, caplog, content):
+    raw = write_dataset(
+        tmp_path,
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_acq-ax_T2w.nii.gz",
+        "sub-02/anat/sub-02_T2w.nii.gz",
+        sidecars={"sub-01/anat/sub-01_acq-ax_T2w.json": {"EchoTime": 0.2}},
+    )
+    (raw / "T2w.json").write_bytes(content)
+    first, second = find_studies(raw)
+    images = {image.name: image for image in (*first.images, *second.images)}
+    assert all(image.problem is None and image.grid is not None for image in images.values())
+    for name in ("sub-01_acq-ax_T2w.nii.gz", "sub-02_T2w.nii.gz"):
+        (note,) = images[name].warnings
+        assert note.startswith("its sidecar T2w.json is not used: it ")
+    assert images["sub-01_T1w.nii.gz"].warnings == ()
+    assert dict(images["sub-01_acq-ax_T2w.nii.gz"].sidecar) == {"EchoTime": 0.2}  # the sound one still counts
+    assert caplog.text.count(str(raw / "T2w.json")) == 1
+
+
+def test_a_sidecar_that_leads_out_of_the_dataset_is_not_read(tmp_path):
+    raw = write_dataset(tmp_path / "raw", "sub-01/anat/sub-01_T2w.nii.gz")
+    (tmp_path / "secret.json").write_text('{"EchoTime": 0.1}')
+    (raw / "sub-01/anat/sub-01_T2w.json").symlink_to(tmp_path / "secret.json")
+    image = only(find_studies(raw))["sub-01_T2w.nii.gz"]
+    assert image.problem is None and image.sidecar == ()
+    assert "a link that leads out of the dataset (allow it with --follow-links)" in image.warnings[0]
+    allowed = only(find_studies(raw, follow_links=True))["sub-01_T2w.nii.gz"]
+    assert dict(allowed.sidecar) == {"EchoTime": 0.1} and allowed.warnings == ()
 
 
 def test_ratings_in_scans_table_and_sidecar(tmp_path):
