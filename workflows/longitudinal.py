@@ -10,9 +10,8 @@ import hashlib
 import logging
 import multiprocessing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -147,39 +146,60 @@ def _compare_all(
     """Findings and alignments of all pairs, in their order."""
     found: list[PairFindings] = []
     aligned: list[Mapping[str, Any] | None] = []
-    with _executor(workers) as pool:
-        running = [None if job is None or pool is None else pool.submit(compare_pair, job) for job in jobs]
-        for pair, job, future in zip(pairs, jobs, running, strict=True):
-            if job is None:
-                one, facts = PairFindings(state="refused", reason=pair.refusal), None
-            elif future is None:
-                one, facts = compare_pair(job)
-            else:
-                one, facts = _result(future, job)
-            LOG.info("%s and %s: %s", *pair.labels, one.reason or one.state)
-            found.append(one)
-            aligned.append(facts)
+    results = _each([job for job in jobs if job is not None], workers)
+    for pair, job in zip(pairs, jobs, strict=True):
+        refused = PairFindings(state="refused", reason=pair.refusal), None
+        one, facts = refused if job is None else next(results)
+        LOG.info("%s and %s: %s", *pair.labels, one.reason or one.state)
+        found.append(one)
+        aligned.append(facts)
     return found, aligned
 
 
-def _result(future: Future[Compared], job: PairJob) -> Compared:
-    """What a worker found; totals only if it was killed."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        total = volume_change(*(session.sizes.values() for session in job.sessions))
-        return PairFindings(state="totals only", reason=KILLED, total=total), None
+def _each(jobs: Sequence[PairJob], workers: int) -> Iterator[Compared]:
+    """What is found for each job, in their order; in worker processes where more than one has work.
 
-
-@contextmanager
-def _executor(workers: int) -> Iterator[Executor | None]:
-    """Worker processes, where more than one has something to do."""
+    A worker that is killed breaks the pool and takes all unfinished pairs with it: those are compared once
+    more, each in a pool of its own, so that only the pair that kills again is left with totals.
+    """
     if workers < 2:
-        yield None
+        yield from map(compare_pair, jobs)
         return
+    with _pool(workers) as pool:
+        running = [_submit(pool, job) for job in jobs]
+        for job, future in zip(jobs, running, strict=True):
+            yield _result(future) or _alone(job)
+
+
+def _alone(job: PairJob) -> Compared:
+    """Findings from a pool of one; totals only if that worker is killed too."""
+    with _pool(1) as pool:
+        found = _result(_submit(pool, job))
+    if found is not None:
+        return found
+    total = volume_change(*(session.sizes.values() for session in job.sessions))
+    return PairFindings(state="totals only", reason=KILLED, total=total), None
+
+
+def _submit(pool: ProcessPoolExecutor, job: PairJob) -> Future[Compared] | None:
+    """The running job; None if the pool is broken already."""
+    try:
+        return pool.submit(compare_pair, job)
+    except BrokenProcessPool:
+        return None
+
+
+def _result(future: Future[Compared] | None) -> Compared | None:
+    """What a worker found; None if one was killed."""
+    try:
+        return None if future is None else future.result()
+    except BrokenProcessPool:
+        return None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        yield pool
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
 
 
 # -- cache -----------------------------------------------------------------------------------------

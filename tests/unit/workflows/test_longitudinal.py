@@ -7,11 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from timed_sessions import straight_geometry, write_timed_session
+from timed_sessions import compare_or_die, straight_geometry, write_timed_session
 
 from bids_scseg.bids.write import write_image, write_json
 from bids_scseg.measure.cohort import build
 from bids_scseg.preprocess.realign import Realignment
+from bids_scseg.workflows import longitudinal
 from bids_scseg.workflows import pair as pair_module
 from bids_scseg.workflows.group import find_outputs, write_group
 from bids_scseg.workflows.longitudinal import CACHE, compare_sessions
@@ -196,6 +197,21 @@ def test_worker_processes_find_the_same(out):
     assert together.lesions.equals(alone.lesions)
     assert all("another lattice" in reason for reason in together.pairs["reason"])
     assert list(together.pairs["alignment"]) == ["levels", "levels"]
+
+
+def test_a_killed_worker_costs_its_own_pair_only(out, monkeypatch):
+    """Images on another lattice than the geometry's, as above."""
+    labels = [f"sub-0{who}_ses-{session}" for who in (1, 2, 3, 4) for session in (1, 2)]
+    for label in labels[2:]:
+        write_timed_session(out, label, [STAYS, GROWS])
+    for label in labels:
+        add_image(out, label, up=5.0)
+    monkeypatch.setattr(longitudinal, "compare_pair", compare_or_die)
+    table = compared(out, workers=2).pairs.set_index("participant_id")
+    assert list(table["state"]) == ["compared", "totals only", "compared", "compared"]
+    assert table.loc["sub-02", "reason"].startswith("the worker was killed")
+    assert table.loc["sub-02", "lesion_volume_after_mm3"] > 0
+    assert list(table["alignment"])[0::2] == ["levels", "levels"]
 
 
 def test_a_refused_registration_falls_back_to_levels_and_says_so(out, monkeypatch):
