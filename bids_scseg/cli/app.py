@@ -8,13 +8,17 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from bids_scseg.cli.parser import parse
-from bids_scseg.errors import MissingInputError, ScsegError
+from bids_scseg.errors import DataError, MissingInputError, ScsegError
 from bids_scseg.files import is_full, write_error
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
+NO_PATH = frozenset(
+    {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
+)  # what no file can bear or be reached by
 
 
 def stop_on_sigterm() -> None:
@@ -36,11 +40,24 @@ def prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
 
 
+def in_words(error: ScsegError | OSError | MemoryError | RecursionError) -> ScsegError:
+    """An error that input or machine brought about, as one of ours."""
+    if isinstance(error, ScsegError):
+        return error
+    if isinstance(error, OSError):
+        return of_system(error)
+    if isinstance(error, MemoryError):
+        return ScsegError("memory ran out", remedy="lower --nprocs, or run on a larger machine")
+    return DataError("the input nests too deeply to be read", remedy="check its JSON and TOML files")
+
+
 def of_system(error: OSError) -> ScsegError:
     """What the system refused, as one of our errors: a full disk, a folder that may not be read."""
     if is_full(error):
         return write_error(error, error.filename)
     what = error.strerror or str(error) or type(error).__name__
+    if error.errno in NO_PATH:
+        return MissingInputError(f"cannot be used ({what})", file=error.filename, remedy="correct the path")
     if error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT):
         return MissingInputError(
             f"cannot be used ({what})", file=error.filename, remedy="check its permissions"
@@ -50,35 +67,51 @@ def of_system(error: OSError) -> ScsegError:
     )
 
 
+def guarded(program: str, run: Callable[[], int], *, after_stop: str = "") -> int:
+    """Run a command; whatever ends it that is no mistake of this program's is one line and an exit code.
+
+    Parameters
+    ----------
+    program
+        Its name, with which the line begins.
+    run
+        The command; its number is the exit code where nothing ends it.
+    after_stop
+        What can be done after an interruption.
+    """
+    try:
+        return run()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted{after_stop and '; ' + after_stop}\n")
+        return INTERRUPTED
+    except (ScsegError, OSError, MemoryError, RecursionError) as error:
+        known = in_words(error)
+    sys.stderr.write(f"{program}: {known}\n")
+    return known.exit_code
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the BIDS App; the returned number is the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     stop_on_sigterm()
     prepare_process()
-    try:
-        if "--version" in arguments:
-            from bids_scseg.cli.version import version_text
+    return guarded("bids_scseg", lambda: _run(arguments), after_stop="run the same command again to go on")
 
-            sys.stdout.write(version_text())
-            return 0
-        options = parse(arguments)
-        if options.level == "group":
-            from bids_scseg.cli.group import run_group
 
-            return run_group(options)
-        from bids_scseg.cli.participant import run_participant
+def _run(arguments: list[str]) -> int:
+    if "--version" in arguments:
+        from bids_scseg.cli.version import version_text
 
-        return run_participant(options)
-    except ScsegError as error:
-        sys.stderr.write(f"bids_scseg: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        known = of_system(error)
-        sys.stderr.write(f"bids_scseg: {known}\n")
-        return known.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("bids_scseg: interrupted; run the same command again to go on\n")
-        return INTERRUPTED
+        sys.stdout.write(version_text())
+        return 0
+    options = parse(arguments)
+    if options.level == "group":
+        from bids_scseg.cli.group import run_group
+
+        return run_group(options)
+    from bids_scseg.cli.participant import run_participant
+
+    return run_participant(options)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bids_scseg.cli import evaluate, experiment, implant, model, prepare, slurm, synth, train, verify
-from bids_scseg.cli.app import prepare_process
+from bids_scseg.cli.app import guarded, prepare_process
 from bids_scseg.cli.parser import Parser
-from bids_scseg.errors import OutputError, ScsegError, UsageError
+from bids_scseg.errors import OutputError, UsageError
 from bids_scseg.options import available_cpus
 
 
@@ -58,13 +58,13 @@ def run_demo(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one tool; the returned number is the exit code."""
     prepare_process()
-    try:
-        arguments = build_tools_parser().parse_args(argv)
-        run: Callable[[argparse.Namespace], None] = arguments.run
-        run(arguments)
-    except ScsegError as error:
-        sys.stderr.write(f"scseg: {error}\n")
-        return error.exit_code
+    return guarded("scseg", lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    arguments = build_tools_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], None] = arguments.run
+    run(arguments)
     return 0
 
 

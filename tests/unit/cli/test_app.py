@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bids_scseg.cli import app, participant
-from bids_scseg.errors import DiskFullError, MissingInputError, ScsegError
+from bids_scseg.errors import DataError, DiskFullError, MissingInputError, ScsegError
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ from bids_scseg.errors import DiskFullError, MissingInputError, ScsegError
         (errno.ENOSPC, DiskFullError, 73),
         (errno.EIO, ScsegError, 1),
         (errno.ESTALE, ScsegError, 1),
+        (errno.ENAMETOOLONG, MissingInputError, 66),
+        (errno.ELOOP, MissingInputError, 66),
     ],
 )
 def test_what_the_system_refuses_is_one_line(number, kind, code, monkeypatch, capsys):
@@ -31,6 +33,34 @@ def test_what_the_system_refuses_is_one_line(number, kind, code, monkeypatch, ca
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bids_scseg: /data/x: ") and os.strerror(number) in line
     assert type(app.of_system(OSError(number, "x", "f"))) is kind
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (RecursionError("maximum recursion depth exceeded"), 65, "nests too deeply"),
+        (MemoryError(), 1, "memory ran out"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (DataError("is odd"), 65, "is odd"),
+    ],
+)
+def test_whatever_input_or_machine_bring_about_is_one_line(error, code, words, monkeypatch, capsys):
+    def fail(_options):
+        raise error
+
+    monkeypatch.setattr(participant, "run_participant", fail)
+    assert app.main(["in", "out", "participant"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bids_scseg: ") and words in line
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
+    def fail(_options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(participant, "run_participant", fail)
+    with pytest.raises(ZeroDivisionError):
+        app.main(["in", "out", "participant"])
 
 
 def test_a_user_whom_the_system_does_not_know_has_a_home(monkeypatch):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bids_scseg.cli import tools
 from bids_scseg.cli.tools import main
 
 
@@ -23,3 +24,29 @@ def test_an_absent_training_configuration_is_named(tmp_path, capsys):
     code = main(["train", str(tmp_path / "no.toml"), "--data", str(tmp_path), "--out", str(tmp_path / "o")])
     assert code in (65, 66)
     assert "no.toml" in capsys.readouterr().err
+
+
+LONG = "x" * 300  # no file can bear such a name
+
+
+@pytest.mark.parametrize(
+    "arguments", [["verify", LONG], ["demo", LONG], ["slurm", LONG, "out"], ["slurm", ".", LONG]]
+)
+def test_a_path_that_the_system_refuses_is_one_line(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) in (16, 66, 73)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("scseg: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (RecursionError(), 65), (MemoryError(), 1)]
+)
+def test_an_interruption_or_hostile_input_is_one_line(error, code, tmp_path, monkeypatch, capsys):
+    def fail(_arguments):
+        raise error
+
+    monkeypatch.setattr(tools, "run_demo", fail)
+    assert main(["demo", str(tmp_path)]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("scseg: ")
