@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from bids_scseg.errors import GeometryError
 from bids_scseg.space.grid import FloatArray, Grid, frozen, transform_points
 from bids_scseg.space.resample import sample_linear
 
@@ -25,6 +26,7 @@ MAX_SCALE = 5.0  # larger ratios of medians are not a gain setting, ours
 MIN_POINTS = 200  # fewer samples say nothing about similarity or medians, ours
 SAMPLE_POINTS = 200_000  # samples are thinned to about this many
 MIN_GAIN = 1e-4  # similarity must rise by more than rounding
+FAILURES = (RuntimeError, ValueError, GeometryError)  # of ANTs (two kinds), or of a crop without a voxel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -178,7 +180,7 @@ def _middle_ends(grid: Grid) -> tuple[float, float]:
 
 
 def _place(pair: _Pair, *, register: bool, seed: int) -> SlabFit:
-    """Place the lower slab relative to the upper one."""
+    """Place the lower slab relative to the upper one; by its header where a registration fails."""
     low, high = overlap_range(pair.upper_grid, pair.lower_grid)
     overlap = max(high - low, 0.0)
     points, near = _overlap_points(pair, low, high)
@@ -188,7 +190,16 @@ def _place(pair: _Pair, *, register: bool, seed: int) -> SlabFit:
         scale = _scale(pair, points[near], stay)
         return SlabFit(xfm=stay, scale=scale, reason=reason, overlap_mm=overlap)
     before = similarity(pair.upper, pair.upper_grid, pair.lower, pair.lower_grid, points=points, xfm=stay)
-    xfm = _register(pair, low - ALONG_MM, high + ALONG_MM, seed=seed)
+    try:
+        xfm = _register(pair, low - ALONG_MM, high + ALONG_MM, seed=seed)
+    except FAILURES as error:
+        return SlabFit(
+            xfm=stay,
+            scale=_scale(pair, points[near], stay),
+            reason=f"the registration failed: {_one_line(error)}",
+            similarity_before=before,
+            overlap_mm=overlap,
+        )
     after = similarity(pair.upper, pair.upper_grid, pair.lower, pair.lower_grid, points=points, xfm=xfm)
     shift, rotation = rigid_size(xfm, at=points.mean(axis=0))
     problem = _problem(before, after, shift, rotation)
@@ -204,6 +215,10 @@ def _place(pair: _Pair, *, register: bool, seed: int) -> SlabFit:
         rotation_deg=rotation,
         overlap_mm=overlap,
     )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _problem(before: float, after: float, shift: float, rotation: float) -> str | None:
@@ -368,7 +383,12 @@ def register_rigid(
     Returns
     -------
     (4, 4) float64
-        Fixed world RAS mm to moving world RAS mm. Identity if ANTs finds no solution.
+        Fixed world RAS mm to moving world RAS mm.
+
+    Raises
+    ------
+    RuntimeError, ValueError
+        If ANTs fails: it has no solution to give then.
     """
     import tempfile
 

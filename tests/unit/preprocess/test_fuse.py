@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from bids_scseg.errors import GeometryError
 from bids_scseg.preprocess import fuse
 from bids_scseg.space.grid import Grid, transform_points
 
@@ -67,6 +68,34 @@ def test_a_move_beyond_the_limit_is_refused() -> None:
     assert not fit.accepted
     assert (fit.xfm == np.eye(4)).all()
     assert fit.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Registration failed with error code 1"), "Registration failed with error code 1"),
+        (ValueError("filename\n does not exist"), "filename does not exist"),
+        (GeometryError("grid shape (0, 4, 4)", expected="three positive sizes"), "grid shape (0, 4, 4)"),
+    ],
+)
+def test_a_registration_that_fails_leaves_the_header_and_says_so(monkeypatch, error, words) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fuse, "register_rigid", fail)
+    fit = chain(moved((2.0, 0.0, 0.0), (0.0, 0.0, 0.0)), gain=0.5)
+    assert not fit.accepted
+    assert (fit.xfm == np.eye(4)).all()
+    assert fit.reason.startswith(f"the registration failed: {words}")
+    assert fit.scale == pytest.approx(2.0, rel=0.1)
+    assert fit.similarity_before > 0 and np.isnan(fit.similarity_after)
+
+
+def test_a_crop_without_voxels_leaves_the_header(monkeypatch) -> None:
+    crop = fuse.crop_near
+    monkeypatch.setattr(fuse, "crop_near", lambda *args: crop(*args[:3], 900.0, 950.0))
+    fit = chain(moved((2.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
+    assert fit.reason.startswith("the registration failed: grid shape")
 
 
 def test_header_stands_where_the_recipe_says_so() -> None:
