@@ -16,9 +16,8 @@ from bids_scseg.errors import DataError, MissingInputError, ScsegError
 from bids_scseg.files import is_full, write_error
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-NO_PATH = frozenset(
-    {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
-)  # what no file can bear or be reached by
+#: What the system says to a path that leads nowhere, whatever is made or permitted.
+NO_PATH = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR})
 
 
 def stop_on_sigterm() -> None:
@@ -47,7 +46,7 @@ def in_words(error: ScsegError | OSError | MemoryError | RecursionError) -> Scse
     if isinstance(error, OSError):
         return of_system(error)
     if isinstance(error, MemoryError):
-        return ScsegError("memory ran out", remedy="lower --nprocs, or run on a larger machine")
+        return ScsegError("memory ran out", remedy="give it more, or run on a larger machine")
     return DataError("the input nests too deeply to be read", remedy="check its JSON and TOML files")
 
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 
-from bids_scseg.inference.client import InferenceServer
+from bids_scseg.errors import MissingToolError
+from bids_scseg.inference.client import InferenceServer, KilledAtStartError
 from bids_scseg.inference.device import device_tokens
 
 
@@ -16,7 +17,8 @@ class InferencePool:
     Parameters
     ----------
     device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` and ``cuda`` take all devices that are visible.
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` and ``cuda`` take all devices that are visible,
+        and ``auto`` does without those beyond the first that cannot be used.
     threads, deterministic
         As for :class:`~bids_scseg.inference.client.InferenceServer`.
     at_most
@@ -25,7 +27,9 @@ class InferencePool:
     Attributes
     ----------
     servers
-        One for each device; valid inside the context.
+        One for each device in use; valid inside the context.
+    left_out
+        Why devices are not in use that ``auto`` would have taken.
 
     Raises
     ------
@@ -36,6 +40,7 @@ class InferencePool:
         self, device: str = "auto", *, threads: int = 0, at_most: int = 1, deterministic: bool = False
     ) -> None:
         self.servers: tuple[InferenceServer, ...] = ()
+        self.left_out: tuple[str, ...] = ()
         self._device, self._threads, self._at_most = device, threads, at_most
         self._deterministic = deterministic
         self._stack = ExitStack()
@@ -45,9 +50,7 @@ class InferencePool:
             first = stack.enter_context(self._server(self._device))
             tokens = device_tokens(self._device, visible=first.visible, at_most=self._at_most)
             others = [self._server(token) for token in tokens[1:]]
-            with ThreadPoolExecutor(max(1, len(others))) as threads:
-                started = [threads.submit(stack.enter_context, server) for server in others]
-            self.servers = (first, *(future.result() for future in started))
+            self.servers = (first, *self._start(others, stack))
             self._stack = stack.pop_all()
         return self
 
@@ -66,8 +69,25 @@ class InferencePool:
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user about the choice of devices, or None."""
-        return next((server.warning for server in self.servers if server.warning), None)
+        """What to tell the user about the choice of devices, in one line, or None."""
+        first = next((server.warning for server in self.servers if server.warning), None)
+        without = f"inference runs without {', '.join(self.left_out)}" if self.left_out else None
+        return "; ".join(filter(None, [first, without])) or None
+
+    def _start(self, servers: list[InferenceServer], stack: ExitStack) -> list[InferenceServer]:
+        """Start further processes side by side; those that are in use."""
+        with ThreadPoolExecutor(max(1, len(servers))) as threads:
+            started = [threads.submit(stack.enter_context, server) for server in servers]
+        running, left_out = [], []
+        for server, future in zip(servers, started, strict=True):
+            try:
+                running.append(future.result())
+            except (MissingToolError, KilledAtStartError) as error:
+                if self._device != "auto":
+                    raise
+                left_out.append(f"{server.device} ({error.found})")
+        self.left_out = tuple(left_out)
+        return running
 
     def _server(self, token: str) -> InferenceServer:
         return InferenceServer(token, threads=self._threads, deterministic=self._deterministic)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bids_scseg.errors import MissingToolError
+from bids_scseg.errors import MissingToolError, OutputError, ScsegError
 from bids_scseg.inference import pool
+from bids_scseg.inference.client import KilledAtStartError
 from bids_scseg.inference.device import device_tokens
 
 
@@ -31,6 +32,7 @@ class Pretended:
     started: list[str]
     ended: list[str]
     broken = ""
+    error: type[ScsegError] = MissingToolError
 
     def __init__(self, token: str, **_: object) -> None:
         self.device, self.visible, self.address, self.warning = token, 3, f"/{token}", None
@@ -38,7 +40,7 @@ class Pretended:
 
     def __enter__(self):
         if self.device == self.broken:
-            raise MissingToolError("does not start")
+            raise self.error("does not start")
         self.started.append(self.device)
         return self
 
@@ -67,3 +69,36 @@ def test_if_one_does_not_start_the_others_end(pretended, monkeypatch):
     with pytest.raises(MissingToolError), pool.InferencePool("cuda", at_most=8):
         pass
     assert sorted(pretended.ended) == sorted(pretended.started) == ["cuda", "cuda:1"]
+
+
+@pytest.mark.parametrize("error", [MissingToolError, KilledAtStartError])
+def test_auto_does_without_a_further_device_that_cannot_be_used_and_says_so(pretended, monkeypatch, error):
+    monkeypatch.setattr(pretended, "broken", "cuda:1")
+    monkeypatch.setattr(pretended, "error", error)
+    with pool.InferencePool("auto", at_most=8) as running:
+        assert running.description == "auto, cuda:2"
+        assert running.warning == "inference runs without cuda:1 (does not start)"
+    assert sorted(pretended.ended) == sorted(pretended.started) == ["auto", "cuda:2"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "broken", "error"),
+    [
+        ("auto", "auto", MissingToolError),
+        ("auto", "cuda:1", OutputError),  # no fault of the device
+        ("cuda:1", "cuda:1", MissingToolError),
+    ],
+)
+def test_what_was_asked_for_by_name_or_is_no_fault_of_a_further_device_ends_the_run(
+    pretended, monkeypatch, choice, broken, error
+):
+    monkeypatch.setattr(pretended, "broken", broken)
+    monkeypatch.setattr(pretended, "error", error)
+    with pytest.raises(error), pool.InferencePool(choice, at_most=8):
+        pass
+    assert sorted(pretended.ended) == sorted(pretended.started)
+
+
+def test_a_choice_without_trouble_has_no_warning(pretended):
+    with pool.InferencePool("auto", at_most=8) as running:
+        assert (running.warning, running.left_out) == (None, ())
