@@ -16,9 +16,23 @@ BoolArray = npt.NDArray[np.bool_]
 CLOSING_MM = 1.0  # radius of the in-plane closing (specification)
 PART_GAP_MM = 20.0  # mask parts along the cord are joined across gaps up to here: one vertebra, ours
 PART_DRIFT = 0.5  # lateral mm allowed per mm of such a gap: a course of 27 degrees, the cord's steepest, ours
+PART_SLICES = 3.5  # gaps of two thick slices are joined as well, ours
+LONG_GAP_MM = (
+    60.0  # so far apart a large part still continues the cord: three vertebrae without contrast, ours
+)
+LONG_PART_MM3 = 500.0  # such a part: 8 mm of cord of 60 mm2; mouth and airway show smaller ones or lie aside
+LONG_DRIFT = 0.2  # lateral mm per mm of what a gap is longer than 20 mm, ours
 PART_TOUCH_MM = 3.0  # lateral distance at which parts side by side count as one: half a cord radius, ours
 PART_MIN_MM3 = 40.0  # smaller parts are noise: less than one thin slice of cord (0.8 mm x 60 mm2), ours
 PART_LIMIT = 50  # candidate parts looked at, largest first, ours
+SECTION_MM2 = 150.0  # of a section no more counts when parts are weighed: the widest cord has 100 to 120 mm2
+
+FOUND_MM3 = (
+    200.0  # a found cord is larger, and longer than so many mm; false ones in images without cord were
+)
+FOUND_MM = 20.0  # 127 to 244 mm3 and 9 to 12 mm long. Half of a shorter field of view is enough, ours
+FOUND_MM2 = 20.0  # in a thin image, this area in every section is enough instead, ours
+SWOLLEN_MM2 = 180.0  # a found section above this, and twice the median of its cord, is none of cord, ours
 
 CORD_WIDTH_MM = 12.0  # widest adult cord, left to right (cervical enlargement, about 13 mm at most)
 PARTIAL_AREA = 0.7  # an end slice with less of its neighbours' area is a partial section, ours
@@ -55,8 +69,8 @@ def clean_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
     Returns
     -------
     (i, j, k) bool
-        Largest component (26 neighbours) with the parts that continue it along S-I across gaps of up to
-        20 mm, closed by 1 mm in the axial plane.
+        Parts (26 neighbours) that continue each other along S-I, the longest and fullest such chain, closed
+        by 1 mm in the axial plane. Gaps are up to 20 mm or two slices long, 60 mm before parts of 500 mm³.
 
     Raises
     ------
@@ -90,8 +104,58 @@ def _bounding_box(binary: BoolArray) -> tuple[slice, slice, slice]:
     return spans[0], spans[1], spans[2]
 
 
+def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None) -> BoolArray:
+    """:func:`clean_cord` of a mask that a program found, refused where it is no cord.
+
+    Parameters
+    ----------
+    mask, grid, file
+        As for :func:`clean_cord`.
+
+    Returns
+    -------
+    (i, j, k) bool
+        Without sections that are far too large for a cord (over 180 mm² and twice the others' median): the
+        brainstem, or fluid.
+
+    Raises
+    ------
+    CordNotFoundError
+        If nothing is left, or what is left is smaller than 200 mm³ or shorter than 20 mm (in a short field of
+        view: than half of it): programs find so much in images that show no cord.
+    """
+    cord = _without_swellings(clean_cord(mask, grid, file=file), grid)
+    along = grid.canonical_axes()[2][0]
+    thickness = float(grid.spacing[along])
+    field_mm = thickness * grid.shape[along]
+    sections = np.flatnonzero(cord.any(axis=tuple(axis for axis in range(3) if axis != along)))
+    length = thickness * (int(sections[-1]) - int(sections[0]) + 1) if sections.size else 0.0
+    volume = float(cord.sum()) * grid.voxel_volume
+    if volume < min(FOUND_MM3, FOUND_MM2 * field_mm) or length < min(FOUND_MM, field_mm / 2) - 1e-6:
+        raise CordNotFoundError(
+            "no spinal cord found in this image (what looks most like it has "
+            f"{volume:.0f} mm3 over {length:.0f} mm)",
+            file=file,
+            expected=f"at least {FOUND_MM3:.0f} mm3 over {FOUND_MM:.0f} mm of cord",
+            remedy="check that the image shows the cord, or provide a mask in a derivatives folder",
+        )
+    return cord
+
+
+def _without_swellings(cord: BoolArray, grid: Grid) -> BoolArray:
+    along = grid.canonical_axes()[2][0]
+    area = _section_areas(cord, grid)
+    usual = float(np.median(area[area > 0]))
+    swollen = area > max(SWOLLEN_MM2, 2 * usual)
+    if not swollen.any():
+        return cord
+    shape = [1, 1, 1]
+    shape[along] = -1
+    return np.asarray(cord & ~swollen.reshape(shape))
+
+
 def _main_parts(binary: BoolArray, grid: Grid) -> BoolArray:
-    """Largest component and whatever continues it along the cord."""
+    """The parts that make up the cord: of all chains along S-I the one that weighs most."""
     from scipy.ndimage import find_objects, label
 
     labels, count = label(binary, structure=np.ones((3, 3, 3), bool))
@@ -102,8 +166,27 @@ def _main_parts(binary: BoolArray, grid: Grid) -> BoolArray:
     order = [int(n) for n in ranked if sizes[n] * grid.voxel_volume >= PART_MIN_MM3 or n == ranked[0]]
     boxes = find_objects(labels)
     points = {n: _part_points(labels, n, boxes[n], grid) for n in order}
-    kept = _join_parts(order, points)
-    return np.isin(labels, [n + 1 for n in kept])
+    large = {n for n in order if sizes[n] * grid.voxel_volume >= LONG_PART_MM3}
+    slice_mm = float(grid.spacing[grid.canonical_axes()[2][0]])
+    chains, rest = [], order
+    while rest:
+        chains.append(_join_parts(rest, points, large=large, slice_mm=slice_mm))
+        rest = [n for n in rest if n not in chains[-1]]
+    masks = (np.isin(labels, [n + 1 for n in chain]) for chain in chains)
+    return max(masks, key=lambda mask: _weight(mask, grid))
+
+
+def _weight(mask: BoolArray, grid: Grid) -> float:
+    """Volume in mm³ of which each axial section counts up to what a cord may have."""
+    thickness = grid.spacing[grid.canonical_axes()[2][0]]
+    return float(np.minimum(_section_areas(mask, grid), SECTION_MM2).sum() * thickness)
+
+
+def _section_areas(mask: BoolArray, grid: Grid) -> FloatArray:
+    """(n,) mm² in each plane of the index axis closest to S-I."""
+    along = grid.canonical_axes()[2][0]
+    others = tuple(axis for axis in range(3) if axis != along)
+    return np.asarray(mask.sum(axis=others) * (grid.voxel_volume / grid.spacing[along]))
 
 
 def _part_points(
@@ -114,26 +197,37 @@ def _part_points(
     return np.asarray(ijk @ grid.affine[:3, :3].T)
 
 
-def _join_parts(order: list[int], points: dict[int, FloatArray]) -> list[int]:
+def _join_parts(
+    order: list[int], points: dict[int, FloatArray], *, large: set[int], slice_mm: float
+) -> list[int]:
+    """The first part and all that continue it, one after the other."""
     from scipy.spatial import cKDTree
 
     kept, rest = [order[0]], list(order[1:])
     grown = [order[0]]
     while grown and rest:
-        trees = [cKDTree(points[n]) for n in grown]
-        grown = [n for n in rest if any(_continues(points[n], tree) for tree in trees)]
+        trees = [(cKDTree(points[n]), n in large) for n in grown]
+        grown = [
+            n
+            for n in rest
+            if any(
+                _continues(points[n], tree, far=far and n in large, slice_mm=slice_mm) for tree, far in trees
+            )
+        ]
         kept += grown
         rest = [n for n in rest if n not in grown]
     return kept
 
 
-def _continues(points: FloatArray, tree: object) -> bool:
+def _continues(points: FloatArray, tree: object, *, far: bool, slice_mm: float) -> bool:
     """Whether a part lies close to a kept one, or in its continuation along S-I."""
     distance, nearest = tree.query(points)  # type: ignore[attr-defined]
     best = int(np.argmin(distance))
     step = points[best] - tree.data[nearest[best]]  # type: ignore[attr-defined]
     along, lateral = abs(step[2]), float(np.hypot(step[0], step[1]))
-    return bool(along <= PART_GAP_MM and lateral <= PART_TOUCH_MM + PART_DRIFT * along)
+    short = max(PART_GAP_MM, PART_SLICES * slice_mm)
+    drift = PART_DRIFT * min(along, short) + LONG_DRIFT * max(along - short, 0)
+    return bool(along <= max(short, LONG_GAP_MM if far else 0) and lateral <= PART_TOUCH_MM + drift)
 
 
 def _close_in_plane(binary: BoolArray, grid: Grid) -> BoolArray:

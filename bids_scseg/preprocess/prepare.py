@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import CordNotFoundError, GeometryError
-from bids_scseg.preprocess.align import clean_cord, partial_weights, touches_edge
+from bids_scseg.preprocess.align import clean_cord, measure_centers, partial_weights, touches_edge
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.preprocess.frames import (
     FRAMES,
     Estimates,
     SlabEstimate,
     covered_slices,
+    reference_axes,
     sequence_centers,
 )
 from bids_scseg.preprocess.fuse import SlabFit, chain_slabs, uppermost_first
@@ -34,6 +36,10 @@ CordMasks: TypeAlias = Mapping[str, Sequence[npt.NDArray[np.generic] | None]]
 MUCH_EXTRAPOLATED = 0.25  # share of a sequence's slices above which the report warns, ours
 BAD_RESIDUAL_MM = 1.5  # median distance of slices from the centerline above which the report warns, ours
 SEAM_MISMATCH_MM = 1.5  # distance of the cord centres of two slabs above which the report warns, ours
+#: Sequences that put the cord so far from where the others do (median over common heights) are not used:
+#: patients move by a few mm, a false cord in mouth or airway lies 30 mm away, ours.
+APART_MM = 15.0
+COMMON_MM = 10.0  # common height from which two sequences can be compared, ours
 EDGE_SHARE = 0.05  # share of slices cut by the field of view's side above which the report warns, ours
 
 
@@ -184,7 +190,75 @@ def _clean_session(
             files = ", ".join(blind)
             warnings.append(f"{key}: no spinal cord was found in {files}; it follows the other images.")
         session[key] = stack
+    if recipe.frame == "centerline":
+        for key, sentence in strays(session, recipe):
+            del session[key]
+            dropped.append((key, "its cord lies elsewhere than in the other sequences"))
+            warnings.append(sentence)
     return session, dropped, warnings
+
+
+def strays(session: Mapping[str, Sequence[NativeSlab]], recipe: Recipe) -> list[tuple[str, str]]:
+    """Sequences whose cord lies elsewhere than in the others: what was found there is something else.
+
+    Parameters
+    ----------
+    session
+        Images with cleaned cords, by sequence.
+    recipe
+        Its order of anchors decides which of two is believed if nothing else does.
+
+    Returns
+    -------
+    (sequence, sentence) of each that must not be used. As long as two sequences put the cord more than 15 mm
+    apart at common heights, the one goes that disagrees with most others; of those the one with the shortest
+    cord.
+    """
+    anchor = recipe.best_anchor(tuple(session))
+    if anchor is None or len(session) < 2:
+        return []
+    axes = reference_axes(session[anchor][0].grid)
+    lines = {key: _centers(stack, axes) for key, stack in session.items()}
+    order = [anchor, *(key for key in lines if key != anchor)]
+    out = []
+    while True:
+        left = [key for key in order if key in lines]
+        apart = {pair: _apart_mm(*(lines[key] for key in pair)) for pair in combinations(left, 2)}
+        apart = {pair: distance for pair, distance in apart.items() if distance > APART_MM}
+        if not apart:
+            return out
+        against = Counter(key for pair in apart for key in pair)
+        worst = max(reversed(left), key=lambda key: (against[key], -float(np.ptp(lines[key][0]))))
+        other, distance = max(_others(apart, worst), key=lambda item: item[1])
+        sentence = (
+            f"{worst} is not used: what looks like the cord there lies {distance:.0f} mm beside that of "
+            f"{other}; check the cord masks, or provide one."
+        )
+        out.append((worst, sentence))
+        del lines[worst]
+
+
+def _others(apart: Mapping[tuple[str, str], float], key: str) -> list[tuple[str, float]]:
+    """The partners of a sequence in pairs, and how far they are."""
+    return [(pair[0] if pair[1] == key else pair[1], mm) for pair, mm in apart.items() if key in pair]
+
+
+def _centers(stack: Sequence[NativeSlab], axes: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Heights (n,) and centres (n, 2) of the cord in all images of a sequence, by height."""
+    parts = [measure_centers(native.cord, native.grid, axes) for native in stack if native.cord is not None]
+    s, xy = (np.concatenate([part[n] for part in parts]) for n in (0, 1))
+    order = np.argsort(s, kind="stable")
+    return s[order], xy[order]
+
+
+def _apart_mm(one: tuple[FloatArray, FloatArray], two: tuple[FloatArray, FloatArray]) -> float:
+    """Median distance of two courses over their common heights; NaN where these are too few."""
+    low, high = max(one[0].min(), two[0].min()), min(one[0].max(), two[0].max())
+    if not high - low >= COMMON_MM:
+        return float("nan")
+    at = np.arange(low, high, 1.0)
+    there = [np.stack([np.interp(at, s, xy[:, n]) for n in (0, 1)], axis=1) for s, xy in (one, two)]
+    return float(np.median(np.linalg.norm(there[0] - there[1], axis=1)))
 
 
 def clean_image(image: NativeImage, mask: npt.NDArray[np.generic] | None) -> NativeSlab:

@@ -12,8 +12,8 @@ from bids_scseg.space.grid import Grid
 VOXEL = 0.125
 
 
-def _label(probability, **kwargs):
-    return label_lesions(probability, threshold=0.5, voxel_volume=VOXEL, **kwargs)
+def _label(probability, *, voxel_volume=VOXEL, **kwargs):
+    return label_lesions(probability, threshold=0.5, voxel_volume=voxel_volume, **kwargs)
 
 
 def _two_boxes():
@@ -50,15 +50,20 @@ def test_connectivity(connectivity, count):
 def test_components_beside_the_cord_are_dropped_but_not_where_no_cord_is_known():
     probability = np.zeros((20, 20, 30))
     probability[1:3, 1:3, 5:8] = 1  # beside the cord
-    probability[1:3, 1:3, 25:28] = 1  # where the mask has ended
+    probability[1:3, 1:3, 22:25] = 1  # where the mask has just ended
+    probability[8:11, 8:11, 26:29] = 1  # far beyond its end
+    probability[1:3, 1:3, 13:15] = 1  # in a gap of the mask
     probability[7:10, 9, 10:12] = 1  # half in, half out: stays whole
     cord = np.zeros((20, 20, 30))
     cord[8:12, 8:12, :20] = 1
-    labels = _label(probability, cord=cord)
-    assert labels.max() == 2
-    assert labels[1, 1, 6] == 0
-    assert labels[1, 1, 26] == 1
-    assert (labels[7:10, 9, 10:12] == 2).all()
+    cord[:, :, 12:16] = 0
+    labels = _label(probability, cord=cord, voxel_volume=1.0)
+    assert labels.max() == 3
+    assert labels[1, 1, 6] == labels[9, 9, 27] == 0
+    assert labels[1, 1, 23] == 1
+    assert labels[1, 1, 13] == 2
+    assert (labels[7:10, 9, 10:12] == 3).all()
+    assert _label(probability, cord=np.zeros_like(cord), voxel_volume=1.0).max() == 5
 
 
 def test_no_lesion():

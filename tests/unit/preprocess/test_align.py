@@ -55,12 +55,63 @@ def test_keeps_the_cord_across_a_gap_and_drops_what_lies_beside_it() -> None:
     assert (align.clean_cord(cord | blob, grid) == cord).all()
 
 
-def test_a_part_too_far_along_is_dropped() -> None:
-    grid = phantoms.lattice(size_mm=(30, 30, 120))
+@pytest.mark.parametrize(("gap_mm", "thick_mm", "kept"), [(30, 30, True), (30, 4, False), (70, 30, False)])
+def test_a_large_part_continues_the_cord_further_along(gap_mm: int, thick_mm: int, kept: bool) -> None:
+    grid = phantoms.lattice(size_mm=(30, 30, 180))
     mask = np.zeros(grid.shape, bool)
     mask[10:20, 10:20, :60] = True
-    mask[10:20, 10:20, 90:] = True  # 30 mm away
-    assert align.clean_cord(mask, grid)[:, :, 60:].sum() == 0
+    mask[10:20, 10:20, 60 + gap_mm : 60 + gap_mm + thick_mm] = True  # 3000 or 400 mm3
+    assert align.clean_cord(mask, grid)[:, :, 60:].any() == kept
+
+
+def test_two_missing_thick_slices_do_not_cut_the_cord() -> None:
+    grid = phantoms.lattice(spacing=(1, 1, 7.5), size_mm=(30, 30, 75))
+    mask = np.zeros(grid.shape, bool)
+    mask[12:20, 12:20] = True
+    mask[:, :, 4:6] = False
+    assert (align.clean_cord(mask, grid) == mask).all()
+
+
+def test_a_long_thin_chain_outweighs_a_lump() -> None:
+    """Two parts of cord, 4000 and 2400 mm3; a lump of 8000 mm3, of which a section counts 150 mm2."""
+    grid = phantoms.lattice(size_mm=(80, 40, 140))
+    cord, lump = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+    cord[10:18, 10:18, 20:80] = True
+    cord[10:18, 10:18, 95:135] = True
+    lump[45:65, 10:30, 0:20] = True
+    assert (align.clean_cord(cord | lump, grid) == cord).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "why"),
+    [
+        (np.s_[10:14, 10:14, 20:32], "192 mm3 over 12 mm: as in images without cord"),
+        (np.s_[10:18, 10:18, 20:32], "768 mm3, but 12 mm long"),
+    ],
+)
+def test_what_is_found_where_there_is_no_cord_is_refused(box: tuple[slice, ...], why: str) -> None:
+    grid = phantoms.lattice(size_mm=(40, 40, 100))
+    mask = np.zeros(grid.shape, bool)
+    mask[box] = True
+    assert align.clean_cord(mask, grid).any(), why
+    with pytest.raises(CordNotFoundError, match=r"no spinal cord found .* over 12 mm"):
+        align.found_cord(mask, grid, file="x.nii.gz")
+
+
+def test_half_of_a_short_field_of_view_is_enough() -> None:
+    grid = phantoms.lattice(spacing=(1, 1, 3), size_mm=(40, 40, 3))
+    mask = np.zeros(grid.shape, bool)
+    mask[10:18, 10:18] = True  # 192 mm3 in the one slice that there is
+    assert (align.found_cord(mask, grid) == mask).all()
+
+
+def test_a_brain_on_top_of_the_cord_is_cut_off() -> None:
+    grid = phantoms.lattice(size_mm=(60, 60, 140))
+    cord, brain = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+    cord[26:34, 26:34, :100] = True
+    brain[10:50, 10:50, 100:] = True
+    assert (align.found_cord(cord | brain, grid) == cord).all()
+    assert align.clean_cord(cord | brain, grid)[:, :, 100:].any(), "a mask of the user's is left alone"
 
 
 def test_closing_fills_one_voxel_in_plane_but_not_between_slices() -> None:

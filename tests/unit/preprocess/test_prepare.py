@@ -44,6 +44,34 @@ def test_a_session_ends_normalised_centred_and_in_channel_order() -> None:
     assert report.warnings == ()
 
 
+def beside(image: prepare.NativeImage, mm: float) -> prepare.NativeImage:
+    """The same image, so far to the right."""
+    data, grid, name = image
+    affine = grid.affine.copy()
+    affine[0, 3] += mm
+    return data, Grid(shape=grid.shape, affine=affine), name
+
+
+def test_a_cord_far_beside_that_of_the_others_is_none() -> None:
+    """Of two sequences the one with the shorter cord goes; of three the one that stands alone."""
+    images, cords = session()
+    odd = {**images, "Ax": [beside(image, 40.0) for image in images["Ax"]]}
+    _, report = prepare.prepare_session(odd, cords, RECIPE, register=False)
+    assert report.dropped == (("Ax", "its cord lies elsewhere than in the other sequences"),)
+    assert "lies 40 mm beside that of Sag" in report.warnings[0]
+    near = {**images, "Ax": [beside(image, 6.0) for image in images["Ax"]]}
+    assert prepare.prepare_session(near, cords, RECIPE, register=False)[1].dropped == ()
+
+
+def test_the_anchor_goes_if_all_others_disagree_with_it() -> None:
+    images, cords = session()
+    images = {**images, "Sag": [beside(image, -40.0) for image in images["Sag"]], "Iso": images["Ax"]}
+    cords = {**cords, "Iso": cords["Ax"]}
+    _, report = prepare.prepare_session(images, cords, RECIPE, register=False)
+    assert [key for key, _ in report.dropped] == ["Sag"]
+    assert report.anchor != "Sag"
+
+
 @settings(max_examples=5)
 @given(shift=st.tuples(st.floats(-2.5, 2.5), st.floats(-2.5, 2.5)))
 def test_a_displaced_cord_ends_in_the_middle(shift: tuple[float, float]) -> None:
