@@ -104,7 +104,7 @@ def _from_top(found: Labels, centroids: npt.ArrayLike, keep: npt.NDArray[np.bool
 def _outside_cord(
     found: Labels, cord: npt.NDArray[np.bool_], count: int, *, slack: int
 ) -> npt.NDArray[np.bool_]:
-    """(count + 1,) bool: components that touch no cord in slices with some, or begin over ``slack`` beyond."""
+    """(count + 1,) bool: components that touch no cord in slices with some, or lie ``slack`` beyond."""
     where = found > 0
     with_cord = cord.any(axis=(0, 1))
     if not with_cord.any():
