@@ -108,17 +108,25 @@ def request(address: str, *, task: str, **paths: Path) -> Reply:
                 return _reply(receive(stream))
             except ENDED as error:
                 if died:
-                    raise _fatal(task) from error
+                    raise _fatal(task, address) from error
                 died = True  # killed by chance, or by this request: asked once more, it tells
-    raise SessionError(f"the inference process died before {task!r} began", remedy="see its log; run again")
-
-
-def _fatal(task: str) -> SessionError:
-    return SessionError(
-        f"the inference process ended twice during {task!r}",
-        expected="an answer",
-        remedy="it may have been killed for want of memory: give the run more, or see its log",
+    raise SessionError(
+        f"the inference process died before {task!r} began{_last_words(address)}", remedy="run again"
     )
+
+
+def _fatal(task: str, address: str) -> SessionError:
+    return SessionError(
+        f"the inference process ended twice during {task!r}{_last_words(address)}",
+        expected="an answer",
+        remedy="it may have been killed for want of memory: give the run more",
+    )
+
+
+def _last_words(address: str) -> str:
+    """How the log of the process behind a socket ends; it goes with the run, so messages hold it."""
+    words = _tail(Path(address).with_name(LOG_FILE))
+    return f" (its log ends with: {words})" if words else ""
 
 
 def _reply(answer: dict[str, object]) -> Reply:
@@ -144,9 +152,9 @@ def _connect(address: str) -> socket.socket:
             # the folder goes with the run; without it there is nothing to wait for
             if time.monotonic() > deadline or not Path(address).parent.is_dir():
                 raise SessionError(
-                    f"the inference process cannot be reached ({error.strerror})",
+                    f"the inference process cannot be reached ({error.strerror}){_last_words(address)}",
                     file=address,
-                    remedy="see its log; run again",
+                    remedy="run again",
                 ) from error
             time.sleep(0.2)
         else:
@@ -282,7 +290,7 @@ class InferenceServer:
                     remedy="free memory, lower --nprocs, or run on a larger machine",
                 )
             raise MissingToolError(
-                f"the inference process did not start (exit status {status}): {_tail(log)}",
+                f"the inference process did not start (exit status {status}): {_tail(log) or 'no message'}",
                 expected="a working torch",
                 remedy="check the installation: python -c 'import torch'",
             )
@@ -365,9 +373,11 @@ def _status(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _tail(log: Path) -> str:
-    """Last line of a log that says something."""
-    lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+    """Last line of a log that says something; empty if none does."""
+    lines: list[str] = []
+    with suppress(OSError):  # it may go at any moment
+        lines = log.read_text("utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _temporary_folders() -> tuple[str, ...]:

@@ -11,11 +11,13 @@ import argparse
 import gzip
 import logging
 import os
+import re
 import select
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -47,6 +49,11 @@ BACKLOG = 1024  # waiting clients
 REQUEST_SECONDS = 30.0  # within which a client that connected must have sent its line
 WATCH_SECONDS = 1.0  # between looks at standard input and parent
 GZIP_LEVEL = 1  # of files in the work folder
+#: How torch, its allocators and CUDA's libraries say it.
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE
+)
+ON_GPU = re.compile(r"CUDA|CUDNN|CUBLAS", re.IGNORECASE)
 UNEXPECTED = (OSError, ValueError, RuntimeError, MemoryError, LookupError, TypeError, ArithmeticError)
 
 Message = Mapping[str, object]
@@ -176,10 +183,21 @@ def peak_memory_gb() -> float:
 
 
 def _unexpected(error: BaseException) -> ScsegError:
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+    """An error that is none of ours, with the place where it arose: the log goes with the run."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if OUT_OF_MEMORY.search(text) or isinstance(error, MemoryError):
+        if ON_GPU.search(text):
+            return SessionError(
+                f"inference ran out of the GPU's memory ({text})",
+                remedy="end other programs on it, take a larger one, or use --device cpu",
+            )
         return SessionError("inference ran out of memory", remedy="give the run more memory")
-    return SessionError(f"inference failed ({text})", remedy="see the log of the inference process")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "bids_scseg" in Path(frame.filename).parts] or frames
+    place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return SessionError(
+        f"inference failed ({text}){place}", remedy="run again; if it fails again, please report it"
+    )
 
 
 def _text(message: Message, key: str) -> str:

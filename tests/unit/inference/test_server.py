@@ -139,6 +139,38 @@ def test_unforeseen_errors_become_answers_too(tmp_path: Path, models: dict[str, 
     assert not (tmp_path / "p.npy").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "words", "remedy"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+            "of the GPU's memory",
+            "cpu",
+        ),
+        (RuntimeError("CUDA error: out of memory"), "of the GPU's memory", "--device cpu"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "of the GPU's memory", "--device cpu"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+            "out of memory",
+            "give the run more",
+        ),
+        (MemoryError(), "out of memory", "give the run more"),
+        (RuntimeError("shapes differ"), "inference failed (RuntimeError: shapes differ) at ", "report it"),
+    ],
+)
+def test_what_a_library_raises_is_told_without_a_log(
+    error: Exception, words: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Worker, "_task", lambda *_: fail)
+    found = worker().serve({"task": "segment"})["error"]
+    assert isinstance(found, dict)
+    assert words in found["found"] and remedy in found["remedy"]
+    assert "log" not in found["remedy"]
+
+
 @pytest.mark.parametrize("kind", [value for value in vars(errors).values() if isinstance(value, type)])
 def test_errors_survive_the_way(kind: type[ScsegError]) -> None:
     error = kind("found", file="f", expected="e", remedy="r")
@@ -294,10 +326,12 @@ def test_a_request_that_kills_the_process_twice_fails(tmp_path: Path) -> None:
                 seen.append(connection.recv(4096))
                 connection.sendall(b'{"accepted": true}\n')
 
+    Path(address).with_name("log").write_text("loading\nCUDA error: device lost\n\n")
     with listen(address) as listener:
         thread = threading.Thread(target=deadly, args=(listener,))
         thread.start()
-        with pytest.raises(SessionError, match="ended twice during 'cord'"):
+        words = r"ended twice during 'cord' \(its log ends with: CUDA error: device lost\)"
+        with pytest.raises(SessionError, match=words):
             request(address, task="cord", image=tmp_path / "i.nii.gz")
         thread.join()
     assert len(seen) == 2
