@@ -1,7 +1,7 @@
 """Cord masks, one image at a time: from the user, from SCT, or from the built-in network.
 
-Each node leaves a record beside its files. An image in which no cord is found, or that cannot be read,
-is a record with a problem, not a failure: the session's other images go on.
+Each node leaves a record beside its files. An image in which no cord is found, that cannot be read, or on
+which the built-in network fails is a record with a problem, not a failure: the session's other images go on.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import Any, TypedDict
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
 from bids_scseg.bids.corrections import read_cord
 from bids_scseg.bids.header import READ_ERRORS, read_image
 from bids_scseg.bids.masks import same_lattice
-from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError
-from bids_scseg.inference.client import request_cord
+from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError, SessionError
+from bids_scseg.inference.client import request, request_cord
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
 from bids_scseg.preprocess.align import clean_cord
 from bids_scseg.space.grid import Grid
 
 RECORD_FILE = "cord.json"
+NETWORK = "built-in network"  # as the source of a mask
 
 
 class CordRecord(TypedDict):
@@ -78,19 +79,54 @@ class FindCordInputSpec(VersionedInputSpec):
     deterministic = traits.Bool(desc="true: must not be taken from a run whose bits depend on threads")
 
 
+class FindCordOutputSpec(CordOutputSpec):
+    """A record, and for how long it holds."""
+
+    run_folder = Directory(exists=True, desc="set if the record holds for this run only, with which it goes")
+
+
 class FindCord(ScsegInterface):
-    """Segment the cord with the built-in network."""
+    """Segment the cord with the built-in network.
+
+    Where the network fails on the image (for want of memory, say), the image has a problem as long as the
+    run lasts: the next run finds the run's folder gone and asks again. Where the inference process itself is
+    gone, the node fails.
+    """
 
     input_spec = FindCordInputSpec
-    output_spec = CordOutputSpec
+    output_spec = FindCordOutputSpec
 
     def _call(self, cwd: Path) -> dict[str, Any]:
-        image, found = Path(self.inputs.in_file), cwd / "probability.nii.gz"
+        image, found, address = Path(self.inputs.in_file), cwd / "probability.nii.gz", self.inputs.socket
         try:
-            request_cord(self.inputs.socket, bundle=Path(self.inputs.bundle), image=image, output=found)
+            request_cord(address, bundle=Path(self.inputs.bundle), image=image, output=found)
         except ImageError as error:
-            return {"record_file": write_record(cwd, image, source="built-in network", problem=error)}
-        return {"record_file": record_cord(image, found, cwd, source="built-in network")}
+            return {"record_file": write_record(cwd, image, source=NETWORK, problem=error)}
+        except SessionError as error:
+            if not _answers(address, error):
+                raise
+            problem = type(error)(
+                error.found, file=error.file or image, expected=error.expected, remedy=error.remedy
+            )
+            record = write_record(cwd, image, source=NETWORK, problem=problem)
+            return {"record_file": record, "run_folder": Path(address).parent}
+        return {"record_file": record_cord(image, found, cwd, source=NETWORK)}
+
+    def _list_outputs(self) -> dict[str, Any]:
+        if not self._results:  # asked for by Nipype where what an earlier run left does not hold any more
+            raise FileNotFoundError("the record of an earlier run")  # upon which it runs the node
+        return dict(super()._list_outputs())
+
+
+def _answers(address: str, error: SessionError) -> bool:
+    """Whether the inference process goes on after an error, which then is about one image alone."""
+    if error.file == address:  # it could not be reached, after long waiting
+        return False
+    try:
+        request(address, task="ping")
+    except ScsegError:
+        return False
+    return True
 
 
 def record_cord(

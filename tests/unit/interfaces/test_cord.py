@@ -2,10 +2,91 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
+import pytest
+from nipype.pipeline.engine import Node
+from nipype.pipeline.engine.nodes import NodeExecutionError
 
-from bids_scseg.interfaces.cord import read_record, record_cord
+from bids_scseg.errors import ImageError, SessionError
+from bids_scseg.interfaces import cord
+from bids_scseg.interfaces.base import error_from_json, load_failure
+from bids_scseg.interfaces.cord import FindCord, read_record, record_cord
+from bids_scseg.workflows.job import NIPYPE_EXECUTION
+
+GONE = SessionError("the inference process cannot be reached", file="ADDRESS")
+MEMORY = SessionError("inference ran out of memory", remedy="give the run more memory")
+
+
+@pytest.fixture
+def finder(tmp_path, monkeypatch):
+    """Run the node in one work folder: what the process says to an image, and to a ping; by run."""
+    image = tmp_path / "image.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((12, 12, 30), np.float32), np.eye(4)), image)
+    asked = []
+
+    def run(number, answer=None, alive=True):
+        folder = tmp_path / f"run-{number}"
+        folder.mkdir(exist_ok=True)
+        address = str(folder / "s")
+
+        def request_cord(where, *, bundle, image, output):
+            asked.append(where)
+            if answer is not None:
+                raise type(answer)(answer.found, file=address if answer.file else None, remedy=answer.remedy)
+            found = np.zeros((12, 12, 30), np.float32)
+            found[4:8, 4:8] = 1
+            nib.save(nib.Nifti1Image(found, np.eye(4)), output)
+
+        def request(where, *, task):
+            assert (where, task) == (address, "ping")
+            if not alive:
+                raise GONE
+
+        monkeypatch.setattr(cord, "request_cord", request_cord)
+        monkeypatch.setattr(cord, "request", request)
+        interface = FindCord(in_file=image, bundle="b", bundle_sha256="0", socket=address)
+        node = Node(interface, name="find_cord_01", base_dir=tmp_path / "work")
+        node.config = {"execution": NIPYPE_EXECUTION}
+        return read_record(Path(node.run().outputs.record_file))
+
+    run.asked, run.image, run.node_folder = asked, image, tmp_path / "work" / "find_cord_01"
+    return run
+
+
+def test_what_the_network_cannot_do_is_one_images_problem(finder):
+    record = finder(1, MEMORY)
+    error = error_from_json(record["problem"])
+    assert record["mask"] is None
+    assert (type(error), error.found) == (SessionError, "inference ran out of memory")
+    assert (error.file, error.remedy) == (str(finder.image), "give the run more memory")
+
+
+def test_such_a_problem_lasts_as_long_as_its_run(finder):
+    assert finder(1, MEMORY)["problem"]
+    assert finder(1)["problem"] and len(finder.asked) == 1  # a session tried once more in the same run
+    (finder.image.parent / "run-1").rmdir()
+    assert finder(2, MEMORY)["problem"] and len(finder.asked) == 2
+    (finder.image.parent / "run-2").rmdir()
+    assert finder(3)["problem"] is None and len(finder.asked) == 3
+    (finder.image.parent / "run-3").rmdir()
+    assert finder(4, MEMORY)["problem"] is None and len(finder.asked) == 3  # what was found stays
+
+
+def test_what_an_image_is_lasts(finder):
+    assert finder(1, ImageError("one slice"))["problem"]
+    (finder.image.parent / "run-1").rmdir()
+    assert finder(2)["problem"] and len(finder.asked) == 1
+
+
+@pytest.mark.parametrize(("answer", "alive"), [(GONE, True), (MEMORY, False)])
+def test_a_process_that_is_gone_ends_the_session(finder, answer, alive):
+    with pytest.raises(NodeExecutionError):
+        finder(1, answer, alive)
+    failure = load_failure(finder.node_folder)
+    assert type(failure) is SessionError and failure.found == answer.found
 
 
 def test_a_record_changes_with_the_partial_volume_of_the_cord(tmp_path):
