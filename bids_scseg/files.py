@@ -166,6 +166,24 @@ def lock(path: Path, *, wait_s: float = 0.0, what: str = "another run is working
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process holds a file's lock; the file need only be readable.
+
+    A shared lock is tried: over NFS an exclusive one is refused for a file that is not open for writing.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened, or its file system has no locks.
+    """
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as stream:
@@ -260,13 +278,10 @@ def _open_held(path: Path) -> BinaryIO:
 def _is_remains(path: Path) -> bool:
     """Whether nobody is writing a temporary file."""
     try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not is_held(path)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             return False
-    else:
-        return True
     with suppress(OSError):
         return time.time() - path.stat().st_mtime > REMAINS_S
     return False

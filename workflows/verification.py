@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -165,9 +164,6 @@ def _validate_after(out: Path, mine: list[str]) -> Judgement:
 
 
 def _is_held(path: Path) -> bool:
-    with suppress(OSError), path.open("rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    with suppress(OSError):
+        return files.is_held(path)
     return False

@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+from file_systems import flock_of_nfs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,6 +142,25 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
     old.write_text("")
     os.utime(old, (0, 0))
     assert files.sweep(tmp_path) == (old,)
+
+
+def test_over_nfs_remains_are_told_from_files_in_the_making(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    held, left = tmp_path / ".a.1.tmp", tmp_path / ".b.1.tmp"
+    left.write_text("x")
+    with held.open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        assert files.is_held(held) and not files.is_held(left)
+        assert files.sweep(tmp_path) == (left,)
+    assert files.sweep(tmp_path) == (held,)
+
+
+def test_a_file_that_may_only_be_read_can_be_asked(tmp_path):
+    path = tmp_path / ".lock"
+    with files.lock(path):
+        path.chmod(0o444)
+        assert files.is_held(path)
+    assert not files.is_held(path)
 
 
 def test_a_lock_in_a_folder_that_cannot_be_made(tmp_path):
