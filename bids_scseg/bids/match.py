@@ -110,6 +110,8 @@ def match_image(image: ImageFile, recipe: Recipe) -> Match:
         telling = [reason for reason in reasons if NOT_MARKED not in reason] or reasons
         return Match(image=image, reason="; ".join([*telling, *image.warnings]))
     notes = list(image.warnings) + _doubts(image)
+    if recipe.frame == "centerline" and _head_by_body_part(image):
+        notes.append(f"its sidecar says body part {_body_part(image)}; make sure that it shows the cord")
     if len(fits) > 1:
         notes.append(f"could be {' or '.join(fits)}; taken as {fits[0]}")
     return Match(image=image, sequence=fits[0], warnings=tuple(notes))
@@ -185,8 +187,11 @@ def split_words(text: str) -> list[str]:
 
 def looks_like_head(grid: Grid) -> bool:
     """Whether a sagittal or isotropic volume has the extent of a head rather than of a spine."""
-    if grid.plane() not in ("iso", "sag"):
-        return False
+    return grid.plane() in ("iso", "sag") and has_head_extent(grid)
+
+
+def has_head_extent(grid: Grid) -> bool:
+    """Whether a volume of any plane is as wide, deep and high as scans of heads are."""
     right, anterior, superior = (grid.shape[axis] * grid.spacing[axis] for axis, _ in grid.canonical_axes())
     low, high = HEAD_HEIGHT_MM
     return bool(right >= HEAD_WIDTH_MM and anterior >= HEAD_DEPTH_MM and low <= superior < high)
@@ -276,18 +281,33 @@ def _computed(image: ImageFile) -> str | None:
 
 
 def _brain(image: ImageFile) -> str | None:
-    """Whether name, sidecar or extent say that a scan shows the head and not the spine."""
-    sidecar = dict(image.sidecar)
-    part = str(sidecar.get("BodyPartExamined", sidecar.get("BodyPart", "")))
+    """Whether name, sidecar and extent say that a scan shows the head and not the spine.
+
+    The body part alone does not: it is what the operator registered, and heads are scanned with the cord.
+    """
     words = _words(image)
-    if set(split_words(part)) & BRAIN_WORDS and not (words | set(split_words(part))) & SPINE_WORDS:
-        return f"a brain scan (body part {part})"
     if words & BRAIN_WORDS and not words & SPINE_WORDS:
         return f"a brain scan ({', '.join(sorted(words & BRAIN_WORDS))} in its name or sidecar)"
-    spine = bool((words | set(split_words(part))) & SPINE_WORDS)
-    if not spine and image.suffix != "UNIT1" and looks_like_head(_grid(image)):
+    if image.suffix == "UNIT1" or (words | set(split_words(_body_part(image)))) & SPINE_WORDS:
+        return None
+    grid = _grid(image)
+    if _head_by_body_part(image) and has_head_extent(grid):
+        return f"a brain scan (body part {_body_part(image)}, and the extent of a head)"
+    if looks_like_head(grid):
         return "a brain scan by its extent; if it shows the cord, select it by a filter file"
     return None
+
+
+def _body_part(image: ImageFile) -> str:
+    """Body part that the sidecar states, empty if none."""
+    sidecar = dict(image.sidecar)
+    return str(sidecar.get("BodyPartExamined", sidecar.get("BodyPart", "")))
+
+
+def _head_by_body_part(image: ImageFile) -> bool:
+    """Whether the stated body part is the head, and nothing else names the spine."""
+    part = set(split_words(_body_part(image)))
+    return bool(part & BRAIN_WORDS) and not (part | _words(image)) & SPINE_WORDS
 
 
 def _doubts(image: ImageFile) -> list[str]:

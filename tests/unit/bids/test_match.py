@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from bids_builders import image, lattice
 
 from bids_scseg.bids.match import has_word, inversion_time, looks_like_head, match_image, split_words
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.space.grid import Grid
 
 RECIPE = load_recipe("cord-lesion")
 
@@ -68,7 +70,8 @@ def test_sequence(rest, kind, sidecar, expected):
         ("T1map", "iso", {}, "quantitative map"),
         ("FLAIR", "head", {}, "FLAIR"),
         ("acq-brain_T1w", "iso", {}, "brain scan"),
-        ("T1w", "iso", {"BodyPartExamined": "BRAIN"}, "brain scan"),
+        ("T1w", "head", {"BodyPartExamined": "BRAIN"}, "body part BRAIN, and the extent of a head"),
+        ("T2w", "axhead", {"BodyPartExamined": "HEAD"}, "body part HEAD, and the extent of a head"),
         ("T1w", "iso", {"SeriesDescription": "mprage_head"}, "brain scan"),
         ("T1w", "head", {}, "by its extent"),
         ("T2w", "head", {}, "by its extent"),
@@ -109,11 +112,40 @@ def test_agent_on_a_T2w_and_head_sized_unit1_are_doubts():
     assert "extent of a head scan" in sequence("UNIT1", "head").warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("rest", "grid", "expected"),
+    [
+        ("T2w", ((0.8, 0.8, 0.8), (64, 320, 320)), "T2Sag"),
+        ("T2starw", ((0.5, 0.5, 5.0), (448, 448, 15)), "T2StarAx"),
+        ("T1w", ((1.0, 1.0, 1.0), (192, 256, 320)), "T1Sag"),
+        ("UNIT1", ((1.0, 1.0, 1.0), (176, 240, 256)), "MP2RAGE"),
+    ],
+)
+@pytest.mark.parametrize("part", ["BRAIN", "HEAD"])
+def test_the_body_part_alone_is_a_doubt(rest, grid, expected, part):
+    spacing, shape = grid
+    found = Grid(shape=shape, affine=np.diag([*spacing, 1.0]))
+    match = match_image(image(rest, found, sidecar={"BodyPartExamined": part}), RECIPE)
+    assert match.sequence == expected, match.reason
+    assert f"its sidecar says body part {part}; make sure that it shows the cord" in match.warnings
+
+
+def test_a_body_part_beside_a_word_for_the_spine_is_no_doubt():
+    said = {"BodyPartExamined": "HEAD", "SeriesDescription": "t2 cervical cord"}
+    assert sequence("T2w", "sag", said).warnings == ()
+
+
+def test_an_axial_head_that_nothing_calls_a_head_is_axial():
+    assert sequence("T2w", "axhead").sequence == "T2Ax"
+
+
 def test_brain_recipes_take_brains():
     from dataclasses import replace
 
     recipe = replace(RECIPE, frame="rigid")
     assert match_image(image("acq-brain_T1w", lattice("head")), recipe).sequence == "T1Sag"
+    match = match_image(image("T1w", lattice("head"), sidecar={"BodyPartExamined": "BRAIN"}), recipe)
+    assert match.sequence == "T1Sag" and match.warnings == ()
 
 
 @pytest.mark.parametrize(
