@@ -88,7 +88,7 @@ def run_slurm(arguments: argparse.Namespace) -> None:
     own = {key: given.pop(key) for key in OWN if key in given}
     options = options_of({**given, "level": "participant"})
     method = cord_method(options, elsewhere=not ELSEWHERE.isdisjoint(own))
-    plans = plan_sessions(options)
+    plans = plan_sessions(options, cord_method=method)
     if own.get("unfinished"):
         plans = _left(plans, options.output_dir)
     if not plans:
@@ -125,8 +125,15 @@ def run_slurm(arguments: argparse.Namespace) -> None:
         sys.stderr.write(f"to submit them: bash {shlex.quote(str(submit))}\n")
 
 
-def plan_sessions(options: RunOptions) -> list[Plan]:
-    """The plan of every session chosen, as the participant level makes it.
+def plan_sessions(options: RunOptions, *, cord_method: str = "builtin") -> list[Plan]:
+    """The plan of every session chosen, made by the participant level itself.
+
+    Parameters
+    ----------
+    options
+        The run.
+    cord_method
+        ``sct`` or ``builtin``.
 
     Raises
     ------
@@ -136,41 +143,27 @@ def plan_sessions(options: RunOptions) -> list[Plan]:
         As the participant level does, before anything is written.
     """
     from bids_scseg.bids.filters import read_filters
-    from bids_scseg.bids.given import with_geometry
-    from bids_scseg.bids.plan import check_sequences, make_plan
+    from bids_scseg.bids.plan import check_sequences
     from bids_scseg.bids.query import find_studies
-    from bids_scseg.cli.participant import check_folders
+    from bids_scseg.cli.participant import Models, _plans, check_folders
     from bids_scseg.interfaces.engine import load_engine
 
     if options.bids_dir is None:
         raise UsageError("the raw dataset is needed", remedy="name its folder instead of '-'")
     check_folders(options, options.bids_dir)
-    bundle = load_engine(options.model)
-    recipe, late = bundle.recipe, bool(bundle.engine)
-    check_sequences(options.sequences, recipe)
-    filters = read_filters(options.filter_file, recipe) if options.filter_file else None
+    # Not the participant level's way to them: what a task will find need not be installed here.
+    models = Models(lesion=load_engine(options.model), cord=None, cord_method=cord_method)
+    check_sequences(options.sequences, models.lesion.recipe)
+    filters = read_filters(options.filter_file, models.lesion.recipe) if options.filter_file else None
     studies = find_studies(
         options.bids_dir,
         participants=options.participants,
         sessions=options.sessions,
         exclude=options.exclude,
         validate_names=not options.skip_bids_validation,
+        follow_links=options.follow_links,
     )
-    folders = [folder for _, folder in options.derivatives]
-    plans = [
-        make_plan(
-            study,
-            recipe,
-            filters=filters,
-            sequences=options.sequences or None,
-            derivatives=folders,
-            results=[options.output_dir],
-            late=late,
-        )
-        for study in studies
-    ]
-    given = options.geometry
-    return plans if given is None else [with_geometry(plan, given, recipe) for plan in plans]
+    return list(_plans(options, models, studies, filters=filters))
 
 
 def cord_method(options: RunOptions, *, elsewhere: bool = False) -> str:

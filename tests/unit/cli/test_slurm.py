@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bids_scseg.cli.parser import parse
+from bids_scseg.cli.participant import Models
+from bids_scseg.cli.slurm import plan_sessions
 from bids_scseg.cli.tools import main
 from bids_scseg.workflows.job import SessionOutcome
 from bids_scseg.workflows.status import write_outcome
@@ -69,6 +71,26 @@ def test_a_model_of_yours_is_named_absolutely(dataset, tmp_path, monkeypatch):
     base = ["b", "o", "participant"]
     assert task_options(parse([*base, "--model", "mine"]), cpus=1).model == str(tmp_path / "mine")
     assert task_options(parse(base), cpus=1).model == "cord-lesion"
+
+
+def test_a_dataset_of_links_is_planned_as_the_tasks_will_find_it(dataset, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    for path in sorted(dataset.rglob("*.nii.gz")):
+        target = path.rename(store / path.name)
+        path.symlink_to(target)
+    base = [str(dataset), str(tmp_path / "out")]
+    assert all(plan.anchor for plan in plan_sessions(parse([*base, "participant", "--follow-links"])))
+    assert not any(plan.anchor for plan in plan_sessions(parse([*base, "participant"])))
+    assert main(["slurm", *base, "--follow-links"]) == 0
+    assert "follow_links = true" in written(tmp_path / "out")["run.toml"]
+
+
+def test_a_model_that_needs_its_anchor_refuses_sessions_without_it(dataset, tmp_path, monkeypatch):
+    options = parse([str(dataset), str(tmp_path / "out"), "participant"])
+    assert [plan.refusal for plan in plan_sessions(options)] == [None] * 3
+    monkeypatch.setattr(Models, "needs_anchor", "T2Sag")
+    assert all("T2Sag" in str(plan.refusal) for plan in plan_sessions(options))
 
 
 @pytest.mark.parametrize(
