@@ -25,6 +25,7 @@ MAX_LIST_BYTES = 50_000_000  # half a million files
 DATASET = "dataset"  # owner of the files at the root
 GROUP = "group"  # owner of what the group level makes
 GROUP_FILES = ("group.html", "group/**/*", "phenotype/**/*", "sub-*/sub-*_sessions.*", "participants.*")
+GROUP_INPUTS = "group/ratings*"  # people's verdicts: theirs to replace, also one file for each reader
 ROOT_FILES = ("dataset_description.json", *dataset.ROOT_FILES)
 
 
@@ -93,9 +94,11 @@ def merge(out: Path) -> None:
 
 
 def record_group(out: Path) -> None:
-    """Write the checksums of what the group level has made."""
+    """Write the checksums of what the group level has made, not of what it reads there."""
+    given = set(out.glob(GROUP_INPUTS))
     found = [path for pattern in GROUP_FILES for path in out.glob(pattern) if path.is_file()]
-    record(out, GROUP, (path.relative_to(out).as_posix() for path in found if not path.name.startswith(".")))
+    made = [path for path in found if path not in given and not path.name.startswith(".")]
+    record(out, GROUP, (path.relative_to(out).as_posix() for path in made))
 
 
 def session_files(out: Path, label: str, outputs: Iterable[str]) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ def test_files_of_a_session_are_not_those_of_a_longer_label(tmp_path):
 def test_files_of_the_group_level(tmp_path):
     names = ["group.html", "group/lesions.tsv", "phenotype/a.tsv", "sub-01/sub-01_sessions.tsv"]
     write(tmp_path, *names, "group/.half.tmp", "sub-01/anat/sub-01_mask.nii.gz")
+    write(tmp_path, "group/ratings.tsv", "group/ratings_second-reader.tsv")  # people's, who may replace them
     checksums.record_group(tmp_path)
     assert sorted(checksums.read_list(tmp_path, "group")) == sorted(names)
 
