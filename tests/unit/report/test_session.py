@@ -188,6 +188,8 @@ def test_failure_page(tmp_path):
     assert_self_contained(page)
     assert "<script>alert" not in page.raw and "Copy it again." in page.text
     assert "does not count as lesion-free" in page.text
+    assert "list it with its state and without numbers" in page.text  # as group/sessions.tsv does
+    assert "There are no lesion results" not in page.text  # those of an earlier run may be in place
 
 
 def test_names_of_files_are_tame():
