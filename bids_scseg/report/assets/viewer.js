@@ -95,7 +95,15 @@
 
   const toX = (k) => ((nk - 1 - k) / nk) * strip.clientWidth;
 
+  /** The strip is a slider: how far down the position is, in percent and in words. */
+  const sayPlace = () => {
+    const below = nk - 1 - state.at[2];
+    strip.setAttribute("aria-valuenow", String(Math.round((100 * below) / Math.max(nk - 1, 1))));
+    strip.setAttribute("aria-valuetext", `${(below * mm).toFixed(1)} mm below the top`);
+  };
+
   const drawStrip = () => {
+    sayPlace();
     const width = strip.clientWidth;
     if (!width || !backdrop.width) return;
     const height = Math.max(Math.min(nj * (width / nk) * 1.6, 110), 44);

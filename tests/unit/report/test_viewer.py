@@ -108,6 +108,15 @@ def words(page: Page) -> str:
     return page.evaluate("document.getElementById('viewer-words').textContent")
 
 
+def slider(page: Page) -> tuple[int, str]:
+    """What the strip tells those who do not see it: percent and words."""
+    now, said = page.evaluate(
+        "['aria-valuenow', 'aria-valuetext'].map("
+        "(name) => document.getElementById('viewer-strip').getAttribute(name))"
+    )
+    return int(now), said
+
+
 def test_it_draws_jumps_to_lesions_and_switches_sequences(chromium, written):
     chromium.complaints.clear()
     chromium.open(written)
@@ -127,6 +136,7 @@ def test_it_draws_jumps_to_lesions_and_switches_sequences(chromium, written):
     place = words(chromium)
     chromium.press("PageDown")
     chromium.wait(f"document.getElementById('viewer-words').textContent !== {json.dumps(place)}")
+    assert slider(chromium)[1] in words(chromium)
     assert chromium.complaints == []
     assert chromium.foreign == []
 
@@ -147,3 +157,16 @@ def test_without_webgl_it_says_so_and_the_strip_still_works(chromium, written):
     assert chromium.evaluate("document.getElementById('viewer-absent').innerText").startswith("This browser")
     assert chromium.evaluate("document.getElementById('viewer-strip').width") > 100
     assert chromium.foreign == []
+
+
+def test_the_strip_says_where_it_is(chromium, written):
+    chromium.open(written)
+    box = chromium.box("#viewer-strip")
+    for share in (0.1, 0.5, 0.9):
+        at = (box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        chromium.drag(at, at)
+        assert slider(chromium)[0] == pytest.approx(100 * share, abs=2)
+    chromium.evaluate("document.getElementById('viewer-strip').focus()")
+    before = slider(chromium)[0]
+    chromium.press("PageUp")
+    assert slider(chromium)[0] < before
