@@ -173,6 +173,83 @@ def test_the_keyboard_reaches_the_plots(page):
     )
 
 
+def shift(page: Page, key: str) -> None:
+    """Press a key with Shift."""
+    for kind in ("keyDown", "keyUp"):
+        page.command("Input.dispatchKeyEvent", type=kind, key=key, modifiers=8)
+    page.settle()
+
+
+def values(page: Page, metric: str) -> list[float]:
+    """Different values of a metric among the sessions, sorted."""
+    return page.evaluate(
+        "(() => { const data = JSON.parse(document.getElementById('cohort').textContent);"
+        f"const n = data.metrics.findIndex(({{key}}) => key === {json.dumps(metric)});"
+        "return [...new Set(data.sessions.map(({m}) => m[n]))].sort((a, b) => a - b); })()"
+    )
+
+
+def test_shift_and_arrows_keep_a_range(page):
+    loads = values(page, "lesion_load")
+    page.evaluate("document.querySelector('.plot canvas').focus()")
+    for _ in range(4):
+        shift(page, "ArrowRight")
+    low = shown(page)
+    assert len(set(low.values())) == 1  # all views
+    free = page.evaluate("Number(document.getElementById('live-free').textContent)")
+    assert low["said"] == max(free, 1) + 4  # the lowest value, and the next four
+    shift(page, "ArrowLeft")
+    assert shown(page)["said"] == low["said"] - 1
+    page.press("Escape")
+    assert shown(page)["said"] == PARTICIPANTS - 2
+    page.press("ArrowRight")  # the session with the lowest value: a range begins where one is
+    page.press("ArrowRight")
+    for _ in range(len(loads) + 1):
+        shift(page, "ArrowRight")
+    assert shown(page)["said"] in (PARTICIPANTS - 2, PARTICIPANTS - 3)
+    page.press("Escape")
+
+
+def test_shift_and_arrows_keep_a_range_of_the_scatter_plot_in_both_directions(page):
+    page.box(".plot.scatter canvas")
+    page.evaluate("document.querySelector('.plot.scatter canvas').focus()")
+    for _ in range(10):
+        shift(page, "ArrowRight")
+    tall = shown(page)["said"]
+    assert 11 <= tall < PARTICIPANTS - 2
+    for _ in range(2):  # from the largest of all to the largest of those in the range, and one further
+        shift(page, "ArrowDown")
+    assert tall - 2 <= shown(page)["said"] < tall
+    page.press("Escape")
+    assert shown(page)["said"] == PARTICIPANTS - 2
+    assert page.complaints == []
+
+
+def test_maps_say_which_groups_and_sessions_are_not_shown(chromium, tmp_path):
+    bids, out = make_tree(tmp_path, participants=20, thumbnails=False)
+    wards = [("A", 5), ("B", 4), ("C", 3), ("D", 3), ("E", 2), ("F", 1), ("n/a", 2)]
+    column = [ward for ward, count in wards for _ in range(count)]
+    lines = ["participant_id\tward", *(f"sub-{n:03d}\t{ward}" for n, ward in enumerate(column, start=1))]
+    (bids / "participants.tsv").write_text("\n".join(lines) + "\n")
+    write_group(out, dataset=bids, facts={})
+    chromium.open(out / "group.html")
+    chromium.box("#maps")
+    choose(chromium, "map-split", "ward")
+    said = "document.getElementById('map-unseen').textContent"
+    assert chromium.evaluate(said) == (
+        "Not shown: 3 sessions of 2 other groups (filter by words to see them); "
+        "2 sessions without a value of ward."
+    )
+    choose(chromium, "by-text", "sub-018")  # of ward F
+    assert chromium.evaluate(said) == ""
+    assert chromium.evaluate("document.getElementById('map-along').getAttribute('aria-label')").startswith(
+        "F: 1"
+    )
+    choose(chromium, "map-split", "")
+    choose(chromium, "by-text", "")
+    assert chromium.evaluate(said) == ""
+
+
 def test_maps_split_and_change_units(page):
     choose(page, "map-split", "sex")
     choose(page, "map-unit", "mm")

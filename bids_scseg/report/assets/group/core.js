@@ -115,10 +115,15 @@ const haystacks = sessions.map((session) =>
 
 const inStratum = (session) => state.stratum === "" || session.stratum === state.stratum;
 
-const passes = (session, words) => inStratum(session)
+const wordsOf = () => state.text.toLowerCase().split(/\s+/).filter(Boolean);
+
+const passes = (session, words, without = "") => inStratum(session)
   && (state.flag === "" || FLAGS[state.flag](session))
   && words.every((word) => (haystacks[session.i] + " " + ratingOf(session).note.toLowerCase()).includes(word))
-  && [...state.brushes.values()].every((brush) => brush(session));
+  && [...state.brushes].every(([name, brush]) => name === without || brush(session));
+
+/** Whether a session is shown if the range of one plot is not looked at. */
+const passesWithout = (session, name) => passes(session, wordsOf(), name);
 
 /** Whether a change can alter which sessions are shown, or their order. */
 const selecting = (why) => ["start", "brush", "filter", "plot", "rating", "sort"].some((reason) => why.has(reason));
@@ -136,7 +141,7 @@ const draw = () => {
   scheduled = null;
   const why = new Set(reasons);
   reasons.clear();
-  const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = wordsOf();
   shown = sessions.filter((session) => passes(session, words));
   passing = new Set(shown.map((session) => session.i));
   counted = shown.filter((session) => ratingOf(session).rating !== "fail");

@@ -3,6 +3,7 @@ const HEAT = [[255, 255, 255], [254, 232, 180], [253, 190, 100], [232, 120, 40],
 const EXAMINED = "#8fa3b5";
 const FEWEST = 5; // sessions; with fewer a frequency is drawn faintly
 const MAP_HEIGHT = 430;
+const MOST_GROUPS = 4; // side by side
 const along = byId("map-along");
 const across = byId("map-across");
 const splitBy = byId("map-split");
@@ -19,11 +20,30 @@ if (!data.levels.length) {
 sizes.observe(along);
 sizes.observe(across);
 
-/** What is drawn side by side: [name, sessions], at most four and the rest left to the filters. */
+/** What is drawn side by side: [name, sessions]; of more groups than fit, those with sessions that are shown. */
 const columns = () => {
   const key = splitBy.value;
   if (key === "") return [["all sessions", counted]];
-  return groupsOf(key).slice(0, 4).map((value) => [String(value), counted.filter((session) => categoryOf(session, key) === value)]);
+  const groups = groupsOf(key);
+  const membersOf = (value) => counted.filter((session) => categoryOf(session, key) === value);
+  const found = groups.map((value) => [String(value), membersOf(value)]);
+  return (groups.length > MOST_GROUPS ? found.filter(([, members]) => members.length) : found).slice(0, MOST_GROUPS);
+};
+
+/** Which sessions a split leaves out, in words; nothing where it leaves out none. */
+const unseen = (groups) => {
+  const key = splitBy.value;
+  if (key === "") return "";
+  const drawn = new Set(groups.flatMap(([, members]) => members));
+  const left = counted.filter((session) => !drawn.has(session));
+  const others = left.filter((session) => categoryOf(session, key) !== null);
+  const names = new Set(others.map((session) => categoryOf(session, key)));
+  const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
+  const parts = [
+    others.length && `${count(others.length, "session")} of ${count(names.size, "other group")} (filter by words to see them)`,
+    left.length > others.length && `${count(left.length - others.length, "session")} without a value of ${titleOf(key)}`,
+  ].filter(Boolean);
+  return parts.length ? `Not shown: ${parts.join("; ")}.` : "";
 };
 
 /** Per bin: sessions examined, and how many of those have a lesion there. */
@@ -272,6 +292,7 @@ const worst = (name, { mean, placed }, sectors) => {
 addView(byId("maps"), (why) => {
   if ([...why].every((reason) => reason.startsWith("focus") || reason === "colour")) return;
   const groups = columns();
+  byId("map-unseen").textContent = unseen(groups);
   drawAlong(groups);
   drawAcross(groups);
 });

@@ -144,9 +144,15 @@ class Plot {
 
   brush(start, end) {
     if (!this.scale) return;
-    const span = (n, scale) => [scale.back(start[n]), scale.back(end[n])].sort((a, b) => a - b);
-    const x = span(0, this.scale.x);
-    const y = this.y === null ? null : span(1, this.scale.y);
+    const span = (n, scale) => [scale.back(start[n]), scale.back(end[n])];
+    this.keep({ x: span(0, this.scale.x), y: this.y === null ? null : span(1, this.scale.y) });
+  }
+
+  /** Keep the sessions in a range; `held` are its ends as they were set, the one that moves last. */
+  keep(held) {
+    const sorted = (ends) => [...ends].sort((a, b) => a - b);
+    const [x, y] = [sorted(held.x), held.y && sorted(held.y)];
+    this.held = held;
     this.range = { x, y };
     const [kx, ky] = [this.x, this.y];
     const within = (value, [low, high]) => value !== null && value >= low && value <= high;
@@ -173,7 +179,40 @@ class Plot {
     place(event, hit.label + ": " + words.join(", "));
   }
 
+  /** Move the last end of the range to the next value; without a range, one begins at the session in focus. */
+  extend(axis, step) {
+    const list = this.list().filter((session) => passesWithout(session, this.name) && this.beside(axis, session));
+    if (!list.length) return;
+    const valuesOf = (key) => [...new Set(list.map((session) => metricOf(session, key)))].sort((a, b) => a - b);
+    const ends = (key) => [valuesOf(key)[0], valuesOf(key).at(-1)];
+    const values = valuesOf(this[axis]);
+    const held = this.range ? this.held : { x: ends(this.x), y: this.y && ends(this.y) };
+    if (!this.range) {
+      const begin = list.find((session) => session.i === state.focus);
+      const first = begin ? metricOf(begin, this[axis]) : step > 0 ? values[0] : values.at(-1);
+      held[axis] = [first, first];
+    }
+    const [from, to] = held[axis];
+    const next = (step > 0 ? values : [...values].reverse()).find((value) => (value - to) * step > 0);
+    this.keep({ ...held, [axis]: [from, next ?? to] });
+  }
+
+  /** Whether a session lies in the range of the other axis: only those make a difference. */
+  beside(axis, session) {
+    const other = axis === "x" ? "y" : "x";
+    if (!this.range || this[other] === null) return true;
+    const value = metricOf(session, this[other]);
+    return value >= this.range[other][0] && value <= this.range[other][1];
+  }
+
   key(event) {
+    const along = { ArrowRight: ["x", 1], ArrowLeft: ["x", -1], ArrowUp: ["y", 1], ArrowDown: ["y", -1] }[event.key];
+    if (event.shiftKey && along && this[along[0]] !== null) {
+      event.preventDefault();
+      event.stopPropagation();
+      this.extend(...along);
+      return;
+    }
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (event.key === "Escape") this.clear("brush");
     if (!step) return;
@@ -191,7 +230,7 @@ class Plot {
     const middle = values.length ? `median ${show(median(values), metric.unit)}, ${show(Math.min(...values))} to ${show(Math.max(...values))}` : "nothing selected";
     this.caption.textContent = `${values.length} sessions; ${middle}`;
     const versus = this.y ? ` and ${titleOf(this.y)}` : "";
-    this.canvas.setAttribute("aria-label", `${titleOf(this.x)}${versus} of the sessions: ${this.caption.textContent}. Left and right arrow keys go from session to session.`);
+    this.canvas.setAttribute("aria-label", `${titleOf(this.x)}${versus} of the sessions: ${this.caption.textContent}. Left and right arrow keys go from session to session; with Shift, arrow keys keep a range, and Escape takes it back.`);
   }
 
   shade(pen, box) {
