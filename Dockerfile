@@ -17,8 +17,8 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 
-# The plain requirement is the CUDA build where the package index has it; any other pip requirement
-# that constraints.txt allows (the CPU build, say) goes in its place with --build-arg TORCH=….
+# The plain requirement is whichever build the package index offers, usually the CUDA build; any other
+# pip requirement that constraints.txt allows (the CPU build, say) goes in its place with --build-arg TORCH=….
 ARG TORCH=torch==2.13.0
 
 # Dependencies stand in layers of their own, so that a change of the program does not fetch them again.

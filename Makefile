@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-# The CPU build of torch unless TORCH says otherwise (for CUDA: make TORCH=torch …).
+# Whichever build of torch the package index offers, usually the CUDA build; another one, if the index has it:
+# make TORCH=torch==2.13.0+cpu …
 TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-slow lint types unit environment clean
