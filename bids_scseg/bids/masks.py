@@ -22,6 +22,8 @@ LABEL_SUFFIXES = frozenset({"dlabel", "dseg", "labels", "label"})
 DESCRIBING = frozenset({"label", "desc", "space", "seg", "res", "atlas", "labels"})  # not the image's own
 MANUAL = "manual"  # value of desc- of what a person corrected
 MANUAL_WORDS = (MANUAL, "corrected", "fixed", "truth", "edited")
+# What a mask without label- shows instead of the cord, by its desc-.
+NOT_CORD = re.compile(r"lesion|canal|csf|gr[ae]y|white|^[gw]m|disc|vertebra|root|brain", re.IGNORECASE)
 SAME_GRID_MM = 0.5  # corners of mask and image lie closer than this: the same lattice up to rounding (ours)
 
 
@@ -173,8 +175,9 @@ def _cord_candidate(study: Study, path: Path) -> Candidate | None:
         (image.stem for image in study.images if stem.startswith(f"{image.stem}_")), key=len, default=None
     )
     parts = (stem if owner is None else stem.removeprefix(f"{owner}_")).split("_")
-    if owner is None and any("-" not in part for part in parts[:-1]):
-        return None  # the name keeps the suffix of an image that is not here
+    words = {part.lower() for part in parts[:-1] if "-" not in part}
+    if words - (frozenset() if owner is None else CORD_LABELS):
+        return None  # the suffix of an image that is not here, or what else the mask shows (T2w_gm_seg)
     pairs = [(key, value) for part in parts if "-" in part for key, value in [part.split("-", 1)]]
     values = dict(pairs)
     suffix = parts[-1]
@@ -196,7 +199,10 @@ def _cord_candidate(study: Study, path: Path) -> Candidate | None:
 
 def _bare(values: dict[str, str], suffix: str) -> bool:
     """Whether a name after the image's own says nothing but ``seg`` (a cord by an old convention)."""
-    return suffix in {"seg", "seg-manual"} and not set(values) - {"seg", "desc"}
+    if suffix not in {"seg", "seg-manual"} or set(values) - {"seg", "desc"}:
+        return False
+    shown = values.get("seg", MANUAL).lower()
+    return shown in {MANUAL, *CORD_LABELS} and not NOT_CORD.search(values.get("desc", ""))
 
 
 def _source_suffix(study: Study, owner: str | None, values: dict[str, str]) -> str | None:

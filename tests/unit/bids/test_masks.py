@@ -36,7 +36,8 @@ def setting(tmp_path):
     [
         "T2w_label-SC_seg", "T2w_label-SC_mask", "T2w_seg-manual", "T2w_seg", "T2w_desc-manual_label-SC_mask",
         "label-SC_mask", "label-SC_seg", "label-SC_desc-T2w_mask", "desc-manual_label-SC_mask",
-        "label-cord_dseg", "space-orig_label-SC_mask",
+        "label-cord_dseg", "space-orig_label-SC_mask", "T2w_desc-final_seg", "T2w_label-spinalcord_seg",
+        "T2w_seg-cord_seg", "T2w_cord_seg",
     ],
 )  # fmt: skip
 def test_names_of_cord_masks(setting, mask):
@@ -49,6 +50,8 @@ def test_names_of_cord_masks(setting, mask):
         "T2w_label-GM_seg", "T2w_label-lesion_seg", "T2w_lesion-manual", "T2w_gmseg",
         "T2w_label-discs_dlabel", "desc-brain_mask", "T1w_label-SC_seg", "acq-ax_label-SC_mask",
         "space-MNI_label-SC_mask", "res-iso_label-SC_desc-truth_mask", "T2w", "label-SC_probseg",
+        "T2w_gm_seg", "T2w_canal_seg", "T2w_lesion_seg", "T2w_lesion_seg-manual", "T2w_label-SC_gm_seg",
+        "T2w_seg-gm_seg", "T2w_seg-lesion_seg", "T2w_desc-lesions_seg", "T2w_desc-GM_seg", "T2w_canal_mask",
     ],
 )  # fmt: skip
 def test_names_that_are_no_cord_mask_of_this_image(setting, mask):
