@@ -9,7 +9,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -44,6 +44,7 @@ QUALITY_KEYS = ("quality", "qc", "rating", "usable", "exclude", "artefact", "art
 BAD_WORDS = frozenset(
     {"bad", "poor", "fail", "failed", "reject", "rejected", "exclude", "excluded", "unusable"}
 )
+LEADS_OUT = "a link that leads out of the dataset; copy the file into it, or allow it with --follow-links"
 # What is lost with a sidecar, in its warning.
 UNKNOWN = "inversion recovery, contrast agent or rating that only it states are unknown"
 NAMES_SHOWN = 12  # of what exists, in a message
@@ -125,7 +126,9 @@ def find_studies(
     rules = _Rules(
         root=root, sidecars=_SidecarReader(root, follow_links), names=validate_names, links=follow_links
     )
-    return tuple(_study(item, rules) for item in found)
+    studies = tuple(_study(item, rules) for item in found)
+    _report_outside(root, [image for study in studies for image in study.images])
+    return studies
 
 
 def check_dataset(dataset: str | Path) -> Path:
@@ -262,6 +265,16 @@ def _report_absent(absent: frozenset[str] | set[str]) -> None:
         LOG.warning("no such participant: %s", _some(absent))
 
 
+def _report_outside(root: Path, images: Sequence[ImageFile]) -> None:
+    """Say once what to do about images that are links to places outside of the dataset."""
+    outside = [image.relative for image in images if image.problem == LEADS_OUT]
+    if outside:
+        LOG.warning(
+            "%s: %d of %d images not used, as links that lead out of the dataset (first: %s); run again with "
+            "--follow-links to use them", root, len(outside), len(images), outside[0],
+        )  # fmt: skip
+
+
 def _index(root: Path, found: list[_Session]) -> None:
     """Fill in the images of every session.
 
@@ -362,7 +375,7 @@ def _misplaced(
 ) -> str | None:
     """Why a file must not be read: it lies outside the dataset, or is named after somebody else."""
     if not rules.links and _leads_out(path, rules.root):
-        return "a link that leads out of the dataset; copy the file into it, or allow it with --follow-links"
+        return LEADS_OUT
     labels = dict(entities)
     if entities and (labels.get("sub") != item.subject or labels.get("ses") != item.session):
         own = f"sub-{item.subject}" + (f"_ses-{item.session}" if item.session else "")

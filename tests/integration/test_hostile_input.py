@@ -118,7 +118,7 @@ def test_a_run_refuses_them_and_finishes_the_good_ones(ran):
         assert not (out / f"sub-{name}").exists()
 
 
-def test_links_that_leave_the_dataset_can_be_allowed(tmp_path):
+def test_links_that_leave_the_dataset_can_be_allowed(tmp_path, caplog):
     """A dataset whose images lie in a central store."""
     root = describe(tmp_path / "bids")
     add_session(root, "sub-01", [STAR])
@@ -130,5 +130,7 @@ def test_links_that_leave_the_dataset_can_be_allowed(tmp_path):
     words = "a link that leads out of the dataset; copy the file into it, or allow it with --follow-links"
     refused = call(root, tmp_path / "out", "participant", "--dry-run", "--cord", "builtin")
     assert words in refused.out
+    told = "1 of 1 images not used, as links that lead out of the dataset"
+    assert caplog.text.count(told) == 1
     allowed = call(root, tmp_path / "out", "participant", "--dry-run", "--cord", "builtin", "--follow-links")
     assert "sub-01: anchor T2StarAx" in allowed.out

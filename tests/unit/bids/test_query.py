@@ -149,6 +149,23 @@ def test_links(tmp_path):
     assert "target is absent" in images["sub-01_T2starw.nii.gz"].problem
 
 
+def test_links_that_lead_out_are_told_once_with_what_to_do(tmp_path, caplog):
+    raw = write_dataset(tmp_path / "raw", A)
+    for name in (B, C):
+        stored = write_nifti(tmp_path / "store" / name)
+        (raw / name).parent.mkdir(parents=True)
+        (raw / name).symlink_to(stored)
+    find_studies(raw)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0] == (
+        f"{raw}: 2 of 3 images not used, as links that lead out of the dataset (first: {C}); "
+        "run again with --follow-links to use them"
+    )
+    caplog.clear()
+    find_studies(raw, follow_links=True)
+    assert caplog.messages == []
+
+
 def test_dataset_behind_a_link_is_fine(dataset):
     link = dataset.parent / "link"
     link.symlink_to(dataset)
