@@ -20,7 +20,7 @@ def check_startup(options: RunOptions) -> None:
     Raises
     ------
     OutputError
-        If output or work folder cannot be written.
+        If output or work folder cannot be written, or there is no temporary folder.
     MissingToolError
         If levels are to come from SCT and it is not installed, or a scheduler's command is absent.
     UsageError
@@ -30,6 +30,7 @@ def check_startup(options: RunOptions) -> None:
     if not (options.dry_run or options.boilerplate_only):
         for folder in (options.output_dir, options.work):
             check_writable(folder)
+        check_temporary()
     if options.levels == "sct" and find_sct() is None:
         raise MissingToolError(
             "sct_deepseg is not on the PATH",
@@ -59,3 +60,22 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror})", file=there, remedy=REMEDY) from error
+
+
+def check_temporary() -> None:
+    """Whether there is a folder for temporary files, which the toolbox and libraries' caches need.
+
+    Raises
+    ------
+    OutputError
+        If there is none, as in a container with a read-only root and nothing mounted on ``/tmp``.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise OutputError(
+            "no temporary folder can be written",
+            file=os.environ.get("TMPDIR") or "/tmp",  # noqa: S108 - named, not used
+            remedy="in a container with a read-only root add --tmpfs /tmp; "
+            "elsewhere set TMPDIR to a writable folder",
+        ) from error

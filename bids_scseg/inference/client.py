@@ -404,5 +404,5 @@ def short_folder() -> Path:
     raise OutputError(
         "no folder for the inference process's socket",
         expected=f"a writable temporary folder with a path under {MAX_ADDRESS - 20} bytes",
-        remedy="set TMPDIR to one",
+        remedy="set TMPDIR to one, or add --tmpfs /tmp to a container with a read-only root",
     )

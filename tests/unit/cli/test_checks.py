@@ -47,6 +47,19 @@ def test_a_folder_without_permission_is_named(tmp_path):
         check_startup(options(tmp_path))
 
 
+def test_a_read_only_root_without_a_temporary_folder_is_told_what_it_needs(tmp_path, monkeypatch):
+    def none(*_):
+        raise FileNotFoundError(
+            2, "No usable temporary directory found in ['/tmp', '/var/tmp', '/usr/tmp', '/']"
+        )
+
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(OutputError, match=r"^/tmp: no temporary folder can be written\. .*add --tmpfs /tmp"):
+        check_startup(options(tmp_path))
+    check_startup(options(tmp_path, "--dry-run"))
+
+
 def test_levels_of_an_absent_toolbox_are_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingToolError, match="for --levels sct"):
