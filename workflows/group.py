@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from bids_scseg import files
+from bids_scseg.bids.masks import is_correction
 from bids_scseg.bids.write import safe_join, write_json, write_text, write_tsv
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.measure.changes import CHANGE_COLUMNS, PAIR_COLUMNS, CohortChanges
@@ -54,6 +55,7 @@ def find_outputs(out: Path) -> list[SessionOutputs]:
             out, "/".join(filter(None, [f"sub-{subject}", session and f"ses-{session}", "anat"]))
         )
         summary = anat / f"{outcome['label']}_summary.json"
+        cords = sorted(anat.glob(f"{outcome['label']}_*label-SC_*mask.json"))
         tables = sorted(anat.glob(f"{outcome['label']}_*seg-lesions_dseg.tsv"))
         found.append(
             SessionOutputs(
@@ -62,6 +64,7 @@ def find_outputs(out: Path) -> list[SessionOutputs]:
                 lesions=tables[0] if tables else None,
                 summary=summary if summary.is_file() else None,
                 log=safe_join(out, f"logs/{outcome['label']}.json"),
+                cords=tuple(path for path in cords if not is_correction(path.name)),  # those are readers' own
             )
         )
     if not found:

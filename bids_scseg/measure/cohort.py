@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from bids_scseg import files
 from bids_scseg.errors import DataError
 from bids_scseg.measure.comparisons import (
     COMPARISON_COLUMNS,
@@ -33,8 +34,22 @@ LESION_SUFFIXES = tuple(column.name.removeprefix("x") for column in sequence_col
 SESSION_SUFFIX = examined_columns(("x",))[0].name.removeprefix("x")
 #: A session is done in this state; any other is listed as not done.
 DONE = "done"
+VOXEL_COLUMN = Column(
+    name="anchor_voxel",
+    dtype="str",
+    description="Voxel size of the anchor as acquired, in tenths of a millimetre, from the smallest side to "
+    "the largest.",
+)
 #: What people may want to compare beside a dataset's own covariates.
-OWN_COVARIATES = (*SCANNER_COLUMNS,)
+OWN_COVARIATES = (*SCANNER_COLUMNS, VOXEL_COLUMN)
+#: How the sidecar of a cord mask begins, and what it says of who made the mask.
+CORD_BY = "Spinal cord, by "
+CORD_SOURCES = {
+    "built-in network": "builtin",
+    "sct_deepseg": "sct",
+    "given mask": "given",
+    "manual correction": "corrected",
+}
 
 KEY_COLUMNS: tuple[Column, ...] = (
     Column(name="participant_id", dtype="str", description="Participant, with the prefix sub-."),
@@ -54,12 +69,25 @@ RUN_COLUMNS: tuple[Column, ...] = (
         name="stratum",
         dtype="str",
         description="Sessions with the same letter were measured alike: same model, threshold, smallest "
-        "lesion, cord method and numerical version. Numbers of different strata must not be pooled.",
+        "lesion, cord method and weights, and numerical version. Numbers of different strata must not be "
+        "pooled.",
     ),
     Column(name="min_volume_mm3", dtype="float64", units="mm^3", description="Smaller lesions were dropped."),
     Column(
         name="cord_method", dtype="str", description="What finds the cord in images without a given mask."
     ),
+    Column(
+        name="cord_sha256",
+        dtype="str",
+        description="SHA-256 of the weights that find the cord; n/a where no network of this program does.",
+    ),
+    Column(
+        name="cord_source",
+        dtype="str",
+        description="Who made the cords of its images: builtin, sct, given (masks of the user's), corrected "
+        "(by a reader), joined by +.",
+    ),
+    VOXEL_COLUMN,
     Column(
         name="numerical_version",
         dtype="str",
@@ -126,6 +154,8 @@ class SessionOutputs:
         ``measures``.
     log
         ``logs/sub-X[_ses-Y].json`` with ``state``, ``cause``, ``remedy``.
+    cords
+        Sidecars of the cord masks.
     """
 
     subject: str
@@ -133,6 +163,7 @@ class SessionOutputs:
     lesions: Path | None = None
     summary: Path | None = None
     log: Path | None = None
+    cords: tuple[Path, ...] = ()
 
     @property
     def label(self) -> str:
@@ -320,9 +351,34 @@ def _summary(item: SessionOutputs) -> dict[str, Any]:
         **row,
         "mask_origin": row.get("mask_origin") or MODEL_ORIGIN,  # summaries before there were corrections
         "cord_method": run.get("cord_method"),
+        "cord_sha256": run.get("cord_sha256"),
+        "cord_source": _cord_source(item.cords),
+        "anchor_voxel": _voxel(row.get(f"{row.get('anchor')}_voxel_mm")),
         "min_volume_mm3": float(least) if isinstance(least, int | float) else None,
         "numerical_version": version,
     }
+
+
+def _cord_source(sidecars: Iterable[Path]) -> str | None:
+    """Who made the cords of a session's images, sorted; None where no sidecar says so."""
+    found = set()
+    for path in sidecars:
+        try:
+            data = files.read_json(path)
+        except DataError:
+            continue  # verification is there to find damaged files
+        said = str(data.get("Description", "")) if isinstance(data, dict) else ""
+        who = said.removeprefix(CORD_BY)
+        found |= {kind for words, kind in CORD_SOURCES.items() if said != who and who.startswith(words)}
+    return "+".join(sorted(found)) or None
+
+
+def _voxel(sides: object) -> str | None:
+    """``0.47 x 0.47 x 3.3`` as ``0.5 × 0.5 × 3.3 mm``: scanners of one protocol differ in the third digit."""
+    try:
+        return " × ".join(f"{float(side):.1f}".removesuffix(".0") for side in str(sides).split(" x ")) + " mm"
+    except ValueError:
+        return None
 
 
 def _sessions(
@@ -448,6 +504,10 @@ def _flags(sessions: pd.DataFrame, strata: Sequence[Stratum]) -> Iterable[str]:
     kinds = sorted({str(value) for value in done["arc_origin"].dropna()})
     if len(kinds) > 1:
         yield f"Arc length counts from different origins: {', '.join(kinds)}."
+    cords = done["cord_source"].dropna().astype(str).value_counts().sort_index()
+    if len(cords) > 1:
+        counts = ", ".join(f"{name} in {count}" for name, count in cords.items())
+        yield f"Cords come from different sources (cord_source): {counts} sessions; they err differently."
     sources = sorted({str(value) for value in done["levels_from"].dropna()})
     if len(sources) > 1:
         yield f"Vertebral levels come from different sources (levels_from): {', '.join(sources)}."

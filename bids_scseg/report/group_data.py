@@ -70,6 +70,8 @@ CATEGORIES = (
     ("manufacturer", "Manufacturer"),
     ("scanner_model", "Scanner"),
     ("field_strength_t", "Field strength, T"),
+    ("anchor_voxel", "Voxel size of the anchor"),
+    ("cord_source", "Cords from"),
     ("sequences", "Sequences"),
     ("anchor", "Anchor"),
     ("arc_origin", "Origin of arc length"),

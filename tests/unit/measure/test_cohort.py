@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from bids_scseg.errors import DataError
+from bids_scseg.interfaces.cord import NETWORK
 from bids_scseg.measure.cohort import KEY_COLUMNS, PARTICIPANT_COLUMNS, SessionOutputs, build
 from bids_scseg.measure.covariates import Covariates
 from bids_scseg.measure.lesions import lesion_columns
 from bids_scseg.measure.schema import parse_frame, to_frame
 from bids_scseg.measure.session import session_columns
+from bids_scseg.report.methods import BY_HAND
 
 NAMES = ("T2Sag", "STIR")
 
@@ -162,3 +165,55 @@ def test_corrected_sessions_are_counted_and_older_summaries_are_the_models(write
     (told,) = [flag for flag in cohort.flags if "corrected" in flag]
     assert told.startswith("In 2 of 3 sessions a reader corrected the lesions (mask_origin);")
     assert not any("corrected" in flag for flag in build([write("04")]).flags)
+
+
+def test_voxel_sizes_are_groups_that_can_be_compared(write):
+    sizes = ["0.469 x 0.469 x 3.3", "0.5 x 0.51 x 3.3", "1 x 1 x 1", None, "nonsense"]
+    outputs = [
+        write(f"{number:02d}", None, (1.0,), anchor="T2Sag", T2Sag_voxel_mm=size, T2Sag_cord_cnr=1.0)
+        for number, size in enumerate(sizes)
+    ]
+    tables = build(outputs)
+    found = tables.sessions["anchor_voxel"]
+    assert found.tolist()[:3] == ["0.5 × 0.5 × 3.3 mm", "0.5 × 0.5 × 3.3 mm", "1 × 1 × 1 mm"]
+    assert found.isna().tolist() == [False, False, False, True, True]
+    assert "anchor_voxel" in [column.name for column in tables.covariates]
+    twice = [
+        write(f"{number:02d}", None, (float(number),), anchor="T2Sag", T2Sag_voxel_mm=size)
+        for number, size in enumerate(["1 x 1 x 1", "0.5 x 0.5 x 3"] * 5)
+    ]
+    assert set(build(twice).comparisons["covariate"]) == {"anchor_voxel"}
+
+
+def test_sessions_whose_cords_come_from_elsewhere_are_told_apart(write, tmp_path):
+    def cords(*sources):
+        paths = []
+        for source in sources:
+            path = tmp_path / f"{len(list(tmp_path.iterdir()))}_mask.json"
+            path.write_text(json.dumps({"Description": f"Spinal cord, by {source}"}))
+            paths.append(path)
+        return tuple(paths)
+
+    (tmp_path / "damaged_mask.json").write_text("[" * 100_000)
+    sources = [
+        cords(NETWORK, NETWORK), cords("given mask sub-01_label-SC_mask.nii.gz", NETWORK),
+        cords(f"{BY_HAND} x.nii.gz"), cords("sct_deepseg spinalcord"), (tmp_path / "damaged_mask.json",), (),
+    ]  # fmt: skip
+    outputs = [replace(write(f"{number:02d}", None, ()), cords=paths) for number, paths in enumerate(sources)]
+    tables = build(outputs)
+    known = ["builtin", "builtin+given", "corrected", "sct"]
+    assert tables.sessions["cord_source"].tolist()[:4] == known
+    assert tables.sessions["cord_source"].isna().tolist()[4:] == [True, True]
+    flags = [flag for flag in tables.flags if "cord_source" in flag]
+    assert len(flags) == 1 and "builtin in 1, builtin+given in 1" in flags[0]
+    assert not any("cord_source" in flag for flag in build(outputs[:1]).flags)
+
+
+def test_another_cord_finder_is_another_stratum(write):
+    logs = [
+        {"state": "done", "run": {"cord_method": "builtin", "cord_sha256": letter * 64}} for letter in "aab"
+    ]
+    outputs = [write(f"{number:02d}", None, (), log=log) for number, log in enumerate(logs)]
+    tables = build(outputs)
+    assert tables.sessions["stratum"].tolist() == ["A", "A", "B"]
+    assert any(flag.startswith("Sessions differ in cord_sha256") for flag in tables.flags)

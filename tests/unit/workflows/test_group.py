@@ -109,3 +109,21 @@ def test_a_damaged_identity_is_made_anew(tmp_path, content):
     made = keep_identity(tmp_path)
     assert len(made) == 32 and made != content
     assert keep_identity(tmp_path) == made
+
+
+def test_given_cords_among_found_ones_are_a_warning_and_a_group(tree):
+    """Sidecars as the participant level writes them; the reader's own file beside them is none of those."""
+    _, out = tree
+    for number, summary in enumerate(sorted(out.glob("sub-*/ses-*/anat/*_summary.json"))):
+        who = "given mask x.nii.gz" if number == 0 else "built-in network"
+        stem = summary.name.removesuffix("_summary.json")
+        for desc, said in (("T2w", f"Spinal cord, by {who}"), ("manual", "Spinal cord, by given mask y")):
+            path = summary.with_name(f"{stem}_acq-sag_label-SC_desc-{desc}_mask.json")
+            path.write_text(json.dumps({"Description": said}))
+    cohort = write_group(out, facts={})
+    assert cohort.sessions["cord_source"].value_counts().to_dict() == {"builtin": 10, "given": 1}
+    page = (out / "group.html").read_text()
+    assert "builtin in 10, given in 1 sessions" in page
+    assert '"Cords from"' in page and '"Voxel size of the anchor"' in page
+    assert "0.5 × 0.5 × 3 mm" in page
+    assert {row["anchor_voxel"] for row in rows(out / "group/sessions.tsv")} == {"0.5 × 0.5 × 3 mm", "n/a"}
