@@ -58,6 +58,7 @@ NOT_MARKED = "neither name nor sidecar says"
 # Extent of a head scan (ours): from side to side wider than sagittal or isotropic scans of the spine are, and
 # lower than a head-and-neck volume that shows the cervical cord.
 HEAD_WIDTH_MM, HEAD_DEPTH_MM, HEAD_HEIGHT_MM = 150.0, 170.0, (130.0, 270.0)
+NEARLY_CUBES = 1.6  # longest against shortest side of a coronal volume's voxels (ours)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ def mismatch(image: ImageFile, rule: SequenceRule) -> str | None:
     if needs_mark and not marked:
         return f"{NOT_MARKED} {' or '.join(rule.keywords)}"
     plane = image_plane(image)
-    if plane not in rule.planes:
+    if not {plane, *_coronal(image)} & set(rule.planes):
         wanted = " or ".join(PLANE_NAMES[name] for name in rule.planes)
         return f"{PLANE_NAMES[plane]} slices, expected {wanted}"
     return None
@@ -159,9 +160,20 @@ def mismatch(image: ImageFile, rule: SequenceRule) -> str | None:
 
 def image_plane(image: ImageFile) -> Plane:
     """Slice plane from the header; where voxels are isotropic, the plane that the name or sidecar states."""
-    plane: Plane = _grid(image).plane()  # type: ignore[assignment]
+    plane = header_plane(_grid(image))
     stated = _stated_plane(image)
     return stated if plane == "iso" and stated else plane
+
+
+def header_plane(grid: Grid) -> Plane:
+    """Slice plane of a lattice; coronal volumes whose voxels are nearly cubes count as isotropic.
+
+    No sequence of the spine is known by coronal slices, and thin ones (0.8 x 1.2 x 0.8 mm) are those of 3-D
+    scans that show the cord as well as any other.
+    """
+    plane: Plane = grid.plane()  # type: ignore[assignment]
+    thin = grid.spacing.max() <= NEARLY_CUBES * grid.spacing.min()
+    return "iso" if plane == "cor" and thin else plane
 
 
 def inversion_time(image: ImageFile) -> float | None:
@@ -187,7 +199,7 @@ def split_words(text: str) -> list[str]:
 
 def looks_like_head(grid: Grid) -> bool:
     """Whether a sagittal or isotropic volume has the extent of a head rather than of a spine."""
-    return grid.plane() in ("iso", "sag") and has_head_extent(grid)
+    return header_plane(grid) in ("iso", "sag") and has_head_extent(grid)
 
 
 def has_head_extent(grid: Grid) -> bool:
@@ -201,6 +213,11 @@ def _grid(image: ImageFile) -> Grid:
     if image.grid is None:
         raise ValueError(f"{image.relative} has no usable header")
     return image.grid
+
+
+def _coronal(image: ImageFile) -> set[Plane]:
+    """``cor`` where slices are, however thin, for rules that name that plane; else empty."""
+    return {"cor"} if _grid(image).plane() == "cor" else set()
 
 
 def _texts(image: ImageFile) -> list[str]:
@@ -313,7 +330,7 @@ def _head_by_body_part(image: ImageFile) -> bool:
 def _doubts(image: ImageFile) -> list[str]:
     """What a reader should look at although the image is used."""
     notes = []
-    header, stated = _grid(image).plane(), _stated_plane(image)
+    header, stated = header_plane(_grid(image)), _stated_plane(image)
     if stated and header not in ("iso", stated):
         notes.append(
             f"named {PLANE_NAMES[stated]}, but its slices are {PLANE_NAMES[header]}; the header counts"

@@ -101,6 +101,40 @@ def test_left_out_for_want_of_a_mark_names_the_sidecar_that_could_have_had_it():
     assert fault in sequence("T2w", "cor", warnings=(fault,)).reason
 
 
+def thin_coronal(slice_mm=1.2, slices=60, rest="T2w"):
+    spacing, shape = (0.8, slice_mm, 0.8), (80, slices, 320)
+    return image(rest, Grid(shape=shape, affine=np.diag([*spacing, 1.0])))
+
+
+@pytest.mark.parametrize(
+    ("slice_mm", "rest", "expected"),
+    [
+        (1.2, "T2w", "T2Sag"),
+        (1.28, "T1w", "T1Sag"),
+        (1.2, "acq-ax_T2w", "T2Ax"),  # as for isotropic voxels, the stated plane counts
+        (1.2, "acq-cor_T2w", None),
+        (1.3, "T2w", None),
+        (1.2, "UNIT1", "MP2RAGE"),
+    ],
+)
+def test_coronal_volumes_with_thin_slices_count_as_isotropic(slice_mm, rest, expected):
+    match = match_image(thin_coronal(slice_mm, rest=rest), RECIPE)
+    assert match.sequence == expected, match.reason
+    assert match.warnings == ()
+
+
+def test_a_head_in_thin_coronal_slices_is_one_by_its_extent():
+    grid = Grid(shape=(240, 160, 240), affine=np.diag([0.9, 1.2, 0.9, 1.0]))
+    assert "by its extent" in match_image(image("T1w", grid), RECIPE).reason
+
+
+def test_a_rule_for_coronal_slices_takes_thin_ones():
+    from dataclasses import replace
+
+    rules = tuple(replace(rule, planes=("cor",)) for rule in RECIPE.sequences)
+    assert match_image(thin_coronal(), replace(RECIPE, sequences=rules)).sequence == "T2Sag"
+
+
 def test_header_overrules_the_name_with_a_warning():
     match = sequence("acq-ax_T2w", "sag")
     assert match.sequence == "T2Sag"
