@@ -59,7 +59,7 @@ def init_cord_wf(
             last = make_node(_given_mask(image, masks[image]), name=f"given_cord_{stem}", mem_gb=mem_gb)
         elif method == "sct":
             segment = make_node(SCTDeepSeg(in_file=image), name=f"sct_cord_{stem}", mem_gb=LATE_GB)
-            clean = UseCordMask(in_file=image, source="sct_deepseg spinalcord")
+            clean = UseCordMask(in_file=image, source="sct_deepseg spinalcord", found=True)
             last = make_node(clean, name=f"clean_cord_{stem}", mem_gb=mem_gb)
             workflow.connect(segment, "out_file", last, "mask_file")
         else:

@@ -23,7 +23,7 @@ from bids_scseg.bids.masks import same_lattice
 from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError, SessionError
 from bids_scseg.inference.client import request, request_cord
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
-from bids_scseg.preprocess.align import clean_cord
+from bids_scseg.preprocess.align import clean_cord, found_cord, near
 from bids_scseg.space.grid import Grid
 
 RECORD_FILE = "cord.json"
@@ -54,6 +54,7 @@ class UseCordMaskInputSpec(VersionedInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="cord mask or probability on the image's grid")
     source = traits.Str(mandatory=True, desc="who made the mask, in words")
     corrected = traits.Bool(desc="true: a reader's, which may lie on another lattice and must be in order")
+    found = traits.Bool(desc="true: a program found it, so it is held against what a cord can be")
 
 
 class UseCordMask(ScsegInterface):
@@ -64,9 +65,9 @@ class UseCordMask(ScsegInterface):
 
     def _call(self, cwd: Path) -> dict[str, Any]:
         image, mask = Path(self.inputs.in_file), Path(self.inputs.mask_file)
-        corrected = bool(self.given("corrected"))
-        found = record_cord(image, mask, cwd, source=self.inputs.source, corrected=corrected)
-        return {"record_file": found}
+        corrected, found = bool(self.given("corrected")), bool(self.given("found"))
+        record = record_cord(image, mask, cwd, source=self.inputs.source, corrected=corrected, found=found)
+        return {"record_file": record}
 
 
 class FindCordInputSpec(VersionedInputSpec):
@@ -110,7 +111,7 @@ class FindCord(ScsegInterface):
             )
             record = write_record(cwd, image, source=NETWORK, problem=problem)
             return {"record_file": record, "run_folder": Path(address).parent}
-        return {"record_file": record_cord(image, found, cwd, source=NETWORK)}
+        return {"record_file": record_cord(image, found, cwd, source=NETWORK, found=True)}
 
     def _list_outputs(self) -> dict[str, Any]:
         if not self._results:  # asked for by Nipype where what an earlier run left does not hold any more
@@ -130,7 +131,13 @@ def _answers(address: str, error: SessionError) -> bool:
 
 
 def record_cord(
-    image_file: Path, mask_file: Path, folder: Path, *, source: str, corrected: bool = False
+    image_file: Path,
+    mask_file: Path,
+    folder: Path,
+    *,
+    source: str,
+    corrected: bool = False,
+    found: bool = False,
 ) -> Path:
     """Clean a cord mask and record it.
 
@@ -144,6 +151,8 @@ def record_cord(
         Who made the mask, in words.
     corrected
         Whether a reader made it, see :func:`.corrections.read_cord`.
+    found
+        Whether a program found it, see :func:`.align.found_cord`.
 
     Returns
     -------
@@ -158,11 +167,12 @@ def record_cord(
     try:
         grid = read_image(image_file)[1]
         weights = _on_grid(mask_file, grid) if own is None else own
-        mask = clean_cord(weights, grid, file=image_file)
+        mask = (found_cord if found else clean_cord)(weights, grid, file=image_file)
     except (ImageError, CordNotFoundError) as error:
         return write_record(folder, image_file, source=source, problem=error)
     _save(mask.astype(np.uint8), grid, folder / "mask.nii.gz")
-    _save(np.clip(weights, 0, 1).astype(np.float32), grid, folder / "weights.nii.gz")
+    weights = np.clip(weights, 0, 1).astype(np.float32)
+    _save(weights if not found else near(weights, mask), grid, folder / "weights.nii.gz")
     return write_record(folder, image_file, source=source, problem=None)
 
 

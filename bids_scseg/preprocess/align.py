@@ -142,6 +142,14 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
     return cord
 
 
+def near(weights: npt.NDArray[np.float32], cord: BoolArray) -> npt.NDArray[np.float32]:
+    """Probabilities (i, j, k) in a cord and one voxel round it, 0 elsewhere."""
+    from scipy.ndimage import binary_dilation
+
+    grown = binary_dilation(cord, structure=np.ones((3, 3, 3), bool))
+    return np.asarray(np.where(grown, weights, np.float32(0)))
+
+
 def _without_swellings(cord: BoolArray, grid: Grid) -> BoolArray:
     along = grid.canonical_axes()[2][0]
     area = _section_areas(cord, grid)

@@ -101,3 +101,25 @@ def test_a_record_changes_with_the_partial_volume_of_the_cord(tmp_path):
         nib.save(nib.Nifti1Image(share, np.eye(4)), mask)
         found.append(read_record(record_cord(image, mask, tmp_path, source="test"))["sha256"])
     assert found[0] == found[1] != found[2]
+
+
+def test_what_a_program_found_is_held_against_a_cord(tmp_path):
+    """A cord of 30 mm with a lump on top: of a user's mask all stays, of a found one the cord."""
+    image, mask = tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz"
+    data = np.random.default_rng(0).random((30, 30, 50)).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), image)
+    share = np.zeros(data.shape, np.float32)
+    share[12:20, 12:20, :30] = 1.0
+    share[4:28, 4:28, 30:] = 1.0
+    nib.save(nib.Nifti1Image(share, np.eye(4)), mask)
+    for found, top in ((False, 50), (True, 30)):
+        record_cord(image, mask, tmp_path, source="test", found=found)
+        kept = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+        assert np.flatnonzero(kept.any(axis=(0, 1)))[-1] == top - 1
+    weights = np.asarray(nib.load(tmp_path / "weights.nii.gz").dataobj)
+    assert weights[..., 32:].sum() == 0
+    share[..., 8:] = 0  # 512 mm3, but 8 mm in a field of view of 50 mm
+    nib.save(nib.Nifti1Image(share, np.eye(4)), mask)
+    assert read_record(record_cord(image, mask, tmp_path, source="test"))["problem"] is None
+    record = read_record(record_cord(image, mask, tmp_path, source="test", found=True))
+    assert "no spinal cord found" in record["problem"]["found"]
