@@ -40,6 +40,9 @@ READ_ERRORS = (
     nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
 )  # fmt: skip
 HEADER_ERRORS = (*READ_ERRORS, LookupError, ArithmeticError)
+ECHO_SUFFIXES = frozenset(
+    {"T2star", "T2starw", "MEGRE", "MERGE"}
+)  # of which some scanners keep all echoes in a file
 REEXPORT = "convert it again from the scanner's DICOM files, for example with dcm2niix"
 REFETCH = "copy or download the file again"
 
@@ -241,7 +244,7 @@ def _checked_shape(file: Path, header: Any) -> Shape:
             f"{len(shape)} dimensions ({text})",
             file=file,
             expected="one 3-D volume",
-            remedy="split it into one file per volume, or average the volumes",
+            remedy=_as_one_volume(file),
         )
     if len(shape) < 3 or min(shape) < 2:
         raise ImageError(f"a single slice ({text})", file=file, expected="a volume of 2 slices or more")
@@ -253,6 +256,16 @@ def _checked_shape(file: Path, header: Any) -> Shape:
             remedy="check the header; it may be corrupt",
         )
     return shape[0], shape[1], shape[2]
+
+
+def _as_one_volume(file: Path) -> str:
+    """What to do about a file of several volumes: those of a T2* scan are echoes as a rule."""
+    if file.name.split(".")[0].rsplit("_", 1)[-1] in ECHO_SUFFIXES:
+        return (
+            "combine the echoes into one volume by the root of the mean of their squares "
+            "(sct_maths -i IN -rms t -o OUT), or split it into one file per echo"
+        )
+    return "split it into one file per volume, or average the volumes"
 
 
 def _check_type(file: Path, header: Any) -> None:

@@ -70,6 +70,15 @@ def test_wrong_dimensions_are_refused(tmp_path, shape, words):
     assert str(path) in str(caught.value) and "expected" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "words"), [("T2starw", "Combine the echoes"), ("T2w", "average the volumes")]
+)
+def test_several_volumes_come_with_what_to_do(tmp_path, suffix, words):
+    file = write_nifti(tmp_path / f"sub-01_{suffix}.nii.gz", (4, 5, 6, 3))
+    with pytest.raises(ImageError, match=words):
+        read_header(file)
+
+
 @pytest.mark.parametrize("size", [0.0, -1.0, np.nan, np.inf, 4000.0])
 def test_impossible_voxel_sizes_are_refused(tmp_path, size):
     path = patched(write_nifti(tmp_path / "a.nii"), 80, [size], "<f4")  # pixdim[1]
