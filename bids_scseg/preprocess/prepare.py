@@ -220,7 +220,7 @@ def strays(session: Mapping[str, Sequence[NativeSlab]], recipe: Recipe) -> list[
     axes = reference_axes(session[anchor][0].grid)
     lines = {key: _centers(stack, axes) for key, stack in session.items()}
     order = [anchor, *(key for key in lines if key != anchor)]
-    out = []
+    out: list[tuple[str, str]] = []
     while True:
         left = [key for key in order if key in lines]
         apart = {pair: _apart_mm(*(lines[key] for key in pair)) for pair in combinations(left, 2)}
