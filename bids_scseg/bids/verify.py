@@ -23,7 +23,9 @@ from bids_scseg.space.grid import Grid
 URI = re.compile(r"bids:([A-Za-z0-9._-]*):(.+)", re.DOTALL)
 SAME_LATTICE_MM = 0.01  # corners; what float32 affines lose is a hundredth of it (ours)
 ON_REFERENCE = ("_mask.nii.gz", "_probseg.nii.gz", "_dseg.nii.gz")  # lie on the lattice of their reference
-RERUN = "run the participant level again: it writes what is missing or damaged"
+RERUN = (
+    "run the participant level again, or the group level for its files: it writes what is missing or damaged"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,7 @@ def run_participant(options: RunOptions) -> int:
         validate_names=not options.skip_bids_validation,
         follow_links=options.follow_links,
     )
-    plans = _plans(options, models, studies, filters=filters)
+    plans = session_plans(options, models, studies, filters=filters)
     if options.dry_run:
         return _dry_run(options, list(plans))
     if options.boilerplate_only:
@@ -222,9 +222,10 @@ def load_models(options: RunOptions) -> Models:
     return Models(lesion=lesion, cord=finder, cord_method=method)
 
 
-def _plans(
+def session_plans(
     options: RunOptions, models: Models, studies: Sequence[Study], *, filters: Filters | None
 ) -> Iterator[Plan]:
+    """The plan of each session, with its warnings; one whose folder cannot be read is a plan that says so."""
     folders = dict(options.derivatives)
     chosen = [folders[options.cord]] if options.cord in folders else list(folders.values())
     recipe = models.lesion.recipe

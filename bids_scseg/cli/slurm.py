@@ -145,7 +145,7 @@ def plan_sessions(options: RunOptions, *, cord_method: str = "builtin") -> list[
     from bids_scseg.bids.filters import read_filters
     from bids_scseg.bids.plan import check_sequences
     from bids_scseg.bids.query import find_studies
-    from bids_scseg.cli.participant import Models, _plans, check_folders
+    from bids_scseg.cli.participant import Models, check_folders, session_plans
     from bids_scseg.interfaces.engine import load_engine
 
     if options.bids_dir is None:
@@ -163,7 +163,7 @@ def plan_sessions(options: RunOptions, *, cord_method: str = "builtin") -> list[
         validate_names=not options.skip_bids_validation,
         follow_links=options.follow_links,
     )
-    return list(_plans(options, models, studies, filters=filters))
+    return list(session_plans(options, models, studies, filters=filters))
 
 
 def cord_method(options: RunOptions, *, elsewhere: bool = False) -> str:

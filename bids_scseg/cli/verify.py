@@ -37,6 +37,7 @@ def run_verify(arguments: argparse.Namespace) -> None:
     MissingInputError
         If it is no output folder.
     """
+    from bids_scseg.bids.verify import RERUN
     from bids_scseg.workflows.verification import verify_output
 
     verdict = verify_output(
@@ -52,5 +53,5 @@ def run_verify(arguments: argparse.Namespace) -> None:
             f"{len(verdict.problems)} things are wrong",
             file=arguments.output_dir,
             expected="the files that the run wrote",
-            remedy="run the participant level again: it writes what is missing or damaged",
+            remedy=RERUN,
         )

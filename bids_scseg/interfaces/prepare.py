@@ -14,7 +14,7 @@ from nipype.interfaces.base import File, InputMultiPath, OutputMultiPath, Traite
 
 from bids_scseg.bids.given import read_geometry
 from bids_scseg.bids.header import read_image
-from bids_scseg.errors import CordNotFoundError, DataError, ImageError, ScsegError
+from bids_scseg.errors import CordNotFoundError, DataError, ImageError, ScsegError, SessionError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_from_json
 from bids_scseg.interfaces.cord import load_volume, read_record
 from bids_scseg.preprocess.case import PreparedCase
@@ -134,7 +134,8 @@ def cause_of(problems: Sequence[Problem]) -> ScsegError | None:
         return problems[0][1] if problems else None
     reasons = "; ".join(f"{Path(error.file or key).name}: {error.found}" for key, error in problems)
     remedies = dict.fromkeys(error.remedy for _, error in problems if error.remedy)
-    return CordNotFoundError(
+    images_alone = all(isinstance(error, ImageError | CordNotFoundError) for _, error in problems)
+    return (CordNotFoundError if images_alone else SessionError)(
         f"no image of this session can be used ({reasons})",
         file=", ".join(dict.fromkeys(error.file for _, error in problems if error.file)),
         expected="an image in which the cord is found",

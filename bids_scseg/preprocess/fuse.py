@@ -25,6 +25,7 @@ NEAR_CORD_MM = 15.0  # cord and surroundings whose medians set the intensity sca
 MAX_SCALE = 5.0  # larger ratios of medians are not a gain setting, ours
 MIN_POINTS = 200  # fewer samples say nothing about similarity or medians, ours
 SAMPLE_POINTS = 200_000  # samples are thinned to about this many
+FAILED = "the registration failed"  # so begins the reason of a slab whose registration came to nothing
 MIN_GAIN = 1e-4  # similarity must rise by more than rounding
 FAILURES = (RuntimeError, ValueError, GeometryError)  # of ANTs (two kinds), or of a crop without a voxel
 
@@ -196,7 +197,7 @@ def _place(pair: _Pair, *, register: bool, seed: int) -> SlabFit:
         return SlabFit(
             xfm=stay,
             scale=_scale(pair, points[near], stay),
-            reason=f"the registration failed: {_one_line(error)}",
+            reason=f"{FAILED}: {_one_line(error)}",
             similarity_before=before,
             overlap_mm=overlap,
         )

@@ -22,7 +22,7 @@ from bids_scseg.preprocess.frames import (
     reference_axes,
     sequence_centers,
 )
-from bids_scseg.preprocess.fuse import SlabFit, chain_slabs, uppermost_first
+from bids_scseg.preprocess.fuse import FAILED, SlabFit, chain_slabs, uppermost_first
 from bids_scseg.preprocess.normalize import cord_score, is_constant, zscore
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Geometry, Slab
@@ -399,7 +399,8 @@ def report_sentences(report: SequenceReport) -> list[str]:
     """What a reader should know about the fit of a sequence."""
     out = []
     for file, slab in zip(report.files[1:], report.slabs[1:], strict=True):
-        if not np.isnan(slab.similarity_before) and not slab.accepted:
+        tried = not np.isnan(slab.similarity_before) or slab.reason.startswith(FAILED)
+        if tried and not slab.accepted:
             out.append(f"{report.name}: {file} stays where its header says; {slab.reason}.")
     for file, apart in zip(report.files[1:], report.seam_mm, strict=True):
         if apart > SEAM_MISMATCH_MM:

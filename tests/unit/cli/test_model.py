@@ -145,7 +145,7 @@ def test_a_run_that_differs_from_its_models_training_warns_in_its_plans(folder, 
     monkeypatch.setattr(participant, "make_plan", lambda *_, **__: plan)
     options = RunOptions(bids_dir=tmp_path, output_dir=tmp_path / "out", level="participant")
     study = Study(subject="1", session=None, dataset="/data", images=(image,))
-    (found,) = participant._plans(options, models, [study], filters=None)
+    (found,) = participant.session_plans(options, models, [study], filters=None)
     assert "prepared by version" in found.warnings[0]
     assert "cords from masks, here they come from cord-finder" in found.warnings[1]
     assert found.warnings[2:] == ("two files fit",)
