@@ -27,7 +27,7 @@ from bids_scseg.training.cases import load_case
 from bids_scseg.training.sample import IGNORE
 from bids_scseg.training.validate import Scores, score_case
 
-THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 VOLUMES_MM3 = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 LARGE_MM3 = 150.0
 

@@ -35,8 +35,8 @@ from bids_scseg.measure.cohort import CohortTables, SessionOutputs
 from bids_scseg.measure.timeline import SessionPair, session_pairs
 from bids_scseg.measure.volume_noise import volume_change
 from bids_scseg.preprocess.realign import REALIGN_VERSION
+from bids_scseg.processes import end_with_parent
 from bids_scseg.workflows.pair import SEED, PairJob, TimedSession, compare_pair, needs_alignment
-from bids_scseg.workflows.processes import end_with_parent
 
 LOG = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from queue import Empty
 from typing import Any
 
+from bids_scseg.processes import end_group, end_with_parent
 from bids_scseg.workflows.budget import Budget
 from bids_scseg.workflows.job import SessionJob, SessionOutcome, killed, run_job
-from bids_scseg.workflows.processes import end_group, end_with_parent
 
 Progress = Callable[[str, str], None]
 Run = Callable[..., SessionOutcome]

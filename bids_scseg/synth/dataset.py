@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bids_scseg.processes import end_with_parent
 from bids_scseg.synth.anatomy import draw_anatomy
 from bids_scseg.synth.files import write_json, write_tsv
 from bids_scseg.synth.lesions import Lesion, draw_lesions
@@ -212,6 +213,6 @@ def _run(
             progress()
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=end_with_parent) as pool:
         for _ in pool.map(task, jobs):
             progress()

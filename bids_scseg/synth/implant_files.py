@@ -19,6 +19,7 @@ import numpy.typing as npt
 from bids_scseg.bids.filters import Filters
 from bids_scseg.bids.names import cord_mask_name, image_names, sidecar
 from bids_scseg.errors import ScsegError
+from bids_scseg.processes import end_with_parent
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.synth import IMPLANT_VERSION
@@ -154,7 +155,8 @@ def _mapped(
     if workers <= 1 or len(studies) < 2:
         yield from map(task, studies)
         return
-    with ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=end_with_parent) as pool:
         yield from pool.map(task, studies)
 
 

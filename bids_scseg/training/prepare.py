@@ -23,6 +23,7 @@ from bids_scseg.bids.write import write_tsv
 from bids_scseg.errors import CordNotFoundError, DataError, MissingInputError, ScsegError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.preprocess import PREPARATION_VERSION
+from bids_scseg.processes import end_with_parent
 from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import Plan, Study
@@ -296,7 +297,7 @@ def _pooled(studies: list[Study], setting: Preparation, workers: int) -> Iterato
     """Rows as they come; ends early where a worker died."""
     # started afresh: forking a process whose threads compute is unsafe
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=end_with_parent) as pool:
         futures = [pool.submit(prepare_one, study, setting) for study in studies]
         try:
             for future in as_completed(futures):

@@ -19,6 +19,7 @@ from typing import Any
 from bids_scseg import __version__
 from bids_scseg.errors import BusyError, DataError, MissingInputError, ScsegError, SessionError
 from bids_scseg.measure.trials import TrialRow
+from bids_scseg.processes import end_with_parent
 from bids_scseg.training.cases import TrainingCase, load_cases
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.experiment import ExperimentConfig, Run, deciding, training_config
@@ -82,7 +83,7 @@ def _at_once(place: Place, runs: Sequence[Run], jobs: int) -> Iterator[Ending]:
     context = multiprocessing.get_context("spawn")
     waiting, ended = list(runs), set[Run]()
     open_: dict[Future[Ending], Run] = {}
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=end_with_parent) as pool:
         try:
             while waiting or open_:
                 ready = [

@@ -20,6 +20,7 @@ from bids_scseg.files import lock
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.preprocess.labels import labels_to_prepared
 from bids_scseg.preprocess.prepare import prepare_session
+from bids_scseg.processes import end_with_parent
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Slab
 from bids_scseg.synth import GENERATOR_VERSION
@@ -236,7 +237,8 @@ def make_all(sessions: Sessions, numbers: Sequence[int], *, workers: int) -> Non
             sessions.ensure(number)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(workers, len(absent)), mp_context=context) as pool:
+    count = min(workers, len(absent))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
         for _ in pool.map(sessions.ensure, absent):
             pass
 
