@@ -61,6 +61,7 @@ def score(case, bundle, network, names):
         connectivity=spec.connectivity,
         min_volume_mm3=spec.min_volume_mm3,
         voxel_volume=bundle.recipe.grid.spacing_mm**3,
+        cord=case.cord,
     )
     found, right = PROFILE.match(overlap_table(truth, predicted))
     counts = int(found.sum()), found.size, int(right.sum()), right.size

@@ -74,6 +74,7 @@ def collect(prepared, model):
             connectivity=spec.connectivity,
             min_volume_mm3=spec.min_volume_mm3,
             voxel_volume=bundle.recipe.grid.spacing_mm**3,
+            cord=case.cord,
         )
         for kind, size, middle in errors(case, predicted):
             kinds[kind].append((size, folder.name, middle, case, predicted))

@@ -85,6 +85,7 @@ def judge(case, kept, prob, model):
         connectivity=spec.connectivity,
         min_volume_mm3=model.min_volume_mm3,
         voxel_volume=edge**3,
+        cord=case.cord,
     )
     truth = np.where(label == IGNORE, 0, label)
     numbers = [n for n in np.unique(truth) if n]

@@ -42,6 +42,7 @@ def found_volume(case, bundle, network):
         connectivity=spec.connectivity,
         min_volume_mm3=spec.min_volume_mm3,
         voxel_volume=edge**3,
+        cord=case.cord,
     )
     truth = (case.label > 0) & (case.label != IGNORE)
     touching = np.setdiff1d(np.unique(predicted[truth]), [0])

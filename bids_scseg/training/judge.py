@@ -192,5 +192,6 @@ def masks(
         connectivity=spec.connectivity,
         min_volume_mm3=spec.min_volume_mm3,
         voxel_volume=volume,
+        cord=case.cord,
     )
     return np.asarray(counts & (label > 0), bool), np.asarray(predicted > 0, bool)

@@ -156,6 +156,7 @@ def score_case(
 ) -> CaseScore:
     """Compare one probability map with the case's lesion instances, by the rules of ``walsh2024``.
 
+    Predicted lesions are those that the app keeps: where the case has its cord, those beside it are dropped.
     Lesions that lie outside the coverage of every kept sequence count nowhere.
     """
     truth = _countable(case, kept=kept)
@@ -165,6 +166,7 @@ def score_case(
         connectivity=spec.connectivity,
         min_volume_mm3=min_volume_mm3,
         voxel_volume=grid.spacing_mm**3,
+        cord=case.cord,
     )
     numbers = np.flatnonzero(np.bincount(truth.ravel(), minlength=2)[1:]) + 1
     dense = np.zeros(int(truth.max(initial=0)) + 1, np.int32)
