@@ -6,7 +6,8 @@ Usage:
 PREPARED holds cases made by ``scseg prepare`` from the test implants; FOLDS.json says which model judges
 which subjects: ``{"a": {"model": DIR, "subjects": [...]}, ...}``. A session without lesions counts for
 false lesions only. Threshold and smallest volume of a fold are those with the best F1 on the *other* folds'
-subjects, so that no fold's own cases choose anything. Rules ``walsh2024``; intervals are bootstrapped over
+subjects, so that no fold's own cases choose anything; scale and shift of the log-odds that calibrate a fold's
+probabilities likewise. Rules ``walsh2024``; intervals are bootstrapped over
 subjects.
 """
 
@@ -18,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import statsmodels.api as sm
 
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import load_network, predict_case
-from bids_scseg.measure.calibration import add, calibrate, calibration_sums
+from bids_scseg.measure.calibration import CERTAIN_BELOW, add, calibrate, calibration_sums
 from bids_scseg.measure.statistics import bootstrap_f1, bootstrap_mean, bootstrap_ratio
 from bids_scseg.training.cases import load_case
 from bids_scseg.training.sample import IGNORE
@@ -30,6 +32,8 @@ from bids_scseg.training.validate import Scores, score_case
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 VOLUMES_MM3 = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 LARGE_MM3 = 150.0
+ROUNDING = 1e-4  # probabilities nearer to 0 or 1 are told apart by rounding only
+ODDS = np.linspace(-9.5, 9.5, 96)  # edges of the bins of log-odds
 
 
 def probability(case, bundle, network, file):
@@ -80,16 +84,50 @@ def record(fold, case, prob, bundle):
         for threshold in THRESHOLDS
         for volume in VOLUMES_MM3
     }
+    inside = known & case.covered(case.available)
     return {
+        "odds": odds(prob[inside], case.label[inside] > 0),
+        "inside": inside,
+        "prob": prob,
+        "label": np.where(known, case.label, 0) > 0,
         "fold": fold,
         "subject": case.subject,
         "sequence": "+".join(present),
         "points": points,
         "large": {point: large_found(case, prob, point, spec, grid) for point in points},
-        "calibration": calibration_sums(
-            np.where(known, case.label, 0), np.clip(prob, 0, 1), inside=known & case.covered(case.available)
-        ),
+        "calibration": calibration_sums(np.where(known, case.label, 0), np.clip(prob, 0, 1), inside=inside),
     }
+
+
+def log_odds(prob):
+    """Of probabilities, within what half precision keeps apart."""
+    prob = np.clip(prob, ROUNDING, 1 - ROUNDING)
+    return np.log(prob / (1 - prob))
+
+
+def odds(prob, lesion):
+    """(bins, 2) counts of background and lesion by log-odds, without sure background."""
+    some = prob >= CERTAIN_BELOW
+    return np.stack([np.histogram(log_odds(prob[some & (lesion == one)]), ODDS)[0] for one in (0, 1)], axis=1)
+
+
+def platt(rows):
+    """Scale and shift of log-odds that fit the rows' voxels best (logistic regression)."""
+    counts = np.sum([row["odds"] for row in rows], axis=0)
+    middle, some = (ODDS[1:] + ODDS[:-1]) / 2, counts.sum(axis=1) > 0
+    fit = sm.GLM(counts[some, ::-1], sm.add_constant(middle[some]), family=sm.families.Binomial()).fit()
+    return float(fit.params[1]), float(fit.params[0])
+
+
+def calibrated_error(rows, fits):
+    """Expected calibration error after each fold's scale and shift."""
+    sums = []
+    for row in rows:
+        scale, shift = fits[row["fold"]]
+        prob = 1 / (1 + np.exp(-(scale * log_odds(row["prob"]) + shift)))
+        prob = np.where(row["prob"] >= CERTAIN_BELOW, np.maximum(prob, CERTAIN_BELOW), 0)
+        sums.append(calibration_sums(row["label"], prob.astype(np.float32), inside=row["inside"]))
+    return round(calibrate(add(sums)).expected_error, 4)
 
 
 def large_found(case, prob, point, spec, grid):
@@ -126,7 +164,7 @@ def by_subject(rows, chosen, pick):
     return [sum(pick(row, chosen[row["fold"]]) for row in rows if row["subject"] == s) for s in subjects]
 
 
-def summary(rows, chosen):
+def summary(rows, chosen, fits):
     """Figures of some cases, each at its fold's operating point."""
 
     def count(name):
@@ -154,6 +192,7 @@ def summary(rows, chosen):
         "expected calibration error": round(
             calibrate(add([row["calibration"] for row in rows])).expected_error, 4
         ),
+        "the same, calibrated on the other folds": calibrated_error(rows, fits),
     }
 
 
@@ -176,8 +215,10 @@ def main():
     chosen = {fold: best_point([row for row in rows if row["fold"] != fold] or rows) for fold in folds}
     result = {"operating points": {fold: list(point) for fold, point in chosen.items()}}
     result["of all folds"] = list(best_point(rows))
+    fits = {fold: platt([row for row in rows if row["fold"] != fold] or rows) for fold in folds}
+    result["scale and shift"] = {**fits, "of all folds": platt(rows)}
     for sequence in sorted({row["sequence"] for row in rows}):
-        result[sequence] = summary([row for row in rows if row["sequence"] == sequence], chosen)
+        result[sequence] = summary([row for row in rows if row["sequence"] == sequence], chosen, fits)
     (args.out / "figures.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
