@@ -20,8 +20,6 @@ Connectivity = Literal[6, 18, 26]
 
 #: A cord mask counts as cord from here on (it may be soft after resampling).
 CORD_FROM = 0.5
-#: Beyond the ends of the cord mask lesions are kept so far, ours: more is brainstem, cistern or cauda.
-END_SLACK_MM = 3.0
 #: Footprint fractions are compared to this precision, so rounding noise cannot decide a tie.
 FRACTION_STEP = 1e-5
 #: A lesion with at least this share of its volume inside a lattice keeps one voxel there, however small it
@@ -53,8 +51,8 @@ def label_lesions(
     voxel_volume
         mm³ of one prepared voxel.
     cord : (i, j, k), optional
-        Cord mask, 0–1. A component that touches no cord is dropped as lying outside it if its slices have
-        some, or if all of it lies more than 3 mm beyond the cord's ends. One that touches it stays whole
+        Cord mask, 0–1. Nothing is lesion beyond the cord's ends. A component that touches no
+        cord although its slices have some is dropped as lying outside it; one that touches it stays whole
         (masks end early at lesions), as does one in a gap of the mask, or where no cord is known at all.
 
     Returns
@@ -64,6 +62,8 @@ def label_lesions(
         front. All zero without lesions.
     """
     above = (probability >= threshold).astype(np.uint8)
+    if cord is not None:
+        above &= _between_ends(np.asarray(cord) >= CORD_FROM)
     found: Labels = cc3d.connected_components(above, connectivity=connectivity).astype(np.int32)
     count = int(found.max())
     if count == 0:
@@ -72,8 +72,7 @@ def label_lesions(
     sizes = np.asarray(statistics["voxel_counts"], dtype=np.float64)[: count + 1] * voxel_volume
     keep = sizes >= min_volume_mm3 - 1e-9
     if cord is not None:
-        slack = round(END_SLACK_MM / voxel_volume ** (1 / 3))
-        keep &= ~_outside_cord(found, np.asarray(cord) >= CORD_FROM, count, slack=slack)
+        keep &= ~_outside_cord(found, np.asarray(cord) >= CORD_FROM, count)
     return _from_top(found, statistics["centroids"], keep)
 
 
@@ -101,22 +100,26 @@ def _from_top(found: Labels, centroids: npt.ArrayLike, keep: npt.NDArray[np.bool
     return np.asarray(numbers[found])
 
 
-def _outside_cord(
-    found: Labels, cord: npt.NDArray[np.bool_], count: int, *, slack: int
-) -> npt.NDArray[np.bool_]:
-    """(count + 1,) bool: components that touch no cord in slices with some, or lie ``slack`` beyond."""
+def _between_ends(cord: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(1, 1, k) bool: slices between the ends of a cord, all where there is none.
+
+    Beyond lie brainstem and cisterns, or fluid and the cauda, which a network takes for lesions in a cord.
+    """
+    with_cord = np.flatnonzero(cord.any(axis=(0, 1)))
+    inside = np.ones((1, 1, cord.shape[2]), bool)
+    if with_cord.size:
+        inside[:, :, : with_cord[0]] = False
+        inside[:, :, with_cord[-1] + 1 :] = False
+    return inside
+
+
+def _outside_cord(found: Labels, cord: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
+    """(count + 1,) bool: components in slices with cord that touch none of it."""
     where = found > 0
-    with_cord = cord.any(axis=(0, 1))
-    if not with_cord.any():
-        return np.zeros(count + 1, bool)
-    first, last = np.flatnonzero(with_cord)[[0, -1]]
-    near = np.zeros(with_cord.size, bool)
-    near[max(first - slack, 0) : last + slack + 1] = True
-    known, reached = (
-        np.bincount(found[where & slices], minlength=count + 1) > 0 for slices in (with_cord, near)
-    )
+    slices = np.broadcast_to(cord.any(axis=(0, 1)), found.shape)
+    known = np.bincount(found[where & slices], minlength=count + 1) > 0
     inside = np.bincount(found[where & cord], minlength=count + 1) > 0
-    return np.asarray((known & ~inside) | ~reached)
+    return np.asarray(known & ~inside)
 
 
 def restore_labels(labels: Labels, geometry: Geometry, slab: Slab) -> NativeLabels:

@@ -50,8 +50,9 @@ def test_connectivity(connectivity, count):
 def test_components_beside_the_cord_are_dropped_but_not_where_no_cord_is_known():
     probability = np.zeros((20, 20, 30))
     probability[1:3, 1:3, 5:8] = 1  # beside the cord
-    probability[1:3, 1:3, 22:25] = 1  # where the mask has just ended
-    probability[8:11, 8:11, 26:29] = 1  # far beyond its end
+    probability[15:18, 15:18, 18:26] = 1  # beside its end and beyond
+    probability[8:11, 8:11, 26:29] = 1  # beyond its end
+    probability[8:10, 8:10, 17:24] = 1  # within and beyond: cut off at the end
     probability[1:3, 1:3, 13:15] = 1  # in a gap of the mask
     probability[7:10, 9, 10:12] = 1  # half in, half out: stays whole
     cord = np.zeros((20, 20, 30))
@@ -59,11 +60,11 @@ def test_components_beside_the_cord_are_dropped_but_not_where_no_cord_is_known()
     cord[:, :, 12:16] = 0
     labels = _label(probability, cord=cord, voxel_volume=1.0)
     assert labels.max() == 3
-    assert labels[1, 1, 6] == labels[9, 9, 27] == 0
-    assert labels[1, 1, 23] == 1
+    assert labels[1, 1, 6] == labels[9, 9, 27] == labels[16, 16, 22] == 0
+    assert np.flatnonzero(labels[9, 9] == 1).tolist() == [17, 18, 19]
     assert labels[1, 1, 13] == 2
     assert (labels[7:10, 9, 10:12] == 3).all()
-    assert _label(probability, cord=np.zeros_like(cord), voxel_volume=1.0).max() == 5
+    assert _label(probability, cord=np.zeros_like(cord), voxel_volume=1.0).max() == 6
 
 
 def test_no_lesion():
