@@ -175,7 +175,8 @@ def summary(rows, chosen, fits):
 
     drawn = [row for row in rows if row["points"][chosen[row["fold"]]].lesions]
     dice = [row["points"][chosen[row["fold"]]].dice for row in drawn]
-    empty = [row["points"][chosen[row["fold"]]].predicted for row in rows if row not in drawn]
+    scores = [row["points"][chosen[row["fold"]]] for row in rows]
+    empty = [score.predicted for score in scores if not score.lesions]
     found, true, right, predicted = (count(name) for name in ("found", "lesions", "right", "predicted"))
     f1 = bootstrap_f1(found, true, right, predicted)
     return {
