@@ -20,9 +20,10 @@ from bids_scseg.bids.filters import Filters
 from bids_scseg.bids.header import READ_ERRORS, read_image
 from bids_scseg.bids.masks import is_correction, same_lattice
 from bids_scseg.bids.references import LesionMap, find_lesion_maps
-from bids_scseg.errors import DataError, ImageError
+from bids_scseg.errors import CordNotFoundError, DataError, ImageError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.preprocess import PREPARATION_VERSION
+from bids_scseg.preprocess.align import found_cord, near
 from bids_scseg.preprocess.prepare import prepare_session
 from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.model import Recipe
@@ -196,7 +197,15 @@ def load_finder(bundle: str, threads: int) -> CordFinder:
         torch.set_num_threads(threads)
     loaded = load_bundle(bundle)
     network = load_network(loaded)
-    return lambda data, grid: find_cord(network, loaded, image=data, affine=grid.affine)
+    return lambda data, grid: what_is_cord(find_cord(network, loaded, image=data, affine=grid.affine), grid)
+
+
+def what_is_cord(probability: npt.NDArray[np.float32], grid: Grid) -> npt.NDArray[np.float32]:
+    """Of what a finder found (i, j, k) what can be a cord, as the app takes it; zeros where nothing can."""
+    try:
+        return near(probability, found_cord(probability, grid))
+    except CordNotFoundError:
+        return np.zeros_like(probability)
 
 
 def write_case(
