@@ -189,18 +189,24 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaintConfig:
-    """Lesions painted into patches (`bids_scseg.training.paint`).
+    """Lesions and tissues of other contrast in patches (`bids_scseg.training.paint`, `.appearance`).
 
     Attributes
     ----------
     probability
-        Share of patches that get any.
+        Share of patches that get lesions.
     lesions
         Fewest and most of them.
+    grey
+        Share of patches that get horns of grey matter, which are no lesions.
+    surroundings
+        Share of patches in which what surrounds the cord is brightened or dimmed.
     """
 
     probability: float = 0.0
     lesions: tuple[int, int] = (1, 3)
+    grey: float = 0.0
+    surroundings: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,8 +472,8 @@ _NOT_NEGATIVE = (
 )  # fmt: skip
 _SHARES = (
     "optimizer.momentum", "optimizer.ema", "sampling.foreground", "sampling.sequence_dropout",
-    "sampling.exchange", "sampling.alone_share", "paint.probability", "arm.logistic_share",
-    "validation.fraction",
+    "sampling.exchange", "sampling.alone_share", "paint.probability", "paint.grey",
+    "paint.surroundings", "arm.logistic_share", "validation.fraction",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
     "augment.elastic", "augment.contrast",

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError
+from bids_scseg.training.appearance import add_grey, change_surroundings
 from bids_scseg.training.augment import augment
 from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import AugmentConfig, PaintConfig, SamplingConfig
@@ -90,9 +91,13 @@ def draw_patch(
     order = np.arange(len(case.sequences))
     if sampling.exchange:
         patch, order = exchange(patch, rng, probability=sampling.exchange, sequences=case.sequences)
-    if painting.probability:
+    if painting.probability or painting.grey or painting.surroundings:
         cord = crop_cord(case, place, sampling.patch_vox)
         spacings = [case.spacings.get(case.sequences[n], (SPACING_MM,) * 3) for n in order]
+        patch = add_grey(
+            patch, cord, rng, probability=painting.grey, sequences=case.sequences, spacings=spacings
+        )
+        patch = change_surroundings(patch, cord, rng, probability=painting.surroundings)
         patch = paint(patch, cord, rng, painting, sequences=case.sequences, spacings=spacings)
     patch = augment(patch, rng, augmentation)
     return covered_only(patch) if sampling.by_patch else patch
@@ -209,7 +214,7 @@ def crop_cord(
     if case.cord is None:
         raise DataError(
             "no share of cord", file=case.folder or case.name, expected="cord_share.npy",
-            remedy="prepare the cases again, or set paint.probability to 0",
+            remedy="prepare the cases again, or set all of paint to 0",
         )  # fmt: skip
     inner, outer = _window(place, patch, case.label.shape)
     out = np.zeros(patch, np.float32)

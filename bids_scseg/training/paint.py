@@ -18,6 +18,7 @@ from scipy import ndimage
 from bids_scseg.errors import DataError
 from bids_scseg.preprocess.normalize import CLIP
 from bids_scseg.synth.contrast import FAINT_CNR, LESION_SIGN, VISIBLE_CNR
+from bids_scseg.synth.lesions import DETECTABILITY
 from bids_scseg.training.config import PaintConfig
 from bids_scseg.training.sample import IGNORE, Sample
 
@@ -39,9 +40,10 @@ TEXTURE, TEXTURE_MM = (0.0, 0.3), (1.0, 3.0)
 #: Contrast-to-noise of a visible lesion, log-uniform: from the least that counts as visible to brighter than
 #: fluid.
 STRONGEST_CNR = 9.0
-#: Bounds of the share of sequences that show a lesion, and the share of the others where it is faint,
-#: ours; some lesions are seen in one sequence of six, others in all.
-VISIBLE, FAINT = (0.15, 1.0), 0.5
+#: How readily a sequence shows a lesion: the share that the generator draws by (SPEC §7) to the power of an
+#: exponent between these bounds, drawn for each lesion (ours). Some are seen in one sequence, others in all.
+EASE = (0.2, 4.0)
+FAINT = 0.5  # share of the other sequences where it is faint, ours
 #: Share of lesions of which one sequence at least is made to show them, ours.
 SHOWN = 0.95
 #: Spread of the cord is taken within this distance along S-I (the definition of contrast-to-noise).
@@ -116,7 +118,7 @@ def exchange(
     (S,) int
         Where each channel came from.
     """
-    signs = [_sign(name) for name in sequences]
+    signs = [sign_of(name) for name in sequences]
     order = np.arange(len(sequences))
     available = sample.available.copy()
     for source in np.flatnonzero(sample.available):
@@ -129,13 +131,14 @@ def exchange(
     return moved, order
 
 
-def _sign(name: str) -> int:
+def sign_of(name: str) -> int:
+    """+1 where a sequence shows lesions bright, -1 where dark (DataError if that is not known)."""
     if name not in LESION_SIGN:
         raise DataError(
             f"sequence {name}",
             file="paint",
             expected=f"one of {list(LESION_SIGN)}: whether its lesions are bright is unknown",
-            remedy="set paint.probability and sampling.exchange to 0",
+            remedy="set paint.probability, paint.grey and sampling.exchange to 0",
         )
     return LESION_SIGN[name]
 
@@ -156,12 +159,12 @@ def _add(
     if np.any(taken & (share >= 0.25)):
         return sample
     image, mean, seen = sample.image.copy(), np.zeros_like(share), np.zeros(share.shape, bool)
-    shown = _degrees(rng, sample, box, share)
+    shown = _degrees(rng, sample, box, share, sequences=sequences)
     texture = _smooth(rng, share.shape, rng.uniform(*TEXTURE_MM)) * rng.uniform(*TEXTURE)
     for channel, cnr in shown.items():
         part = average(share, spacings[channel], rng)
         spread = _spread(image[channel], cord, sample, box=box, channel=channel)
-        added = _sign(sequences[channel]) * cnr * spread * part * (1 + texture)
+        added = sign_of(sequences[channel]) * cnr * spread * part * (1 + texture)
         seen |= _change(image[(channel, *box)], added, sample.coverage[(channel, *box)]) >= FAINT_CNR * spread
         mean += part / len(shown)
     label = sample.label.copy()
@@ -242,7 +245,9 @@ def _average_along(share: Floats, axis: int, *, step: int, first: int) -> Floats
     return np.moveaxis(means[..., low] * (1 - part) + means[..., high] * part, -1, axis)
 
 
-def _degrees(rng: Rng, sample: Sample, box: tuple[slice, slice, slice], share: Floats) -> dict[int, float]:
+def _degrees(
+    rng: Rng, sample: Sample, box: tuple[slice, slice, slice], share: Floats, *, sequences: Sequence[str]
+) -> dict[int, float]:
     """Contrast-to-noise by channel that covers most of the lesion; visible in one of them nearly always."""
     inside = share >= 0.5
     covering = [
@@ -251,11 +256,11 @@ def _degrees(rng: Rng, sample: Sample, box: tuple[slice, slice, slice], share: F
         if inside.any() and sample.coverage[(n, *box)][inside].mean() > 0.5
     ]
     out = {}
-    visible = rng.uniform(*VISIBLE)
-    certain = int(rng.choice(covering)) if covering and rng.random() < SHOWN else -1
-    for channel in covering:
-        degree = 0.0 if channel == certain else rng.random()
-        if degree < visible:
+    shares = np.array([DETECTABILITY[sequences[n]][0] / 100 for n in covering])
+    ease = np.exp(rng.uniform(*np.log(EASE)))
+    certain = int(rng.choice(covering, p=shares / shares.sum())) if covering and rng.random() < SHOWN else -1
+    for channel, share_visible in zip(covering, shares**ease, strict=True):
+        if channel == certain or rng.random() < share_visible:
             out[channel] = float(np.exp(rng.uniform(np.log(VISIBLE_CNR), np.log(STRONGEST_CNR))))
         else:
             bounds = (FAINT_CNR, VISIBLE_CNR) if rng.random() < FAINT else (0.0, FAINT_CNR)

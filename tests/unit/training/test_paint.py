@@ -83,7 +83,7 @@ def test_lesions_are_bright_and_dark_as_the_sequences_show_them() -> None:
 
 def test_what_no_sequence_shows_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lesion of which nothing is seen is neither target nor background."""
-    for name, value in (("SHOWN", 0.0), ("VISIBLE", (0.0, 0.0)), ("FAINT", 0.0)):
+    for name, value in (("SHOWN", 0.0), ("EASE", (1e3, 1e4)), ("FAINT", 0.0)):
         monkeypatch.setattr(f"bids_scseg.training.paint.{name}", value)
     labels = np.stack([painted(seed).label for seed in range(6)])
     lost, more = (labels == IGNORE).sum(), ((labels == 1) & (patch().label == 0)).sum()
