@@ -18,14 +18,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+from lesion_model import LesionModel
 
-from bids_scseg.inference.bundle import load_bundle
-from bids_scseg.inference.predict import load_network, predict_case
-from bids_scseg.measure.instances import label_lesions
 from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
 from bids_scseg.measure.statistics import bootstrap_mean
-from bids_scseg.training.cases import load_case
 from bids_scseg.training.sample import IGNORE
 
 PROFILE = PROFILES["walsh2024"]
@@ -43,26 +40,12 @@ def truth_of(case):
     return dense[label], ignored
 
 
-def score(case, bundle, network, names):
+def score(case, model, names):
     """(F1, Dice, found, lesions, right, predicted) of a case from some sequences; NaN without lesions."""
     kept = np.array([name in names for name in case.sequences]) & case.available
-    prob = predict_case(
-        network,
-        bundle,
-        image=np.asarray(case.image, np.float32),
-        coverage=np.asarray(case.coverage),
-        available=kept.tolist(),
-    )
+    prob = model.probability(case, kept=kept)
     truth, ignored = truth_of(case)
-    spec = bundle.recipe.inference
-    predicted = label_lesions(
-        np.where(ignored, np.float32(0), prob),
-        threshold=bundle.threshold,
-        connectivity=spec.connectivity,
-        min_volume_mm3=spec.min_volume_mm3,
-        voxel_volume=bundle.recipe.grid.spacing_mm**3,
-        cord=case.cord,
-    )
+    predicted = model.label(np.where(ignored, np.float32(0), prob), case)
     found, right = PROFILE.match(overlap_table(truth, predicted))
     counts = int(found.sum()), found.size, int(right.sum()), right.size
     if not found.size:
@@ -88,15 +71,15 @@ def main():
     parser.add_argument("--alone", default="T2Sag")
     parser.add_argument("--with", dest="others", nargs="+", default=["STIR", "T2StarAx"])
     args = parser.parse_args()
-    bundle = load_bundle(args.model)
-    network, every = load_network(bundle), tuple(bundle.recipe.sequence_names)
+    model = LesionModel(args.model)
+    every = model.sequences
     sets = {args.alone: (args.alone,), **{f"{args.alone}+{o}": (args.alone, o) for o in args.others}}
     sets["all"] = every
-    cases = [load_case(path.parent, sequences=every) for path in sorted(args.prepared.rglob("case.json"))]
+    cases = list(model.cases(args.prepared))
     groups = [case.subject for case in cases]
     rows = {}
     for name, names in sets.items():
-        rows[name] = np.array([score(case, bundle, network, names) for case in cases], float)
+        rows[name] = np.array([score(case, model, names) for case in cases], float)
         found, lesions, right, predicted = rows[name][:, 2:].sum(axis=0)
         print(
             f"{name}: sensitivity {found / lesions:.3f}, precision {right / max(predicted, 1):.3f}, "

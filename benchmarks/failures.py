@@ -16,13 +16,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from lesion_model import LesionModel
 
-from bids_scseg.inference.bundle import load_bundle
-from bids_scseg.inference.predict import load_network, predict_case
-from bids_scseg.measure.instances import label_lesions
 from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
-from bids_scseg.training.cases import load_case
 from bids_scseg.training.sample import IGNORE
 
 mpl.use("Agg")
@@ -56,28 +53,12 @@ def place(mask):
 
 def collect(prepared, model):
     """All errors, largest first within each kind, the kinds taking turns."""
-    bundle = load_bundle(model)
-    network, spec = load_network(bundle), bundle.recipe.inference
+    model = LesionModel(model)
     kinds = {"missed": [], "false": []}
-    for folder in sorted(path.parent for path in prepared.rglob("case.json")):
-        case = load_case(folder, sequences=bundle.recipe.sequence_names)
-        prob = predict_case(
-            network,
-            bundle,
-            image=np.asarray(case.image, np.float32),
-            coverage=np.asarray(case.coverage),
-            available=case.available.tolist(),
-        )
-        predicted = label_lesions(
-            prob,
-            threshold=bundle.threshold,
-            connectivity=spec.connectivity,
-            min_volume_mm3=spec.min_volume_mm3,
-            voxel_volume=bundle.recipe.grid.spacing_mm**3,
-            cord=case.cord,
-        )
+    for case in model.cases(prepared):
+        predicted = model.label(model.probability(case), case)
         for kind, size, middle in errors(case, predicted):
-            kinds[kind].append((size, folder.name, middle, case, predicted))
+            kinds[kind].append((size, case.folder.name, middle, case, predicted))
     for found in kinds.values():
         found.sort(key=lambda item: -item[0])
     turns = [

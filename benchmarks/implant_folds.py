@@ -20,33 +20,24 @@ from pathlib import Path
 
 import numpy as np
 import statsmodels.api as sm
+from lesion_model import LesionModel
 
-from bids_scseg.inference.bundle import load_bundle
-from bids_scseg.inference.predict import load_network, predict_case
 from bids_scseg.measure.calibration import CERTAIN_BELOW, add, calibrate, calibration_sums
 from bids_scseg.measure.statistics import bootstrap_f1, bootstrap_mean, bootstrap_ratio
-from bids_scseg.training.cases import load_case
 from bids_scseg.training.sample import IGNORE
-from bids_scseg.training.validate import Scores, score_case
+from bids_scseg.training.validate import Scores
 
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
 VOLUMES_MM3 = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 LARGE_MM3 = 150.0
 ROUNDING = 1e-4  # probabilities nearer to 0 or 1 are told apart by rounding only
 ODDS = np.linspace(-9.5, 9.5, 96)  # edges of the bins of log-odds
 
 
-def probability(case, bundle, network, file):
+def probability(case, model, file):
     """The model's map of a case, kept in a file."""
     if not file.exists():
-        prob = predict_case(
-            network,
-            bundle,
-            image=np.asarray(case.image, np.float32),
-            coverage=np.asarray(case.coverage),
-            available=case.available.tolist(),
-        )
-        np.save(file, prob.astype(np.float16))
+        np.save(file, model.probability(case).astype(np.float16))
     return np.load(file, allow_pickle=False).astype(np.float32)
 
 
@@ -54,33 +45,22 @@ def collect(prepared, folds, out):
     """One record per case: fold, subject, sequences, lesion sizes, scores at every operating point."""
     rows = []
     for fold, entry in folds.items():
-        bundle = load_bundle(entry["model"])
-        network = load_network(bundle)
-        for folder in sorted(path.parent for path in prepared.rglob("case.json")):
-            case = load_case(folder, sequences=bundle.recipe.sequence_names)
+        model = LesionModel(entry["model"])
+        for case in model.cases(prepared):
             if case.subject not in entry["subjects"]:
                 continue
-            prob = probability(case, bundle, network, out / f"{folder.name}.npy")
-            rows.append(record(fold, case, prob, bundle))
-            print(fold, folder.name, flush=True)
+            prob = probability(case, model, out / f"{case.folder.name}.npy")
+            rows.append(record(fold, case, prob, model))
+            print(fold, case.folder.name, flush=True)
     return rows
 
 
-def record(fold, case, prob, bundle):
+def record(fold, case, prob, model):
     """Scores of a case at every operating point, and its calibration."""
-    spec, grid = bundle.recipe.inference, bundle.recipe.grid
     known = np.asarray(case.label) != IGNORE
     present = [name for name, there in zip(case.sequences, case.available, strict=True) if there]
     points = {
-        (threshold, volume): score_case(
-            case,
-            prob,
-            threshold=threshold,
-            min_volume_mm3=volume,
-            spec=spec,
-            grid=grid,
-            kept=case.available,
-        )
+        (threshold, volume): model.score(prob, case, threshold=threshold, min_volume_mm3=volume)
         for threshold in THRESHOLDS
         for volume in VOLUMES_MM3
     }
@@ -94,7 +74,7 @@ def record(fold, case, prob, bundle):
         "subject": case.subject,
         "sequence": "+".join(present),
         "points": points,
-        "large": {point: large_found(case, prob, point, spec, grid) for point in points},
+        "large": {point: large_found(case, prob, point, model) for point in points},
         "calibration": calibration_sums(np.where(known, case.label, 0), np.clip(prob, 0, 1), inside=inside),
     }
 
@@ -130,20 +110,12 @@ def calibrated_error(rows, fits):
     return round(calibrate(add(sums)).expected_error, 4)
 
 
-def large_found(case, prob, point, spec, grid):
+def large_found(case, prob, point, model):
     """Found, and all, of the lesions over `LARGE_MM3`."""
-    voxels = case.lesion_voxels * grid.spacing_mm**3
+    voxels = case.lesion_voxels * model.grid.spacing_mm**3
     small = np.isin(case.label, np.flatnonzero(voxels <= LARGE_MM3)) & (np.asarray(case.label) != IGNORE)
     only = replace(case, label=np.where(small, 0, case.label).astype(np.uint8), folder=None)
-    score = score_case(
-        only,
-        prob,
-        threshold=point[0],
-        min_volume_mm3=point[1],
-        spec=spec,
-        grid=grid,
-        kept=case.available,
-    )
+    score = model.score(prob, only, threshold=point[0], min_volume_mm3=point[1])
     return score.found, score.lesions
 
 

@@ -24,10 +24,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+from lesion_model import LesionModel
 
-from bids_scseg.inference.bundle import load_bundle
-from bids_scseg.inference.predict import load_network, predict_case
-from bids_scseg.measure.instances import label_lesions
 from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
 from bids_scseg.measure.statistics import bootstrap_mean
@@ -36,28 +34,6 @@ from bids_scseg.training.sample import IGNORE
 
 PROFILE = PROFILES["walsh2024"]
 SIZES = ((0, 50), (50, 150), (150, np.inf))  # mm3
-
-
-class Model:
-    """A bundle with its network; loaded once."""
-
-    def __init__(self, path: str, *, threshold: float | None, min_volume_mm3: float | None):
-        self.bundle = load_bundle(path)
-        self.network = load_network(self.bundle)
-        spec = self.bundle.recipe.inference
-        self.threshold = self.bundle.threshold if threshold is None else threshold
-        self.min_volume_mm3 = spec.min_volume_mm3 if min_volume_mm3 is None else min_volume_mm3
-
-    def predict(self, case, kept):
-        """Probability (i, j, k) from the sequences ``kept``."""
-        return predict_case(
-            self.network,
-            self.bundle,
-            image=np.stack([np.asarray(case.image[case.channel(n)], np.float32) for n in range(len(kept))]),
-            coverage=np.stack([np.asarray(case.coverage[case.channel(n)]) for n in range(len(kept))]),
-            available=kept.tolist(),
-            sequences=case.sequences,
-        )
 
 
 def seen(case, names):
@@ -78,15 +54,8 @@ def judge(case, kept, prob, model):
     degrees = seen(case, names)
     label = np.where(case.covered(kept), np.asarray(case.label), IGNORE).astype(int)
     label[np.isin(label, [number for number, degree in degrees.items() if not degree])] = IGNORE
-    spec, edge = model.bundle.recipe.inference, model.bundle.recipe.grid.spacing_mm
-    predicted = label_lesions(
-        np.where(label == IGNORE, np.float32(0), prob),
-        threshold=model.threshold,
-        connectivity=spec.connectivity,
-        min_volume_mm3=model.min_volume_mm3,
-        voxel_volume=edge**3,
-        cord=case.cord,
-    )
+    edge = model.grid.spacing_mm
+    predicted = model.label(np.where(label == IGNORE, np.float32(0), prob), case)
     truth = np.where(label == IGNORE, 0, label)
     numbers = [n for n in np.unique(truth) if n]
     dense = np.zeros(IGNORE + 1, np.int32)
@@ -196,10 +165,10 @@ def main():
     if not args.model and not args.fold:
         parser.error("--model or --fold is needed")
     options = {"threshold": args.threshold, "min_volume_mm3": args.min_volume}
-    every = Model(args.model, **options) if args.model else None
+    every = LesionModel(args.model, **options) if args.model else None
     by_subject = {}
     for path, *subjects in args.fold:
-        model = Model(path, **options)
+        model = LesionModel(path, **options)
         by_subject |= {subject.removeprefix("sub-"): model for subject in subjects}
     rows, lesions = [], []
     for folder in sorted(path.parent for path in args.prepared.glob("*/case.json")):

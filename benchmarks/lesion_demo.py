@@ -18,14 +18,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+from lesion_model import LesionModel
 
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.inference.bundle import load_bundle
-from bids_scseg.inference.predict import find_cord, load_network, predict_case
-from bids_scseg.training.cases import LESIONS_FILE, load_case
+from bids_scseg.inference.predict import find_cord, load_network
+from bids_scseg.training.cases import LESIONS_FILE
 from bids_scseg.training.session import prepare_case
-from bids_scseg.training.validate import Scores, score_case
+from bids_scseg.training.validate import Scores
 
 SEED = 1  # of the added centerline errors
 
@@ -70,30 +71,14 @@ def main():
     parser.add_argument("--model", default="cord-lesion")
     parser.add_argument("--cord")
     args = parser.parse_args()
-    bundle = load_bundle(args.model)
-    network = load_network(bundle)
-    spec, grid = bundle.recipe.inference, bundle.recipe.grid
+    model = LesionModel(args.model)
     rows = []
-    for folder in prepared(args, bundle):
-        case = load_case(folder, sequences=bundle.recipe.sequence_names)
+    for folder in prepared(args, model.bundle):
+        case = model.case(folder)
         started = time.process_time()
-        prob = predict_case(
-            network,
-            bundle,
-            image=np.asarray(case.image, np.float32),
-            coverage=np.asarray(case.coverage),
-            available=case.available.tolist(),
-        )
+        prob = model.probability(case)
         seconds = time.process_time() - started
-        score = score_case(
-            case,
-            prob,
-            threshold=bundle.threshold,
-            min_volume_mm3=spec.min_volume_mm3,
-            spec=spec,
-            grid=grid,
-            kept=case.available,
-        )
+        score = model.score(prob, case)
         rows.append(score)
         present = [name for name, there in zip(case.sequences, case.available, strict=True) if there]
         print(
@@ -103,7 +88,7 @@ def main():
             f"  {','.join(present)}",
             flush=True,
         )
-    total = Scores(threshold=bundle.threshold, min_volume_mm3=spec.min_volume_mm3, cases=tuple(rows))
+    total = Scores(threshold=model.threshold, min_volume_mm3=model.min_volume_mm3, cases=tuple(rows))
     print(json.dumps(total.to_json()))
 
 

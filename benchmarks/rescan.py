@@ -18,32 +18,15 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from lesion_model import LesionModel
 
-from bids_scseg.inference.bundle import load_bundle
-from bids_scseg.inference.predict import load_network, predict_case
-from bids_scseg.measure.instances import label_lesions
-from bids_scseg.training.cases import load_case
 from bids_scseg.training.sample import IGNORE
 
 
-def found_volume(case, bundle, network):
+def found_volume(case, model):
     """mm³ of the predicted lesions that touch a true one, and of the true ones."""
-    prob = predict_case(
-        network,
-        bundle,
-        image=np.asarray(case.image, np.float32),
-        coverage=np.asarray(case.coverage),
-        available=case.available.tolist(),
-    )
-    spec, edge = bundle.recipe.inference, bundle.recipe.grid.spacing_mm
-    predicted = label_lesions(
-        prob,
-        threshold=bundle.threshold,
-        connectivity=spec.connectivity,
-        min_volume_mm3=spec.min_volume_mm3,
-        voxel_volume=edge**3,
-        cord=case.cord,
-    )
+    edge = model.grid.spacing_mm
+    predicted = model.label(model.probability(case), case)
     truth = (case.label > 0) & (case.label != IGNORE)
     touching = np.setdiff1d(np.unique(predicted[truth]), [0])
     return float(np.isin(predicted, touching).sum() * edge**3), float(truth.sum() * edge**3)
@@ -80,15 +63,14 @@ def main():
         if name is None:
             continue
         if name not in loaded:
-            bundle = load_bundle(name)
-            loaded[name] = bundle, load_network(bundle)
-        bundle, network = loaded[name]
-        pair = [load_case(path, sequences=bundle.recipe.sequence_names) for path in (folder, other)]
-        edge = bundle.recipe.grid.spacing_mm
+            loaded[name] = LesionModel(name)
+        model = loaded[name]
+        pair = [model.case(path) for path in (folder, other)]
+        edge = model.grid.spacing_mm
         # cords are those of the scans, not of the implants: copies of a session have the same
         scan = folder.name.rsplit("i", 1)[0]
         areas.setdefault(scan, relative(*(area_profile(case, edge_mm=edge) for case in pair)))
-        (one, true), (two, _) = (found_volume(case, bundle, network) for case in pair)
+        (one, true), (two, _) = (found_volume(case, model) for case in pair)
         if true and one + two:
             volumes.append(relative(one, two))
         print(f"{folder.name}: true {true:.0f}, found {one:.0f} and {two:.0f} mm³", flush=True)
