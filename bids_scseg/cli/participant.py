@@ -189,6 +189,23 @@ def methods_text(options: RunOptions, models: Models) -> str:
     )
 
 
+def check_cord(options: RunOptions) -> None:
+    """Refuse a name of cords that nothing bears.
+
+    Raises
+    ------
+    UsageError
+        If ``--cord`` names neither a method nor a derivatives folder.
+    """
+    folders = dict(options.derivatives)
+    if options.cord not in CORD_METHODS and options.cord not in folders:
+        raise UsageError(
+            f"--cord {options.cord} is neither a method nor a derivatives folder",
+            expected=", ".join([*CORD_METHODS, *folders]),
+            remedy=f"add -d {options.cord}=PATH",
+        )
+
+
 def load_models(options: RunOptions) -> Models:
     """Read the bundles and decide how cords are found.
 
@@ -199,17 +216,12 @@ def load_models(options: RunOptions) -> Models:
     UsageError
         If ``--cord`` names neither a method nor a derivatives folder, or ``--model`` an unknown engine.
     """
+    check_cord(options)
     method = options.cord
     if method == "auto":
         method = "sct" if find_sct() else "builtin"
-    elif method not in CORD_METHODS and method in dict(options.derivatives):
-        method = "builtin"
     elif method not in CORD_METHODS:
-        raise UsageError(
-            f"--cord {method} is neither a method nor a derivatives folder",
-            expected=", ".join([*CORD_METHODS, *dict(options.derivatives)]),
-            remedy=f"add -d {method}=PATH",
-        )
+        method = "builtin"
     if method == "sct" and not find_sct():
         raise MissingToolError(
             "sct_deepseg is not on the PATH",

@@ -138,19 +138,20 @@ def plan_sessions(options: RunOptions, *, cord_method: str = "builtin") -> list[
     Raises
     ------
     UsageError
-        If the raw dataset is not named.
+        If the raw dataset is not named, or cords or model by a name that nothing bears.
     ScsegError
         As the participant level does, before anything is written.
     """
     from bids_scseg.bids.filters import read_filters
     from bids_scseg.bids.plan import check_sequences
     from bids_scseg.bids.query import find_studies
-    from bids_scseg.cli.participant import Models, check_folders, session_plans
+    from bids_scseg.cli.participant import Models, check_cord, check_folders, session_plans
     from bids_scseg.interfaces.engine import load_engine
 
     if options.bids_dir is None:
         raise UsageError("the raw dataset is needed", remedy="name its folder instead of '-'")
     check_folders(options, options.bids_dir)
+    check_cord(options)
     # Not the participant level's way to them: what a task will find need not be installed here.
     models = Models(lesion=load_engine(options.model), cord=None, cord_method=cord_method)
     check_sequences(options.sequences, models.lesion.recipe)

@@ -136,6 +136,10 @@ def test_unfinished_sessions_alone_are_run_again(dataset, tmp_path, capsys):
         (["--participant-label", "77"], 18, "nothing matches"),
         (["--image", "none.sif"], 66, "no such image"),
         (["--time", "soon"], 64, "no time such as"),
+        (["--cord", "mine"], 64, "Add -d mine=PATH"),
+        (["--cord", "mine", "-d", "labels=.", "--image", "x.sif"], 64, "neither a method nor a derivatives"),
+        (["--model", "mine"], 66, "there is no model 'mine'"),
+        (["--model", "sct:mine"], 64, "there is no engine"),
         (["--submit"], 127, "sbatch is not on the PATH"),
         (["-d", "labels=/nowhere"], 66, "no derivatives folder"),
         (["--nonsense"], 64, "unrecognized"),
@@ -147,6 +151,7 @@ def test_mistakes_are_said_at_once(dataset, tmp_path, capsys, monkeypatch, argum
     said = capsys.readouterr().err
     assert words in said
     assert "Traceback" not in said
+    assert (tmp_path / "out").exists() == ("--submit" in arguments)
 
 
 def test_what_the_scheduler_refuses_is_passed_on(dataset, tmp_path, capsys, monkeypatch):
