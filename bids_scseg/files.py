@@ -184,6 +184,12 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether a path is, or lies behind, a link to a place outside of a folder."""
+    # Not Path.resolve(): it raises for links that lead in circles.
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as stream:

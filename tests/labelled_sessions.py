@@ -54,6 +54,13 @@ def write_session(root: Path, subject: str, *, lesions: bool = True, labelled: b
         )
 
 
+def move_to_store(dataset: Path, store: Path, pattern: str) -> None:
+    """Leave links in place of files, as datasets have that keep theirs in a central store."""
+    store.mkdir()
+    for path in sorted(dataset.glob(pattern)):
+        path.symlink_to(path.rename(store / path.name))
+
+
 def write_dataset(root: Path) -> Path:
     """Four sessions: two lesions; lesion-free; no lesion map; a map on a lattice of its own."""
     (root / "dataset_description.json").write_text(json.dumps({"Name": "t", "BIDSVersion": "1.9.0"}))

@@ -365,16 +365,11 @@ def _image(item: _Session, relative: str, rules: _Rules, ratings: Mapping[str, b
     )
 
 
-def _leads_out(path: Path, root: Path) -> bool:
-    # Not Path.resolve(): it raises for links that lead in circles.
-    return not Path(os.path.realpath(path)).is_relative_to(root)
-
-
 def _misplaced(
     path: Path, item: _Session, entities: tuple[tuple[str, str], ...], rules: _Rules
 ) -> str | None:
     """Why a file must not be read: it lies outside the dataset, or is named after somebody else."""
-    if not rules.links and _leads_out(path, rules.root):
+    if not rules.links and files.leads_out(path, rules.root):
         return LEADS_OUT
     labels = dict(entities)
     if entities and (labels.get("sub") != item.subject or labels.get("ses") != item.session):
@@ -502,7 +497,7 @@ class _SidecarReader:
         return self._contents[file]
 
     def _read(self, file: Path) -> dict[str, SidecarValue]:
-        if not self._follow_links and _leads_out(file, self._root):
+        if not self._follow_links and files.leads_out(file, self._root):
             raise DataError("is a link that leads out of the dataset (allow it with --follow-links)")
         data = files.read_json(file)
         if not isinstance(data, dict):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_scseg.cli.description import check_version, read_description
-from bids_scseg.cli.parser import _label, _whole
+from bids_scseg.cli.parser import _both, _label, _whole
 from bids_scseg.errors import MissingInputError, OutputError, UsageError
 
 METHODS = ("outline", "field")
@@ -64,6 +64,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--nprocs", type=_whole, default=1, metavar="N", help="sessions at once (default 1)")
     parser.add_argument("--skip-bids-validation", action="store_true", help="take names as they are")
+    parser.add_argument(
+        *_both("follow-links"), dest="follow_links", action="store_true",
+        help="use images that are links to places outside of the dataset",
+    )  # fmt: skip
     parser.set_defaults(run=run_implant)
 
 
@@ -96,12 +100,14 @@ def run_implant(arguments: argparse.Namespace) -> None:
         sessions=arguments.session_label,
         exclude=arguments.exclude_participant_label,
         validate_names=not arguments.skip_bids_validation,
+        follow_links=arguments.follow_links,
     )
     job = Job(
         out=out,
         recipe=load_recipe(arguments.recipe),
         masks=mask_folders(arguments.masks, arguments.bids_dir),
         settings=settings,
+        follow_links=arguments.follow_links,
     )
     make_room(out, arguments.bids_dir, overwrite=arguments.overwrite)
     done = 0

@@ -79,6 +79,10 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         *_both("skip-bids-validation"), dest="skip_bids_validation", action="store_true",
         help="go on although dataset_description.json is missing or broken",
     )  # fmt: skip
+    parser.add_argument(
+        *_both("follow-links"), dest="follow_links", action="store_true",
+        help="use images that are links to places outside of the dataset",
+    )  # fmt: skip
 
 
 def _millimetres(text: str) -> float:
@@ -106,6 +110,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
         sessions=arguments.session_label,
         exclude=arguments.exclude_participant_label,
         validate_names=not arguments.skip_bids_validation,
+        follow_links=arguments.follow_links,
     )
     with _Bar(len(studies)) as bar:
         rows = prepare_sessions(studies, setting, workers=max(1, arguments.nprocs), progress=bar.end)

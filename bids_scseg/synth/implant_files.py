@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,8 @@ import numpy.typing as npt
 
 from bids_scseg.bids.filters import Filters
 from bids_scseg.bids.names import cord_mask_name, image_names, sidecar
-from bids_scseg.errors import ScsegError
+from bids_scseg.errors import DataError, ScsegError
+from bids_scseg.files import leads_out, read_json
 from bids_scseg.processes import end_with_parent
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile, Study
@@ -37,6 +39,8 @@ from bids_scseg.synth.implanted import (
     read_real_session,
 )
 from bids_scseg.synth.session import TRUTH_COLUMNS, Place, realised_class, truth_texts
+
+LOG = logging.getLogger(__name__)
 
 README = """# Real spinal cord MRI with synthetic lesions
 
@@ -86,13 +90,23 @@ IMAGE_TABLE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker process needs."""
+    """What a worker process needs; ``follow_links`` as for :func:`~bids_scseg.bids.query.find_studies`."""
 
     out: Path
     recipe: Recipe
     masks: tuple[Path, ...]
     settings: ImplantSettings
     filters: Filters | None = None
+    follow_links: bool = False
+
+    def takes(self, file: Path, raw: Path) -> bool:
+        """Whether a file beside the images is there to be read; a link out of the source dataset is not."""
+        if self.follow_links or not file.is_file() or not leads_out(file, raw):
+            return file.is_file()
+        LOG.warning(
+            "%s: a link that leads out of the dataset; not copied (allow it with --follow-links)", file
+        )
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,13 +153,14 @@ def write_implanted(
     tuple of SessionRecord
         In the order of ``studies``.
     """
-    write_descriptions(job.out, Path(studies[0].dataset), job.settings)
+    raw = Path(studies[0].dataset)
+    write_descriptions(job, raw)
     task = partial(write_real_session, job)
     records = []
     for record in _mapped(task, studies, workers):
         progress(record)
         records.append(record)
-    _write_tables(job.out, Path(studies[0].dataset), records)
+    _write_tables(job, raw, records)
     return tuple(records)
 
 
@@ -170,10 +185,11 @@ def write_real_session(job: Job, study: Study) -> SessionRecord:
     lesions: list[dict[str, object]] = []
     rows: list[tuple[str, dict[str, object]]] = []
     if session.cord is not None:
+        sidecars = {image.name: _sidecar(job, study, image.name) for image in session.images}
         for copy in range(1, job.settings.copies + 1):
             done = implant_session(session, job.settings, copy)
             place = Place(root=job.out, subject=study.subject, session=_label(study, job.settings, copy))
-            lesions += _write_copy(place, session, done)
+            lesions += _write_copy(place, session, done, sidecars=sidecars)
             rows.append((study.subject, _session_row(place, study, session, done)))
     return SessionRecord(sources=session.sources, lesions=tuple(lesions), sessions=tuple(rows))
 
@@ -195,14 +211,17 @@ def _session_row(place: Place, study: Study, session: RealSession, done: Implant
 # --------------------------------------------------------------------------------------------------- one copy
 
 
-def _write_copy(place: Place, session: RealSession, done: Implanted) -> list[dict[str, object]]:
+def _write_copy(
+    place: Place, session: RealSession, done: Implanted, *, sidecars: Mapping[str, dict[str, object]]
+) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     files = {source.image.relative: source.image for source in session.sources}
     for image in session.images:
         painted = done.painted[image.name]
         target = _renamed(files[image.name], place)
         write_painted(files[image.name], place.root / target.relative, image.data, painted.data)
-        _copy_sidecar(files[image.name], place.root / target.relative, lesions=len(done.implants))
+        facts = {"ImplantedLesions": len(done.implants), "SourceImage": image.name}
+        write_json(place.root / sidecar(target.relative), sidecars[image.name] | facts)
         _write_masks(place, target, image, painted)
         rows += _lesion_rows(place, target, image, painted, done)
     _write_truth(place, session, done)
@@ -258,16 +277,16 @@ def _header(content: bytes) -> Any:
     return kind(content[: kind.sizeof_hdr])
 
 
-def _copy_sidecar(source: ImageFile, target: Path, *, lesions: int) -> None:
-    """The image's own sidecar, with what was done to the image."""
-    own = Path(source.path).with_name(source.stem + ".json")
+def _sidecar(job: Job, study: Study, relative: str) -> dict[str, object]:
+    """The image's own sidecar; empty where it has none that can be read."""
+    own = Path(study.dataset) / sidecar(relative)
+    if not job.takes(own, Path(study.dataset)):
+        return {}
     try:
-        content = json.loads(own.read_text(encoding="utf-8-sig")) if own.is_file() else {}
-    except ValueError:  # matching the image did without it, too
-        content = {}
-    content |= {"ImplantedLesions": lesions, "SourceImage": source.relative}
-    stem = target.name.removesuffix(".gz").removesuffix(".nii")
-    write_json(target.with_name(stem + ".json"), content)
+        content = read_json(own)
+    except DataError:  # matching the image did without it, too
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write_masks(place: Place, target: ImageFile, image: CordImage, painted: Painted) -> None:
@@ -366,7 +385,8 @@ def _truth_row(session: RealSession, done: Implanted, n: int) -> dict[str, objec
 # ---------------------------------------------------------------------------------------------------- tables
 
 
-def _write_tables(out: Path, raw: Path, records: Sequence[SessionRecord]) -> None:
+def _write_tables(job: Job, raw: Path, records: Sequence[SessionRecord]) -> None:
+    out = job.out
     labels = out / "derivatives" / "labels"
     lesions = [row for record in records for row in record.lesions]
     write_tsv(labels / "lesions.tsv", tuple(LESION_TABLE), lesions)
@@ -391,29 +411,31 @@ def _write_tables(out: Path, raw: Path, records: Sequence[SessionRecord]) -> Non
         own = [row for other, row in rows if other == subject]
         if own[0]["session_id"]:
             write_tsv(out / f"sub-{subject}" / f"sub-{subject}_sessions.tsv", tuple(own[0]), own)
-    _write_participants(out, raw, subjects)
+    _write_participants(job, raw, subjects)
 
 
 def _described(table: dict[str, str]) -> dict[str, dict[str, str]]:
     return {name: {"Description": text} for name, text in table.items()}
 
 
-def _write_participants(out: Path, raw: Path, subjects: Iterable[str]) -> None:
+def _write_participants(job: Job, raw: Path, subjects: Iterable[str]) -> None:
     """The rows of the source's table that are here; only the labels where it has none."""
     labels = [f"sub-{subject}" for subject in subjects]
-    table = raw / "participants.tsv"
-    lines = table.read_text(encoding="utf-8-sig").splitlines() if table.is_file() else ["participant_id"]
+    table, texts = raw / "participants.tsv", raw / "participants.json"
+    lines = ["participant_id"]
+    if job.takes(table, raw):
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
     known = {line.split("\t")[0]: line for line in lines[1:]}
     width = len(lines[0].split("\t"))
     rows = [known.get(label, "\t".join([label, *["n/a"] * (width - 1)])) for label in labels]
-    (out / "participants.tsv").write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
-    texts = raw / "participants.json"
-    if texts.is_file():
-        (out / "participants.json").write_bytes(texts.read_bytes())
+    (job.out / "participants.tsv").write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
+    if job.takes(texts, raw):
+        (job.out / "participants.json").write_bytes(texts.read_bytes())
 
 
-def write_descriptions(out: Path, raw: Path, settings: ImplantSettings) -> None:
+def write_descriptions(job: Job, raw: Path) -> None:
     """Descriptions and README files of the dataset and its derivative; shared sidecars of the source."""
+    out, settings = job.out, job.settings
     own = raw / "dataset_description.json"
     source = json.loads(own.read_text(encoding="utf-8-sig")) if own.is_file() else {}
     maker = {
@@ -434,5 +456,5 @@ def write_descriptions(out: Path, raw: Path, settings: ImplantSettings) -> None:
     (out / "README").write_text(README, encoding="utf-8")
     (labels / "README").write_text(LABELS_README, encoding="utf-8")
     for file in sorted(raw.glob("*.json")):
-        if file.name not in ("dataset_description.json", "participants.json"):
+        if file.name not in ("dataset_description.json", "participants.json") and job.takes(file, raw):
             (out / file.name).write_bytes(file.read_bytes())

@@ -213,3 +213,21 @@ def test_shallow_json_comes_through(data):
 def test_checksum(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")  # the example of FIPS 180-2
     assert files.sha256(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_what_leads_out_of_a_folder(tmp_path):
+    root, store = tmp_path / "root", tmp_path / "store"
+    root.mkdir()
+    store.mkdir()
+    (store / "a").touch()
+    (root / "own").touch()
+    (root / "inside").symlink_to("own")
+    (root / "outside").symlink_to(store / "a")
+    (root / "folder").symlink_to(store)
+    (root / "circle").symlink_to("circle")
+    (tmp_path / "alias").symlink_to(root)
+    names = ("own", "inside", "outside", "folder/a", "circle", "absent")
+    for base in (root, tmp_path / "alias"):
+        out = [name for name in names if files.leads_out(base / name, root)]
+        assert out == ["outside", "folder/a"]
+        assert out == [name for name in names if files.leads_out(root / name, base)]

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from labelled_sessions import move_to_store, write_session
 
 from bids_scseg.cli.implant import implant_settings, make_room, mask_folders, read_settings
 from bids_scseg.cli.tools import build_tools_parser, main
@@ -104,3 +105,17 @@ def test_a_dataset_without_masks_ends_with_one_line(
     (raw / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
     assert main(["implant", str(raw), str(tmp_path / "out"), "--seed", "1"]) == 66
     assert "cord masks" in capsys.readouterr().err
+
+
+def test_links_out_of_the_dataset_are_followed_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_session(raw, "01", labelled=False)
+    (raw / "dataset_description.json").write_text('{"Name": "t", "BIDSVersion": "1.9.0"}')
+    move_to_store(raw, tmp_path / "store", "sub-01/anat/*")
+    words = ["implant", str(raw), str(out), "--seed", "1"]
+    assert main(words) == 66
+    assert "allow it with --follow-links" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--follow-links"]) == 0
+    assert "2 images painted, 0 left out" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from labelled_sessions import recipe, write_dataset
+from labelled_sessions import move_to_store, recipe, write_dataset, write_session
 
 from bids_scseg.cli.tools import main
 from bids_scseg.recipe.load import recipe_to_json
@@ -57,3 +57,17 @@ def test_cases_are_not_written_into_a_dataset(
 ) -> None:
     assert run(dataset, dataset) == 73
     assert "is a BIDS dataset" in capsys.readouterr().err
+
+
+def test_links_out_of_the_dataset_are_followed_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "bids", tmp_path / "out"
+    write_session(root, "01")
+    (root / "dataset_description.json").write_text('{"Name": "t", "BIDSVersion": "1.9.0"}')
+    (root / "recipe.json").write_text(json.dumps(recipe_to_json(recipe())))
+    move_to_store(root, tmp_path / "store", "sub-01/anat/*")
+    assert run(root, out) == 1
+    assert "sub-01: failed" in capsys.readouterr().err
+    assert run(root, out, "--follow-links") == 0
+    assert "sub-01: done, Sag Ax, 2 lesions" in capsys.readouterr().err

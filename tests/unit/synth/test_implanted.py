@@ -128,6 +128,28 @@ def test_copies_are_sessions_of_the_same_subject_and_differ(written):
     assert (out / "participants.tsv").read_text() == "participant_id\tage\nsub-01\t30\n"
 
 
+@pytest.mark.parametrize("follow", [False, True])
+def test_files_beside_the_images_are_links_out_of_the_dataset_only_where_that_is_asked_for(
+    dataset, tmp_path, follow
+):
+    root, out, store = tmp_path / "bids", tmp_path / "out", tmp_path / "store"
+    shutil.copytree(dataset, root)
+    (root / "T2w.json").write_text('{"Shared": 1}')
+    store.mkdir()
+    for name in ("participants.tsv", "T2w.json", "sub-01/anat/sub-01_acq-sag_T2w.json"):
+        (root / name).symlink_to((root / name).rename(store / Path(name).name))
+    job = Job(
+        out=out, recipe=RECIPE, masks=(root / "derivatives/labels",), settings=ImplantSettings(seed=7),
+        follow_links=follow,
+    )  # fmt: skip
+    write_implanted(find_studies(root, participants=("01",), follow_links=follow), job)
+    own = json.loads((out / "sub-01/anat/sub-01_acq-sag_T2w.json").read_text())
+    assert ("EchoTime" in own) == follow
+    assert own["SourceImage"] == "sub-01/anat/sub-01_acq-sag_T2w.nii.gz"
+    assert (out / "T2w.json").exists() == follow
+    assert ("age" in (out / "participants.tsv").read_text()) == follow
+
+
 def test_header_and_voxels_outside_the_cord_keep_their_bytes(written, dataset):
     out, _ = written
     source = gzip.decompress((dataset / "sub-01/anat/sub-01_acq-sag_T2w.nii.gz").read_bytes())
