@@ -23,13 +23,12 @@ from bids_scseg.bids.masks import (
     session_files,
 )
 from bids_scseg.bids.names import KEPT, session_names, slab_names
-from bids_scseg.bids.references import says_lesion
+from bids_scseg.bids.references import WHOLE_TOLERANCE, says_lesion
 from bids_scseg.errors import DataError, GeometryError, ScsegError
 from bids_scseg.recipe.study import ImageFile, Plan, Study
 from bids_scseg.space.grid import Grid
 from bids_scseg.space.resample import index_chunks, sample_linear
 
-WHOLE_TOLERANCE = 1e-3  # distance from a whole number that scaling in a header can leave (ours)
 CORD_FROM = 0.5  # of a cord mask brought onto another lattice
 ONE_ONLY = "keep one of them under desc-manual and move the others away"
 

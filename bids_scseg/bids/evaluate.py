@@ -30,6 +30,7 @@ from bids_scseg.bids.pairs import (
     probability_of,
     read_participants,
 )
+from bids_scseg.bids.references import lesion_numbers
 from bids_scseg.errors import (
     DataError,
     GeometryError,
@@ -52,8 +53,6 @@ SAME_GRID_MM = 0.01
 MIN_SHARED_VIEW = 0.5
 #: A mask that marks more of the image than this is no lesion mask (ours; lesions take less than 1 %).
 MAX_MARKED = 0.5
-#: Values of a soft mask that count as lesion.
-SOFT_FROM = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +330,7 @@ def evaluate_pair(
         If the two do not lie in one world.
     """
     _refuse_corrected(pair.prediction)
-    truth, grid = read_mask(pair.truth.path)
+    truth, grid = read_mask(pair.truth.path, drawn=True)
     prediction, inside, resampled = _onto(pair.prediction.path, read_mask, grid)
     chosen = probability_of(pair.prediction, maps)
     probability, covered = None, inside
@@ -446,8 +445,16 @@ def _nearest(grid: Grid, onto: Grid) -> npt.NDArray[np.int64]:
     return found
 
 
-def read_mask(path: Path) -> tuple[npt.NDArray[np.bool_], Grid]:
-    """Read a lesion mask: nonzero is lesion; of a soft mask, values from 0.5 on.
+def read_mask(path: Path, *, drawn: bool = False) -> tuple[npt.NDArray[np.bool_], Grid]:
+    """Read a lesion mask: nonzero is lesion; of a soft mask (0 to 1), values from 0.5 on.
+
+    Parameters
+    ----------
+    path
+        NIfTI file.
+    drawn
+        Whether it is a reference: one that says something and nowhere reaches one half would count as free of
+        lesions, and is refused.
 
     Returns
     -------
@@ -458,14 +465,22 @@ def read_mask(path: Path) -> tuple[npt.NDArray[np.bool_], Grid]:
     ImageError, MissingInputError
         If it cannot be read, has negative values or some that are not finite, or marks more than half of the
         image.
+    DataError
+        If its values are neither numbers of lesions nor shares of lesion, or see `drawn`.
     """
     data, grid = _read(path)
     if data.min() < 0:
         raise ImageError(
             f"values down to {data.min():g}", file=path, expected="a mask without negative values"
         )
-    whole = bool((data == np.round(data)).all())
-    mask = data > 0 if whole else data >= SOFT_FROM
+    mask = lesion_numbers(data, file=path) > 0
+    if drawn and data.any() and not mask.any():
+        raise DataError(
+            f"a soft mask whose largest value is {data.max():.2g}: nothing of it would be lesion",
+            file=path,
+            expected="a half or more where lesion is",
+            remedy="cut it where lesions begin and save it as 0 and 1; without lesions, as 0 alone",
+        )
     if mask.mean() > MAX_MARKED:
         raise ImageError(
             f"{mask.mean():.0%} of the voxels are marked",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bids_scseg import files
 from bids_scseg.bids.dataset import is_own_dataset
@@ -29,6 +30,12 @@ LESION_WORD = "lesion"
 SUFFIXES = frozenset({"mask", "seg", "dseg", "manual"})
 WHOLE_DESC = "truth"  # of maps of a whole session, as the synthetic datasets name them
 NAMES_SHOWN = 6
+WHOLE_TOLERANCE = 1e-3  # distance from a whole number that scaling in a header can leave (ours)
+SOFT_FROM = 0.5  # share of lesion from which a voxel of a soft mask is one
+SOFT_UP_TO = 1.5  # largest value of a soft mask; interpolation overshoots 1 (ours)
+#: In a map of numbers, neighbours inside lesions mostly bear the same number; where fewer than this share do,
+#: its values are intensities (ours).
+SAME_NUMBER = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +285,60 @@ def _only_own(study: Study, own: Sequence[str]) -> MissingInputError:
         expected="masks that somebody drew or corrected",
         remedy="review one, and save it under the same name with desc-manual",
     )
+
+
+def lesion_numbers(data: npt.NDArray[np.float32], *, file: str | Path) -> npt.NDArray[np.int32]:
+    """What the values of a lesion map mean, whoever wrote it.
+
+    Parameters
+    ----------
+    data : (i, j, k) float32
+        Finite, none below 0. Whole numbers, to rounding: lesions. Others: shares of lesion, cut at one half.
+    file
+        For messages.
+
+    Returns
+    -------
+    (i, j, k) int32, 0 background; a soft mask gives 0 and 1.
+
+    Raises
+    ------
+    DataError
+        If values are neither numbers of lesions nor shares: a mask of 0 and 255 that was smoothed or
+        interpolated, for example.
+    """
+    whole = np.rint(data)
+    if np.abs(data - whole).max(initial=0) > WHOLE_TOLERANCE:
+        if data.max() >= SOFT_UP_TO:
+            raise _no_numbers(f"values between whole numbers, up to {data.max():g}", file)
+        return np.asarray(data >= SOFT_FROM, np.int32)
+    if _is_grey(whole):
+        values = np.unique(whole[whole > 0]).size
+        raise _no_numbers(f"{values} values that differ from voxel to voxel, up to {whole.max():g}", file)
+    return np.asarray(whole, np.int32)
+
+
+def _no_numbers(found: str, file: str | Path) -> DataError:
+    return DataError(
+        found,
+        file=file,
+        expected="one value for lesion, a number for each lesion, or shares of lesion from 0 to 1",
+        remedy="resample the drawn mask with nearest neighbours, or divide by the value that means lesion",
+    )
+
+
+def _is_grey(whole: npt.NDArray[np.float32]) -> bool:
+    """Whether whole values are shades, not numbers of lesions."""
+    marked = whole > 0
+    if np.unique(whole[marked]).size < 3:  # a mask, or two kinds of lesion
+        return False
+    pairs = same = 0
+    for axis in range(whole.ndim):
+        one, two = np.moveaxis(whole, axis, 0)[:-1], np.moveaxis(whole, axis, 0)[1:]
+        both = (one > 0) & (two > 0)
+        pairs += int(both.sum())
+        same += int((both & (one == two)).sum())
+    return same < SAME_NUMBER * pairs
 
 
 def lattice_error(path: str | Path, grid: Grid, images: Sequence[ImageFile]) -> GeometryError:

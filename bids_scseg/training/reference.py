@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bids_scseg.bids.header import READ_ERRORS
 from bids_scseg.bids.masks import same_lattice
-from bids_scseg.bids.references import LesionMap, lattice_error
+from bids_scseg.bids.references import SOFT_FROM, LesionMap, lattice_error, lesion_numbers
 from bids_scseg.errors import DataError, ImageError
 from bids_scseg.measure.instances import label_lesions
 from bids_scseg.preprocess.align import extend_centerline, fit_centerline, measure_centers
@@ -26,7 +26,6 @@ BoolArray = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
 
 MUCH_UNKNOWN = 0.05  # share of covered voxels that no annotated image shows, from which on a note tells, ours
-SOFT_FROM = 0.5  # of a soft mask
 OWN_CORD = "_res-iso_label-SC_desc-truth_mask.nii.gz"  # beside the lesions of a synthetic session
 
 
@@ -215,7 +214,8 @@ def read_lesions(path: Path) -> Labels:
     ImageError
         If it cannot be read or is not three-dimensional.
     DataError
-        If values are negative or not finite.
+        If values are negative, not finite, or neither numbers of lesions nor shares of lesion; or if a soft
+        mask nowhere reaches one half, which would make a lesion-free case of a session with lesions.
     """
     import nibabel as nib
 
@@ -232,5 +232,12 @@ def read_lesions(path: Path) -> Labels:
             "values below 0 or not finite", file=path, expected="0 for background, lesions above",
             remedy="export the map again",
         )  # fmt: skip
-    whole = np.rint(data)
-    return np.asarray(whole if np.array_equal(whole, data) else data >= SOFT_FROM, np.int32)
+    numbers = lesion_numbers(data, file=path)
+    if data.any() and not numbers.any():
+        raise DataError(
+            f"a soft mask whose largest value is {data.max():.2g}: nothing of it would be lesion",
+            file=path,
+            expected=f"{SOFT_FROM} or more where lesion is",
+            remedy="cut it where lesions begin and save it as 0 and 1; without lesions, as 0 alone",
+        )
+    return numbers

@@ -155,6 +155,32 @@ def test_what_is_no_mask_is_refused(tmp_path):
     assert not empty.any()
 
 
+def test_masks_of_any_scale_count_alike_and_shades_are_refused(folders):
+    path = folders / "truth" / NAME.format(1, 1, "mask")
+    plain = _evaluate(folders).evaluation.results[0].scores
+    _save(folders / "truth", path.relative_to(folders / "truth"), _box(5, 15, value=255))
+    assert _evaluate(folders).evaluation.results[0].scores == plain
+    blurred = _box(5, 15, value=255, dtype=np.float32)
+    for shift, axis in ((1, 0), (-1, 1)):
+        blurred = 0.7 * blurred + 0.3 * np.roll(blurred, shift, axis)
+    for values, words in (
+        (blurred * 0.999, "values between whole numbers, up to"),
+        (_shades(), "values that differ from voxel to voxel"),
+        (blurred / 600, "nothing of it would be lesion"),
+    ):
+        _save(folders / "truth", path.relative_to(folders / "truth"), values)
+        found = _evaluate(folders)
+        assert [result.key.subject for result in found.evaluation.results] == ["sub-2"]
+        assert words in found.unpaired["ours"][0].reason
+
+
+def _shades():
+    """A lesion of 0 to 255 that was smoothed and kept as bytes."""
+    data = np.zeros(SHAPE, np.uint8)
+    data[2:5, 2:5, 5:15] = np.arange(10, 100).reshape(3, 3, 10)
+    return data
+
+
 def test_nearest_voxels_by_hand():
     # Voxels of 2 mm onto voxels of 1 mm, shifted by half a voxel: each value twice, the last one outside.
     coarse = Grid(shape=(2, 1, 1), affine=np.diag([2.0, 1, 1, 1]))

@@ -8,6 +8,7 @@ import numpy as np
 import phantoms
 import prepared_sessions
 import pytest
+from scipy import ndimage
 
 from bids_scseg.bids.references import LesionMap
 from bids_scseg.errors import DataError, GeometryError, ImageError
@@ -138,6 +139,29 @@ def test_soft_masks_are_cut_and_bad_values_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.nii.gz").write_bytes(b"no image")
     with pytest.raises(ImageError, match="cannot be read"):
         read_lesions(tmp_path / "broken.nii.gz")
+
+
+def test_shades_are_neither_lesions_nor_shares(tmp_path: Path) -> None:
+    """A mask of 0 and 255 that was smoothed would grow by far, or fall into shells that count as lesions."""
+    drawn_as = (phantoms.lesion_labels(LESIONS, prepared_sessions.UPPER) > 0).astype(np.float32)
+    soft = ndimage.gaussian_filter(drawn_as, 0.8)
+    for name, values, words in (
+        ("float", soft * 255, "values between whole numbers, up to"),
+        ("byte", np.round(soft * 255).astype(np.uint8), "values that differ from voxel to voxel"),
+        ("low", soft * 0.4, "nothing of it would be lesion"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_lesions(Path(drawn(tmp_path, name, prepared_sessions.UPPER, values).path))
+
+
+def test_numbers_of_touching_lesions_and_rounded_numbers_are_numbers(tmp_path: Path) -> None:
+    grid = phantoms.lattice(spacing=(1, 1, 1), size_mm=(12, 12, 12))
+    values = np.zeros(grid.shape, np.float32)
+    for number in range(1, 5):
+        values[2:5, 2:5, 2 * number : 2 * number + 2] = number
+    rounded = values * 1.00002
+    for name, given in (("exact", values), ("rounded", rounded)):
+        assert np.array_equal(read_lesions(Path(drawn(tmp_path, name, grid, given).path)), values)
 
 
 def test_255_lesions_are_too_many(tmp_path: Path, geometry) -> None:
