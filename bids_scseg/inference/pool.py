@@ -18,7 +18,7 @@ class InferencePool:
     ----------
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` and ``cuda`` take all devices that are visible,
-        and ``auto`` does without those beyond the first that cannot be used.
+        and ``auto`` does without those that cannot be used.
     threads, deterministic
         As for :class:`~bids_scseg.inference.client.InferenceServer`.
     at_most
@@ -48,7 +48,9 @@ class InferencePool:
     def __enter__(self) -> InferencePool:
         with ExitStack() as stack:
             first = stack.enter_context(self._server(self._device))
-            tokens = device_tokens(self._device, visible=first.visible, at_most=self._at_most)
+            tokens = device_tokens(
+                self._device, visible=first.visible, at_most=self._at_most, first=first.device
+            )
             others = [self._server(token) for token in tokens[1:]]
             self.servers = (first, *self._start(others, stack))
             self._stack = stack.pop_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,57 @@ def test_an_unsupported_gpu_is_refused_by_name_and_left_aside_otherwise() -> Non
     assert device.name == "cpu"
     assert device.warning is not None
     assert "Tesla K80" in device.warning and device.warning.endswith(": inference runs on the CPU")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend that there are GPUs, some of them broken."""
+
+    def pretend(count: int, *, broken: tuple[int, ...]) -> None:
+        def ones(*_: object, device: str) -> torch.Tensor:
+            if int(device.removeprefix("cuda:")) in broken:
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nCompile with")
+            return torch.zeros(1)
+
+        monkeypatch.setattr(torch, "ones", ones)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+def test_auto_takes_the_first_gpu_that_works_and_says_which(gpus: Callable[..., None]) -> None:
+    gpus(3, broken=(0,))
+    device = resolve_device("auto")
+    assert (device.name, device.description, device.visible) == ("cuda:1", "cuda:1 (card 1)", 3)
+    warning = str(device.warning)
+    assert warning.startswith("inference runs on cuda:1 (card 1) without cuda:0 (the GPU card 0 ")
+    assert "uncorrectable ECC error encountered" in warning and "\n" not in warning
+
+
+def test_auto_says_nothing_where_the_first_gpu_works(gpus: Callable[..., None]) -> None:
+    gpus(2, broken=(1,))
+    assert (resolve_device("auto").name, resolve_device("auto").warning) == ("cuda:0", None)
+
+
+def test_auto_is_the_cpu_where_no_gpu_works_and_names_them_all(gpus: Callable[..., None]) -> None:
+    gpus(2, broken=(0, 1))
+    device = resolve_device("auto")
+    assert device.name == "cpu"
+    warning = str(device.warning)
+    assert "card 0" in warning and "card 1" in warning
+    assert warning.endswith(": inference runs on the CPU")
+
+
+@pytest.mark.parametrize("choice", ["cuda", "cuda:0"])
+def test_a_broken_gpu_that_was_asked_for_is_replaced_by_no_other(
+    gpus: Callable[..., None], choice: str
+) -> None:
+    gpus(2, broken=(0,))
+    with pytest.raises(MissingToolError, match="card 0"):
+        resolve_device(choice)
 
 
 def test_an_absent_gpu_is_told_with_the_container_s_option(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,26 @@ def test_devices_of_a_choice(choice, visible, at_most, expected):
     assert device_tokens(choice, visible=visible, at_most=at_most) == expected
 
 
+@pytest.mark.parametrize(
+    ("first", "at_most", "expected"),
+    [
+        ("cuda:1", 8, ("cuda:1", "cuda:2")),
+        ("cuda:2", 8, ("cuda:2",)),
+        ("cuda:1", 1, ("cuda:1",)),
+        ("cpu", 8, ("auto",)),
+    ],
+)
+def test_devices_before_the_first_that_works_are_not_asked_again(first, at_most, expected):
+    assert device_tokens("auto", visible=3, at_most=at_most, first=first) == expected
+
+
 class Pretended:
     """An inference process on a machine with three devices, the last of which is broken."""
 
     started: list[str]
     ended: list[str]
     broken = ""
+    auto = "auto"  # what that becomes
     error: type[ScsegError] = MissingToolError
 
     def __init__(self, token: str, **_: object) -> None:
@@ -42,6 +56,7 @@ class Pretended:
         if self.device == self.broken:
             raise self.error("does not start")
         self.started.append(self.device)
+        self.device = self.auto if self.device == "auto" else self.device
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,3 +117,13 @@ def test_what_was_asked_for_by_name_or_is_no_fault_of_a_further_device_ends_the_
 def test_a_choice_without_trouble_has_no_warning(pretended):
     with pool.InferencePool("auto", at_most=8) as running:
         assert (running.warning, running.left_out) == (None, ())
+
+
+@pytest.mark.parametrize(("auto", "others"), [("cuda:1", ["cuda:2"]), ("cuda:2", []), ("cpu", [])])
+def test_auto_starts_no_process_on_a_device_that_the_first_has_passed_over(
+    pretended, monkeypatch, auto, others
+):
+    monkeypatch.setattr(pretended, "auto", auto)
+    with pool.InferencePool("auto", at_most=8) as running:
+        assert [server.device for server in running.servers] == [auto, *others]
+    assert pretended.started == ["auto", *others]
