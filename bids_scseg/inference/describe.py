@@ -98,6 +98,8 @@ def weights_summary(bundle: ModelBundle) -> dict[str, object]:
 def threshold_source(bundle: ModelBundle) -> dict[str, object]:
     """Where the threshold comes from: ``source`` in words, and the record of its calibration."""
     calibration = dict(bundle.facts.calibration)
+    if calibration.get("set") == "none":
+        return {"source": "not calibrated", "calibration": calibration}
     if calibration:
         where = f" on {calibration['set']}" if "set" in calibration else ""
         return {"source": f"calibrated{where}", "calibration": calibration}

@@ -100,6 +100,8 @@ def described(summary: Mapping[str, Any]) -> str:
     drawn = summary.get("synthetic")
     title = "training, first of the synthetic sessions" if drawn else "training"
     lines = [describe(summary, title=title), describe(summary["validation"], title="held out")]
+    if not summary["validation"]["lesions"]:
+        lines.append("  nobody with lesions is held out: the recipe's threshold stays, not calibrated")
     if summary["left out"]:
         names = summary["left out"]
         some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")

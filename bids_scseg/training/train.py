@@ -130,11 +130,13 @@ def _calibrate(trained: Trained, look: HeldOut, *, out: Path) -> Scores:
 
 def _record(config: TrainingConfig, ground: Ground, *, scores: Scores | None) -> ModelFacts:
     """What programs can read in the bundle about its making."""
-    chosen = {
-        "set": "validation",
-        "rule": "largest lesion-wise F1 (walsh2024), then Dice",
-        "subjects": len(ground.held_out),
-    }
+    chosen: dict[str, object] = {"set": "none", "rule": "the recipe's: nobody with lesions was held out"}
+    if scores is not None and scores.lesions:
+        chosen = {
+            "set": "validation",
+            "rule": "largest lesion-wise F1 (walsh2024), then Dice",
+            "subjects": len(ground.held_out),
+        }
     return ModelFacts(
         preparation=ground.made.preparation,
         cord_method=ground.made.cord_method,
@@ -143,7 +145,7 @@ def _record(config: TrainingConfig, ground: Ground, *, scores: Scores | None) ->
         contact=config.model.contact or None,
         training_data=ground.summary,
         metrics={} if scores is None else {"validation": scores.to_json()},
-        calibration={} if scores is None else chosen,
+        calibration=chosen,
     )
 
 

@@ -60,6 +60,11 @@ class Scores:
     cases: tuple[CaseScore, ...]
 
     @property
+    def lesions(self) -> int:
+        """True lesions; without any, no threshold can be chosen."""
+        return sum(case.lesions for case in self.cases)
+
+    @property
     def sensitivity(self) -> float:
         """Share of the visible lesions that are found."""
         return _ratio(sum(c.visible_found for c in self.cases), sum(c.visible for c in self.cases))
@@ -207,9 +212,12 @@ def choose_threshold(
     """The candidate with the best lesion-wise F1 (then Dice) on held-out cases, and all candidates.
 
     ``probabilities`` come from the sequences ``config.sequences`` of each case (empty: all available ones).
+    Cases without lesions tell no candidate from another: the first item then has the threshold and the
+    smallest volume of ``spec``, and is none of the candidates.
     """
-    table = [
-        score_all(
+
+    def scored(threshold: float, volume: float) -> Scores:
+        return score_all(
             cases,
             probabilities,
             threshold=threshold,
@@ -218,9 +226,12 @@ def choose_threshold(
             grid=grid,
             sequences=config.sequences,
         )
-        for threshold in config.thresholds
-        for volume in config.min_volumes_mm3
+
+    table = [
+        scored(threshold, volume) for threshold in config.thresholds for volume in config.min_volumes_mm3
     ]
+    if not any(scores.lesions for scores in table):
+        return scored(spec.threshold, spec.min_volume_mm3), table
     return max(table, key=lambda scores: (round(scores.f1, 3), np.nan_to_num(scores.dice))), table
 
 

@@ -11,6 +11,7 @@ import pytest
 from bids_scseg.cli.tools import main
 from bids_scseg.errors import DataError
 from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.inference.describe import threshold_source
 from bids_scseg.inference.predict import load_network, predict_case
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training.config import (
@@ -97,6 +98,22 @@ def test_without_validation_the_recipes_threshold_stays(tmp_path: Path) -> None:
     result = train(config, tmp_path / "data", out=tmp_path / "run")
     assert result.scores is None
     assert result.bundle.threshold == load_recipe("cord-lesion").inference.threshold
+
+
+def test_held_out_subjects_without_lesions_leave_the_recipes_threshold(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 3)
+    np.save(tmp_path / "data" / "sub-2" / "label.npy", np.zeros(SIZE, np.uint8), allow_pickle=False)
+    validation = ValidationConfig(subjects=("2",), thresholds=(0.2, 0.4))
+    config = replace(CONFIG, iterations=1, validation=validation)
+    stream = io.StringIO()
+    result = train(config, tmp_path / "data", out=tmp_path / "run", display=Console(stream))
+    assert "the recipe's threshold stays" in stream.getvalue()
+    assert result.bundle.threshold == load_recipe("cord-lesion").inference.threshold
+    assert result.bundle.facts.calibration["set"] == "none"
+    assert threshold_source(result.bundle)["source"] == "not calibrated"
+    text = (tmp_path / "run" / "thresholds.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["chosen"]["sensitivity"] is None
 
 
 def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:

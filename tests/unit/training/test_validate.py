@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,17 @@ def test_the_threshold_that_separates_is_chosen() -> None:
     assert len(table) == 3
     assert np.isnan(table[2].precision)
     assert table[2].f1 == 0.0
+
+
+def test_cases_without_lesions_choose_no_threshold() -> None:
+    free = replace(case(), label=np.zeros(SIZE, np.uint8), visible={})
+    prob = np.zeros(SIZE, np.float32)
+    prob[2:6, 2:6, 2:6] = 0.65
+    config = ValidationConfig(thresholds=(0.2, 0.6), min_volumes_mm3=(0.0,))
+    spec = replace(SPEC, threshold=0.7, min_volume_mm3=3.0)
+    best, table = choose_threshold([free], [prob], config=config, spec=spec, grid=GRID)
+    assert (best.threshold, best.min_volume_mm3, best.lesions) == (0.7, 3.0, 0)
+    assert [scores.threshold for scores in table] == [0.2, 0.6]
 
 
 class Counting(torch.nn.Module):
