@@ -226,6 +226,7 @@ def read_image(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
     ImageError
         If it cannot be read or has other dimensions.
     """
+    import struct
     import zlib
 
     import nibabel as nib
@@ -236,7 +237,10 @@ def read_image(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
         image: Any = nib.load(path)
         data = np.asarray(image.dataobj, dtype=np.float32)
         affine = np.asarray(image.affine, dtype=np.float64)
-    except (nib.filebasedimages.ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
+    except (
+        nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
+        OSError, ValueError, EOFError, OverflowError, struct.error, zlib.error,
+    ) as error:  # fmt: skip
         raise ImageError(f"cannot be read ({error})", file=path, expected="a NIfTI image") from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]

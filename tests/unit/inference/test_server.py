@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import socket
@@ -194,6 +195,20 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
         read_image(tmp_path / "b.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 1), np.float32), np.eye(4)), tmp_path / "c.nii.gz")
     assert read_image(tmp_path / "c.nii.gz")[0].shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(("at", "value"), [(70, 9999), (40, 9), (42, -5)], ids=["type", "order", "size"])
+def test_a_header_that_makes_no_sense_is_an_answer_and_not_the_end_of_the_process(
+    tmp_path: Path, models: dict[str, Path], at: int, value: int
+) -> None:
+    content = bytearray(gzip.decompress(picture(tmp_path / "i.nii.gz").read_bytes()))
+    content[at : at + 2] = value.to_bytes(2, "little", signed=True)
+    (tmp_path / "i.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    paths = {"bundle": str(models["cord-finder"]), "image": str(tmp_path / "i.nii.gz")}
+    answer = worker().serve({"task": "cord", "output": str(tmp_path / "o.npy"), **paths})
+    error = answer["error"]
+    assert isinstance(error, dict)
+    assert isinstance(error_from_json(error), ImageError)
 
 
 def test_the_same_values_give_the_same_bytes(tmp_path: Path, models: dict[str, Path]) -> None:
