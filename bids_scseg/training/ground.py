@@ -19,7 +19,7 @@ from bids_scseg.training.dataset import PreparedCases
 from bids_scseg.training.files import read_json, write_json
 from bids_scseg.training.fit import DATA, examples_per_step, is_first_process
 from bids_scseg.training.sample import Source
-from bids_scseg.training.split import split_cases
+from bids_scseg.training.split import Split, split_subjects, write_split
 from bids_scseg.training.summary import describe, summarize
 from bids_scseg.training.synthetic import (
     HELD_OUT_FIRST,
@@ -31,6 +31,11 @@ from bids_scseg.training.synthetic import (
 )
 
 SPLIT = "split.json"
+#: What the summary of the training data says that no run that goes on may change.
+DECIDING = ("cases", "available", "lesions", "lesion voxels", "lengths")
+_BEGIN_ANEW = (
+    "use a new folder (with this one as `initial`, training starts from its weights), or the data of the run"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +119,10 @@ def described(summary: Mapping[str, Any]) -> str:
 
 def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) -> Ground:
     cases = load_cases(data, sequences=recipe.network.sequences)
-    training, held = split_cases(
-        cases, config.validation, seed=config.seed, out=out / SPLIT if is_first_process() else None
+    split = split_subjects({case.subject for case in cases}, config.validation, seed=config.seed)
+    _check_same_subjects(out, split)
+    training, held = (
+        [case for case in cases if case.subject in names] for names in (split.training, split.validation)
     )
     training, without = _with_any(training, shown_sequences(config, recipe))
     held, judged_without = _with_any(held, judged_sequences(config, recipe))
@@ -134,7 +141,38 @@ def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) 
         "validation": summarize(held, spacing_mm=spacing),
         "left out": [case.name for case in (*without, *judged_without)],
     }
+    _check_same_cases(out, summary)
+    if is_first_process():
+        write_split(out / SPLIT, split, seed=config.seed)
     return Ground(source=source, validation=held, summary=summary, made=_alike([*training, *held]))
+
+
+def _check_same_subjects(out: Path, split: Split) -> None:
+    """Refuse to go on with other training subjects: those of before might be held out now (DataError)."""
+    before = read_json(out / SPLIT).get("training")
+    if not has_checkpoint(out) or not isinstance(before, list) or set(before) == set(split.training):
+        return
+    gone, new = sorted(set(before) - set(split.training)), sorted(set(split.training) - set(before))
+    words = [f"with {', '.join(gone)}"] * bool(gone) + [f"without {', '.join(new)}"] * bool(new)
+    raise DataError(
+        f"the run in this folder was begun {' and '.join(words)} among its training subjects",
+        file=out,
+        expected="the same training subjects",
+        remedy=_BEGIN_ANEW,
+    )
+
+
+def _check_same_cases(out: Path, summary: Mapping[str, Any]) -> None:
+    """Refuse to go on with other cases of the same subjects, or other labels (DataError)."""
+    before = read_json(out / DATA)
+    for key in DECIDING:
+        if has_checkpoint(out) and key in before and before[key] != summary[key]:
+            raise DataError(
+                f"the run in this folder was begun on training data with other {key} ({before[key]})",
+                file=out,
+                expected=f"{summary[key]}, as the data have now",
+                remedy=_BEGIN_ANEW,
+            )
 
 
 def _with_any(

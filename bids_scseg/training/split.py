@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.config import ValidationConfig
 from bids_scseg.training.files import write_json
 
@@ -33,21 +32,23 @@ class Split:
     test: tuple[str, ...] = ()
 
 
-def split_cases(
-    cases: Sequence[TrainingCase], config: ValidationConfig, *, seed: int, out: Path | None = None
-) -> tuple[list[TrainingCase], list[TrainingCase]]:
-    """Training and validation cases; no subject is in both.
+def write_split(file: Path, split: Split, *, seed: int) -> None:
+    """Write who is on which side, in the form in which ``validation.split`` takes it."""
+    sides = {"training": split.training, "validation": split.validation, "test": split.test}
+    write_json(file, {**{key: list(names) for key, names in sides.items()}, "seed": seed})
+
+
+def split_subjects(subjects: Iterable[str], config: ValidationConfig, *, seed: int) -> Split:
+    """Share out subjects as a configuration says; no subject is on two sides.
 
     Parameters
     ----------
-    cases
-        All cases.
+    subjects
+        Labels.
     config
         How subjects are held out.
     seed
         Of draws.
-    out
-        JSON file to write the split to.
 
     Raises
     ------
@@ -56,16 +57,6 @@ def split_cases(
     DataError
         If a split names subjects that are not there, leaves one out, or puts one on two sides.
     """
-    split = split_subjects({case.subject for case in cases}, config, seed=seed)
-    if out is not None:
-        sides = {"training": split.training, "validation": split.validation, "test": split.test}
-        write_json(out, {**{key: list(names) for key, names in sides.items()}, "seed": seed})
-    training = [case for case in cases if case.subject in split.training]
-    return training, [case for case in cases if case.subject in split.validation]
-
-
-def split_subjects(subjects: Iterable[str], config: ValidationConfig, *, seed: int) -> Split:
-    """Share out subjects as a configuration says; errors as :func:`split_cases`."""
     names = set(subjects)
     if config.split:
         return _from_file(names, Path(config.split))

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_cases import make_case
 
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.training.config import ValidationConfig
-from bids_scseg.training.split import split_cases, split_subjects
+from bids_scseg.training.split import split_subjects, write_split
 
 NAMES = [f"{n:02d}" for n in range(30)]
 
@@ -75,11 +74,10 @@ def test_a_split_file_says_all_or_only_who_is_held_out(tmp_path: Path) -> None:
             split_subjects(NAMES, config, seed=0)
 
 
-def test_splits_are_written_down_by_subject(tmp_path: Path) -> None:
-    some = [make_case(f"{n:02d}") for n in range(10) for _ in range(2)]
-    training, held = split_cases(some, ValidationConfig(fraction=0.3), seed=3, out=tmp_path / "split.json")
-    assert len(training) + len(held) == 20
-    written = json.loads((tmp_path / "split.json").read_text())
-    assert written["validation"] == sorted({c.subject for c in held})
-    assert written["training"] == sorted({c.subject for c in training})
-    assert not set(written["training"]) & set(written["validation"])
+def test_what_is_written_down_is_a_split_that_can_be_given(tmp_path: Path) -> None:
+    split = split_subjects(NAMES, ValidationConfig(fraction=0.3), seed=3)
+    assert not set(split.training) & set(split.validation)
+    write_split(tmp_path / "split.json", split, seed=3)
+    assert json.loads((tmp_path / "split.json").read_text())["seed"] == 3
+    again = ValidationConfig(split=str(tmp_path / "split.json"))
+    assert split_subjects(NAMES, again, seed=8) == split

@@ -137,6 +137,29 @@ def test_a_summary_comes_before_the_first_step(tmp_path: Path) -> None:
     assert data["left out"] == []
 
 
+def test_a_run_goes_on_with_its_own_subjects_and_cases_alone(tmp_path: Path) -> None:
+    """Dealt anew, a subject that was trained on would be held out, and choose the threshold."""
+    write_cases(tmp_path / "data", 4)
+    config = replace(CONFIG, iterations=1, validation=replace(CONFIG.validation, fraction=0.0, folds=2))
+    train(config, tmp_path / "data", out=tmp_path / "run")
+    split = (tmp_path / "run" / "split.json").read_text()
+    more = replace(config, iterations=2)
+    write_cases(tmp_path / "more", 5)
+    with pytest.raises(DataError, match=r"begun with.*without.*new folder"):
+        train(more, tmp_path / "more", out=tmp_path / "run")
+    assert (tmp_path / "run" / "split.json").read_text() == split
+    name = json.loads(split)["training"][0]
+    label = tmp_path / "data" / f"sub-{name}" / "label.npy"
+    before = label.read_bytes()
+    np.save(label, np.zeros(SIZE, np.uint8), allow_pickle=False)
+    with pytest.raises(DataError, match="other lesions"):
+        train(more, tmp_path / "data", out=tmp_path / "run")
+    label.write_bytes(before)
+    assert train(more, tmp_path / "data", out=tmp_path / "run").validation == tuple(
+        json.loads(split)["validation"]
+    )
+
+
 def test_a_model_of_one_sequence_leaves_out_cases_without_it(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 6)
     config = replace(
