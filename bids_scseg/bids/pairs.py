@@ -50,7 +50,8 @@ class MaskFile:
     relative
         Path below its folder, forward slashes.
     subject, session
-        Labels with prefix; session empty where there is none. A name without ``sub-`` is its own subject.
+        Labels with prefix, of the name or else of the folders; session empty where there is none. A file
+        without ``sub-`` is its own subject, by its path.
     entities
         Of the image that it was made for.
     suffix
@@ -322,6 +323,8 @@ def _describe(root: Path, path: Path) -> MaskFile:
     parts = _stem(path.name).split("_")
     pairs = {key: value for part in parts if "-" in part for key, value in [part.split("-", 1)]}
     subject = pairs.get("sub")
+    above = dict(part.split("-", 1) for part in relative.split("/")[:-1] if part.startswith(("sub-", "ses-")))
+    names = pairs if subject else above
     words = [match.group(1) for part in parts[:-1] if (match := IMAGE_SUFFIX.fullmatch(part))]
     stated = IMAGE_SUFFIX.fullmatch(pairs.get("desc", ""))
     own = frozenset(pair for pair in pairs.items() if pair[0] not in DESCRIBING)
@@ -329,8 +332,8 @@ def _describe(root: Path, path: Path) -> MaskFile:
     return MaskFile(
         path=path,
         relative=relative,
-        subject=f"sub-{subject}" if subject else _stem(path.name),
-        session=f"ses-{pairs['ses']}" if subject and "ses" in pairs else "",
+        subject=f"sub-{names['sub']}" if "sub" in names else _stem(relative),
+        session=f"ses-{names['ses']}" if {"sub", "ses"} <= names.keys() else "",
         entities=own if subject else frozenset({("file", _stem(path.name))}),
         suffix=words[-1] if words else (stated.group(1) if stated else ""),
         space=space or NATIVE,
@@ -352,12 +355,12 @@ def _is_mask_name(item: MaskFile) -> bool:
 
 
 def _names_lesion(item: MaskFile) -> bool:
-    return "lesion" in _stem(item.path.name).lower().removeprefix(item.subject.lower())
+    return "lesion" in re.sub(r"^sub-[^_]*", "", _stem(item.path.name).lower())
 
 
-def _identity(item: MaskFile) -> tuple[str, Entities, str, str, str]:
+def _identity(item: MaskFile) -> tuple[Entities, str, str, str]:
     """What the files of one mask have in common."""
-    return item.subject, item.entities, item.suffix, item.space, item.desc
+    return item.entities, item.suffix, item.space, item.desc
 
 
 def _merge_twins(masks: Sequence[MaskFile]) -> tuple[MaskFile, ...]:
@@ -406,7 +409,7 @@ def lesion_places(mask: MaskFile) -> tuple[Path, Places] | None:
 
 
 def _session_tables(mask: MaskFile) -> list[Path]:
-    head = "_".join(part for part in (mask.subject, mask.session) if part)
+    head = "_".join(part for part in (mask.subject.rsplit("/", 1)[-1], mask.session) if part)
     return sorted(
         path
         for path in mask.path.parent.glob("*_dseg.tsv")

@@ -77,6 +77,20 @@ def test_flat_and_nested_folders_meet(folder):
     assert [how for *_, how in _paired(plain)] == ["entities"]
 
 
+def test_names_without_sub_say_lesion_and_whose_they_are(folder):
+    """Cord masks beside them are no lesion masks, and patients' files of one name are not one patient's."""
+    masks = find_masks(folder("flat", "case1_lesion.nii.gz", "case1_cord.nii.gz", "case2_lesion.nii.gz"))
+    assert [item.relative for item in masks] == ["case1_lesion.nii.gz", "case2_lesion.nii.gz"]
+    masks = find_masks(folder("named", "patient1/lesion.nii.gz", "patient2/lesion.nii.gz"))
+    assert [item.subject for item in masks] == ["patient1/lesion", "patient2/lesion"]
+    masks = find_masks(
+        folder("deep", "sub-1/ses-a/lesion.nii.gz", "sub-1/ses-b/lesion.nii.gz", "sub-2/l.nii")
+    )
+    assert [(item.subject, item.session) for item in masks] == [("sub-1", "ses-a"), ("sub-1", "ses-b")]
+    masks = find_masks(folder("said", "sub-lesion1_T2w_mask.nii.gz", "sub-2_T2w_lesion.nii.gz"))
+    assert [item.subject for item in masks] == ["sub-2"]
+
+
 def test_two_raters_are_ambiguous(folder):
     names = ("sub-1/sub-1_label-lesion_desc-one_mask.nii.gz", "sub-1/sub-1_label-lesion_desc-two_mask.nii.gz")
     truth = find_masks(folder("t", *names))
