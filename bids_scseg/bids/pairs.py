@@ -37,6 +37,8 @@ PROBABILITY_WORDS = ("probseg", "_prob", "softseg")
 #: Folders of a dataset that hold no results.
 SKIPPED = frozenset({"work", "sourcedata", "figures", "logs", "group", "code"})
 PLACE_COLUMNS = ("level", "column")
+#: What tables write where a value is missing; BIDS has n/a alone, other programs the rest.
+MISSING = ("", "n/a", "N/A", "NA", "nan", "NaN", "None", "null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,7 +435,7 @@ def _read_places(path: Path) -> Places | None:
 
 
 def _text(value: object) -> str | None:
-    return None if pd.isna(value) else str(value)  # type: ignore[call-overload]
+    return None if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
 
 
 def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, str | None]]:
@@ -446,13 +448,15 @@ def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dic
     Raises
     ------
     MissingInputError, DataError
-        If there is no such file, it is no table, or a column is not in it.
+        If there is no such file, it is no table, a column is not in it, or it says two things of somebody.
     """
     file = Path(path)
     if not file.is_file():
         raise MissingInputError("no such file", file=file, remedy="name the table with --participants")
     try:
-        table = pd.read_csv(file, sep="\t", dtype="str", keep_default_na=False, na_values=["n/a", ""])
+        table = pd.read_csv(
+            file, sep="\t", dtype="str", keep_default_na=False, na_values=MISSING, encoding="utf-8-sig"
+        )
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({error})", file=file, expected="a TSV table") from error
     absent = [name for name in ("participant_id", *columns) if name not in table.columns]
@@ -460,8 +464,19 @@ def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dic
         raise DataError(
             f"no column {absent[0]!r}", file=file, expected=f"one of {', '.join(map(str, table.columns))}"
         )
-    names = [f"sub-{str(name).removeprefix('sub-')}" for name in table["participant_id"]]
-    return {
-        column: dict(zip(names, (_text(value) for value in table[column].astype(object)), strict=True))
-        for column in columns
-    }
+    return {column: dict(_values(table, column, file)) for column in columns}
+
+
+def _values(table: pd.DataFrame, column: str, file: Path) -> Iterable[tuple[str, str | None]]:
+    """Participant and value; rows of one participant (as of several sessions) must agree."""
+    known: dict[str, str | None] = {}
+    for label, cell in zip(table["participant_id"], table[column].astype(object), strict=True):
+        name, value = f"sub-{str(label).strip().removeprefix('sub-')}", _text(cell)
+        if known.setdefault(name, value) != value:
+            raise DataError(
+                f"{name} has {column} {known[name] or 'n/a'} and {value or 'n/a'}",
+                file=file,
+                expected="one value for each participant",
+                remedy="name a table with one row for each with --participants",
+            )
+    return known.items()

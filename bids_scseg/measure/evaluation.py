@@ -199,6 +199,8 @@ def group_labels(values: Mapping[str, str | None]) -> dict[str, str]:
         numbers = {name: float(str(value)) for name, value in known.items()}
     except ValueError:
         numbers = {}
+    if not np.isfinite(list(numbers.values())).all():  # words such as nan and inf are numbers to Python
+        numbers = {}
     if len(set(numbers.values())) <= MAX_NUMERIC_GROUPS:
         return {name: str(known.get(name, NO_VALUE)) for name in values}
     middle = float(np.median(list(numbers.values())))

@@ -174,6 +174,11 @@ def test_participants(tmp_path):
     assert read_participants(table, ["sex"]) == {"sex": {"sub-1": "F", "sub-2": None}}
     with pytest.raises(DataError, match="site"):
         read_participants(table, ["site"])
+    table.write_text("\ufeffparticipant_id\tage\nsub-1\t30\nsub-1\t30\nsub-2\tNaN\nsub-3\tNA\n", "utf-8")
+    assert read_participants(table, ["age"]) == {"age": {"sub-1": "30", "sub-2": None, "sub-3": None}}
+    table.write_text("participant_id\tage\nsub-1\t30\nsub-1\t31\n")
+    with pytest.raises(DataError, match="sub-1 has age 30 and 31"):
+        read_participants(table, ["age"])
     with pytest.raises(MissingInputError, match="no such file"):
         read_participants(tmp_path / "none.tsv", ["sex"])
 

@@ -195,6 +195,9 @@ def test_numeric_columns_are_split_at_the_median():
     assert groups["s8"] == "n/a"
     assert group_labels({"a": "1", "b": "2"}) == {"a": "1", "b": "2"}
     assert group_labels({"a": "M", "b": ""}) == {"a": "M", "b": "n/a"}
+    odd = {**ages, "odd": "nan"}
+    assert group_labels(odd)["odd"] == "nan"  # a word, and then all are words: no median of it
+    assert len(set(group_labels(odd).values())) == len(set(odd.values()))
 
 
 @settings(max_examples=5, deadline=None)
