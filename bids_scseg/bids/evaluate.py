@@ -171,9 +171,10 @@ def evaluate_folders(request: Request, *, progress: Callable[[], None] = lambda:
         If no pair is left.
     """
     _check(request)
-    truths = find_masks(request.truth, pattern=request.truth_files)
-    space = choose_space(truths, request.space)
-    truths = tuple(item for item in truths if item.space == space)
+    drawn = find_masks(request.truth, pattern=request.truth_files)
+    space = choose_space(drawn, request.space)
+    truths = tuple(item for item in drawn if item.space == space)
+    elsewhere = tuple(_elsewhere(drawn, space))
     cohort = _cohort(request, truths)
     results: list[tuple[ImageResult, PairFacts]] = []
     unpaired: dict[str, tuple[Unpaired, ...]] = {}
@@ -182,16 +183,14 @@ def evaluate_folders(request: Request, *, progress: Callable[[], None] = lambda:
         maps = _maps(request, name)
         found, refused = _evaluate_pairs(request, name, pairing, maps=maps, cohort=cohort, progress=progress)
         results += found
-        unpaired[name] = (*pairing.unpaired, *refused)
+        unpaired[name] = (*pairing.unpaired, *refused, *elsewhere)
         if not found:
             raise NoMatchError(
                 f"none of {len(truths)} reference masks ({space}) can be compared with {name!r}: "
                 f"{_counts(unpaired[name])}",
                 file=folder,
                 expected="the same file names, or BIDS names with the same entities",
-                remedy=unpaired[name][-1].reason
-                if refused
-                else "select files with --truth-files, --pred-files",
+                remedy=refused[-1].reason if refused else "select files with --truth-files, --pred-files",
             )
     evaluation = evaluate_all(
         [result for result, _ in results],
@@ -217,6 +216,18 @@ def _check(request: Request) -> None:
         strangers.append(request.baseline)
     if strangers:
         raise UsageError(f"no prediction is named {strangers[0]!r}", expected=f"one of {names}")
+
+
+def _elsewhere(drawn: Sequence[MaskFile], space: str) -> Iterable[Unpaired]:
+    """Reference masks of other spaces; somebody may have no other."""
+    here = {item.subject for item in drawn if item.space == space}
+    for item in drawn:
+        if item.space != space:
+            alone = "" if item.subject in here else f"; {item.subject} has none in {space} space"
+            yield Unpaired(
+                side="truth", file=item.relative, state="elsewhere",
+                reason=f"lies in {item.space} space, the evaluation in {space}{alone}",
+            )  # fmt: skip
 
 
 def _counts(unpaired: Sequence[Unpaired]) -> str:

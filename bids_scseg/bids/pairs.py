@@ -105,14 +105,15 @@ class Unpaired:
     file
         Relative path.
     state
-        ``missing`` (no partner), ``ambiguous`` (several), or ``refused`` (the pair cannot be compared).
+        ``missing`` (no partner), ``ambiguous`` (several), ``refused`` (the pair cannot be compared), or
+        ``elsewhere`` (a reference mask in another space than the evaluation's).
     reason
         In words.
     """
 
     side: Literal["truth", "prediction"]
     file: str
-    state: Literal["missing", "ambiguous", "refused"]
+    state: Literal["missing", "ambiguous", "refused", "elsewhere"]
     reason: str
 
 

@@ -196,6 +196,7 @@ def _flags(found: FolderEvaluation) -> Iterable[Flag]:
                     title=f"{name}: {number[0]} reference masks and {number[1]} predictions {state}",
                     text="They are in no number of this page; see Left out.",
                 )
+    yield from _flags_elsewhere(found)
     resampled = sum(facts.resampled for facts in found.facts)
     if resampled:
         yield Flag(
@@ -220,6 +221,19 @@ def _flags(found: FolderEvaluation) -> Iterable[Flag]:
             text=f"{_number(sum(facts.truth_outside_mm3 for facts in outside), 0)} mm³ count as not found.",
         )
     yield from (Flag(severity="note", title=note) for note in found.evaluation.notes)
+
+
+def _flags_elsewhere(found: FolderEvaluation) -> Iterable[Flag]:
+    """Reference masks in other spaces are the same for all predictions."""
+    items = [item for item in next(iter(found.unpaired.values())) if item.state == "elsewhere"]
+    alone = sum("has none" in item.reason for item in items)
+    if items:
+        yield Flag(
+            severity="caution" if alone else "note",
+            title=f"{len(items)} reference masks lie in other spaces than {found.evaluation.space}",
+            text=f"They are in no number of this page; of {alone} of them, the subject has no other mask "
+            "(see Left out, and --space).",
+        )
 
 
 def _scores_table(evaluation: Evaluation, column: str, value: str, *, pooled: bool = False) -> Table:

@@ -113,7 +113,11 @@ UNPAIRED_COLUMNS: tuple[Column, ...] = (
     *_PROFILE,
     Column(name="side", dtype="str", description="truth or prediction."),
     Column(name="file", dtype="str", description="Path below its folder."),
-    Column(name="state", dtype="str", description="missing partner, ambiguous partners, or a refused pair."),
+    Column(
+        name="state",
+        dtype="str",
+        description="missing partner, ambiguous partners, a refused pair, or a space elsewhere.",
+    ),
     Column(name="reason", dtype="str", description="In words."),
 )
 
@@ -280,6 +284,6 @@ def pair_counts(found: FolderEvaluation, name: str) -> dict[str, int]:
         **{
             f"{side}_{state}": sum((item.side, item.state) == (side, state) for item in items)
             for side in ("truth", "prediction")
-            for state in ("missing", "ambiguous", "refused")
+            for state in ("missing", "ambiguous", "refused", "elsewhere")
         },
     }

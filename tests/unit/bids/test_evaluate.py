@@ -104,6 +104,20 @@ def test_another_world_is_refused_and_listed(folders):
     assert "field of view" in found.unpaired["ours"][0].reason
 
 
+def test_reference_masks_in_other_spaces_are_listed(folders):
+    for subject in "13":
+        name = f"sub-{subject}/anat/sub-{subject}_space-T2w_label-lesion_mask.nii.gz"
+        _save(folders / "truth", name, _box(5, 15))
+    found = _evaluate(folders)
+    assert len(found.evaluation.results) == 2
+    listed = {item.file: item for item in found.unpaired["ours"]}
+    assert {item.state for item in listed.values()} == {"elsewhere"}
+    other, alone = (listed[f"sub-{n}/anat/sub-{n}_space-T2w_label-lesion_mask.nii.gz"].reason for n in "13")
+    assert "none" not in other
+    assert alone.endswith("sub-3 has none in native space")
+    assert not _evaluate(folders, truth_files="*acq-sag*").unpaired["ours"]
+
+
 def test_nothing_to_compare_is_an_error(folders):
     with pytest.raises(NoMatchError, match="missing"):
         _save(folders / "other", NAME.format(9, 9, "mask"), _box(0, 5))
