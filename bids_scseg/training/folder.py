@@ -81,6 +81,8 @@ def open_experiment(place: Place) -> dict[str, Any]:
             )  # fmt: skip
     subjects, digest = _survey(place.data)
     test = None if place.test is None else _survey(place.test)
+    if place.test is not None:
+        _check_apart(place.data, place.test)
     config = place.config
     stated = {
         "name": config.name,
@@ -140,6 +142,24 @@ def _survey(root: Path) -> tuple[set[str], str]:
         found.update(folder.name.encode() + hashlib.sha256(content).digest())
         found.update(str(label.stat().st_size if label.is_file() else -1).encode())
     return subjects, found.hexdigest()
+
+
+def _check_apart(data: Path, test: Path) -> None:
+    """Refuse test cases that are training cases, in the same folder or copied (DataError)."""
+    known = {_digest(folder / "case.json"): folder for folder in find_cases(data)}
+    for folder in find_cases(test):
+        twin = known.get(_digest(folder / "case.json"))
+        if twin is not None and _digest(folder / "label.npy") == _digest(twin / "label.npy"):
+            raise DataError(
+                "a test case is a training case, too",
+                file=folder,
+                expected=f"other cases than {twin}",
+                remedy="name folders of which neither holds cases of the other",
+            )
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def _draw_split(subjects: set[str], plan: SplitPlan, *, own_test: bool) -> dict[str, list[str]]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny_experiment import NAMES, tiny_experiment, write_cases
+from tiny_experiment import NAMES, SIZE, tiny_experiment, write_cases
 
 from bids_scseg.errors import DataError
 from bids_scseg.training.cases import load_case
@@ -53,6 +55,20 @@ def test_a_folder_belongs_to_one_experiment(opened: Place, tmp_path: Path) -> No
         open_experiment(replace(opened, test=opened.data))
     with pytest.raises(DataError, match="among the prepared cases"):
         open_experiment(replace(opened, out=opened.data / "experiment"))
+
+
+def test_no_case_is_trained_on_and_tested(opened: Place, data: Path, tmp_path: Path) -> None:
+    for test in (data / "sub-03", _copied(data / "sub-04", tmp_path / "test")):
+        with pytest.raises(DataError, match=r"sub-0[34]: a test case is a training case"):
+            open_experiment(replace(opened, test=test, out=tmp_path / "out"))
+    other = _copied(data / "sub-05", tmp_path / "other")
+    np.save(other / "sub-05" / "label.npy", np.ones(SIZE, np.uint8), allow_pickle=False)
+    open_experiment(replace(opened, test=other, out=tmp_path / "out"))
+
+
+def _copied(case: Path, folder: Path) -> Path:
+    shutil.copytree(case, folder / case.name)
+    return folder
 
 
 def test_without_test_cases_some_subjects_are_held_out(
