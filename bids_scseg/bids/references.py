@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,7 @@ def find_lesion_maps(
     ImageError
         If a map's header cannot be used.
     """
+    roots = tuple(roots)
     ranked: list[tuple[int, Path]] = []
     spurned: list[str] = []
     own: list[str] = []
@@ -139,7 +141,7 @@ def find_lesion_maps(
             elif LESION_WORD in path.name.lower() and not ours:
                 spurned.append(path.name)
     if not ranked:
-        raise _only_own(study, own) if own else _no_map(study, spurned, desc)
+        raise _only_own(study, own) if own else _no_map(study, spurned, desc=desc, roots=roots)
     found = [(rank, _place(study, path)) for rank, path in ranked]
     whole = [(rank, item) for rank, item in found if item.whole]
     notes = [f"{name} is no lesion map by its name" for name in spurned]
@@ -266,7 +268,17 @@ def _best(candidates: Sequence[tuple[int, LesionMap]]) -> LesionMap:
     return order[0][1]
 
 
-def _no_map(study: Study, spurned: Sequence[str], desc: str | None) -> MissingInputError:
+def _no_map(
+    study: Study, spurned: Sequence[str], *, desc: str | None, roots: Sequence[str | Path]
+) -> MissingInputError:
+    elsewhere = [path for root in roots for path in _astray(study, Path(root))]
+    if elsewhere and not spurned:
+        places = "/".join([f"sub-{study.subject}", *([f"ses-{study.session}"] * bool(study.session)), "anat"])
+        return MissingInputError(
+            f"{study.label} has lesion maps in other places alone ({', '.join(elsewhere[:NAMES_SHOWN])})",
+            expected=f"names that begin with {study.label}_ in {places} of the labels folder",
+            remedy="move and rename them so",
+        )
     near = f" (by their names these are none: {', '.join(spurned[:NAMES_SHOWN])})" if spurned else ""
     wanted = (
         f"*_desc-{desc}_…" if desc else "*_label-lesion_mask.nii.gz, *_dseg.nii.gz or *_lesion-manual.nii.gz"
@@ -276,6 +288,54 @@ def _no_map(study: Study, spurned: Sequence[str], desc: str | None) -> MissingIn
         expected=f"{wanted} in the labels folder",
         remedy="draw one; of a session without lesions, an empty one",
     )
+
+
+def _astray(study: Study, root: Path) -> list[str]:
+    """Files of a labels folder that may be a session's lesion maps, in other places or under other names."""
+    used = {path.name for path in session_files(study, root)}
+    own = re.compile(rf"{re.escape(study.label)}[_.]")
+    session = re.compile(
+        rf"ses-{re.escape(study.session)}(?![A-Za-z0-9])" if study.session else "^(?!.*ses-)"
+    )
+    beside = [path for path in root.glob("*") if own.match(path.name)]
+    below = (root / f"sub-{study.subject}").rglob("*")
+    inside = [path for path in below if session.search(path.relative_to(root).as_posix())]
+    return sorted(
+        path.relative_to(root).as_posix()
+        for path in (*beside, *inside)
+        if LESION_WORD in path.name.lower()
+        and path.name.endswith((".nii", ".nii.gz"))
+        and path.name not in used
+    )
+
+
+def strange_labels(studies: Iterable[Study], roots: Iterable[str | Path]) -> tuple[str, ...]:
+    """What is in labels folders and belongs to no session, one sentence each.
+
+    Parameters
+    ----------
+    studies
+        All sessions of the dataset.
+    roots
+        Labels folders.
+
+    Returns
+    -------
+    Subjects with files that are not in the dataset, and those whose files say another session.
+    """
+    sessions: dict[str, set[str]] = {}
+    for study in studies:
+        sessions.setdefault(f"sub-{study.subject}", set()).add(
+            f"ses-{study.session}" if study.session else ""
+        )
+    found: dict[str, str] = {}
+    for folder in (path for root in roots for path in sorted(Path(root).glob("sub-*")) if path.is_dir()):
+        known = sessions.get(folder.name)
+        own = {path.name for path in folder.glob("ses-*")} or {""}
+        for name in sorted(own if known is None else own - known):
+            label = f"{folder.name}_{name}".removesuffix("_")
+            found[label] = f"labels of {label} are not used: the dataset has no such session"
+    return tuple(found.values())
 
 
 def _only_own(study: Study, own: Sequence[str]) -> MissingInputError:

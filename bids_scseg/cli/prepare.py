@@ -101,6 +101,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
         At the end, if some sessions have no case (exit code 1); the others are done.
     """
     from bids_scseg.bids.query import find_studies
+    from bids_scseg.bids.references import strange_labels
     from bids_scseg.training.prepare import TABLE, prepare_sessions
 
     setting = preparation(arguments)
@@ -118,6 +119,9 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     lesions = sum(row.lesions for row in rows)
     sys.stderr.write(f"{len(rows)} sessions: {words}; {lesions} lesions; table in {setting.out / TABLE}\n")
+    if not (arguments.participant_label or arguments.session_label or arguments.exclude_participant_label):
+        for text in strange_labels(studies, setting.labels):
+            sys.stderr.write(f"{text}\n")
     left = [row.session for row in rows if not row.ok]
     if left:
         raise SessionError(
@@ -217,6 +221,8 @@ def describe(row: PreparedRow) -> str:
     """One line about how a session ended."""
     if row.ok:
         count = f"{row.lesions} lesion{'s' * (row.lesions != 1)}, {row.volume_mm3:g} mm³"
-        return f"{row.session}: {row.state}, {row.sequences.replace('+', ' ')}, {count}"
+        many = len(row.warnings)
+        told = f", {many} warning{'s' * (many != 1)}" if many else ""
+        return f"{row.session}: {row.state}, {row.sequences.replace('+', ' ')}, {count}{told}"
     words = f"{row.session}: {row.state}: {row.cause}" + (f"; what to do: {row.remedy}" if row.remedy else "")
     return " ".join(words.split())

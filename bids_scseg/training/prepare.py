@@ -41,7 +41,7 @@ from bids_scseg.training.session import (
 State = Literal["done", "kept", "refused", "failed"]
 
 TABLE = "prepared.tsv"
-COLUMNS = ("session", "state", "cause", "remedy", "sequences", "lesions", "volume_mm3")
+COLUMNS = ("session", "state", "cause", "remedy", "sequences", "lesions", "volume_mm3", "warnings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,8 @@ class PreparedRow:
         Names of those with data, joined by ``+``.
     lesions, volume_mm3
         In prepared space.
+    warnings
+        What people should know of the case: files that are not used, and what the plan and the fit say.
     """
 
     session: str
@@ -70,6 +72,7 @@ class PreparedRow:
     sequences: str = ""
     lesions: int = 0
     volume_mm3: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -212,6 +215,7 @@ def _row(label: str, record: Mapping[str, Any], *, state: State) -> PreparedRow:
         sequences="+".join(name for name, there in flags if there),
         lesions=int(record["lesions"]),
         volume_mm3=float(record["volume_mm3"]),
+        warnings=tuple(str(text) for text in record.get("warnings", ())),
     )
 
 
@@ -331,7 +335,7 @@ def write_table(out: Path, rows: Iterable[PreparedRow]) -> Path:
 
 
 def _cells(row: PreparedRow) -> dict[str, str | float | bool | None]:
-    cells = {name: getattr(row, name) for name in COLUMNS}
+    cells = {name: getattr(row, name) for name in COLUMNS} | {"warnings": "; ".join(row.warnings)}
     cells["state"] = "done" if row.ok else row.state
     if not row.ok:
         cells |= {"sequences": None, "lesions": None, "volume_mm3": None}

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import bids_builders as build
 import numpy as np
 import pytest
 
-from bids_scseg.bids.references import find_lesion_maps, says_lesion
+from bids_scseg.bids.references import find_lesion_maps, says_lesion, strange_labels
 from bids_scseg.errors import DataError, GeometryError, MissingInputError
 from bids_scseg.space.grid import Grid
 
@@ -70,6 +71,31 @@ def test_a_desc_that_is_asked_for_says_lesion_and_chooses_a_rater(tmp_path: Path
     assert names(tmp_path, desc="rater2") == ["sub-01_acq-sag_label-lesion_desc-rater2_mask.nii.gz"]
     with pytest.raises(MissingInputError, match="desc-rater3"):
         names(tmp_path, desc="rater3")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "sub-01_acq-sag_T2w_lesion.nii.gz",
+        "sub-01/anat/lesion.nii.gz",
+        "sub-01/lesions/sub-01_acq-sag_T2w_lesion.nii",
+    ],
+)
+def test_maps_in_other_places_are_named(tmp_path: Path, place: str) -> None:
+    for path in (place, place.replace("sub-01", "sub-011"), "sub-01/ses-2/anat/sub-01_ses-2_T2w_lesion.nii"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    with pytest.raises(MissingInputError, match=r"sub-01_ in sub-01/anat") as error:
+        names(tmp_path)
+    assert f"in other places alone ({place})" in str(error.value)
+
+
+def test_labels_without_a_session_of_the_dataset_are_told(tmp_path: Path) -> None:
+    for place in ("sub-01/anat", "sub-02/ses-1/anat", "sub-02/ses-2/anat", "sub-03/anat"):
+        (tmp_path / place).mkdir(parents=True)
+    studies = [STUDY, replace(STUDY, subject="02", session="1")]
+    told = strange_labels(studies, (tmp_path,))
+    assert [text.split(" are")[0] for text in told] == ["labels of sub-02_ses-2", "labels of sub-03"]
 
 
 def test_two_raters_are_an_ambiguity_and_not_a_guess(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ def test_good_sessions_and_then_the_exit_code_of_some_failed(
     assert "[1/2] sub-01: done, Sag Ax, 2 lesions" in shown
     assert "sub-03: refused" in shown
     assert "1 of 2 sessions have no case" in shown
+    assert "2 lesions, 492.1 mm³, 1 warning\n" in shown
+    assert "no such session" not in shown
     assert (tmp_path / "prepared.tsv").is_file()
     assert run(dataset, tmp_path, "--participant-label", "01") == 0
     assert "sub-01: kept" in capsys.readouterr().err
@@ -57,6 +59,18 @@ def test_cases_are_not_written_into_a_dataset(
 ) -> None:
     assert run(dataset, dataset) == 73
     assert "is a BIDS dataset" in capsys.readouterr().err
+
+
+def test_labels_of_sessions_that_are_not_there_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "bids"
+    write_session(root, "01")
+    (root / "dataset_description.json").write_text('{"Name": "t", "BIDSVersion": "1.9.0"}')
+    (root / "recipe.json").write_text(json.dumps(recipe_to_json(recipe())))
+    (root / "derivatives" / "labels" / "sub-77" / "anat").mkdir(parents=True)
+    assert run(root, tmp_path / "out") == 0
+    assert "labels of sub-77 are not used: the dataset has no such session" in capsys.readouterr().err
 
 
 def test_links_out_of_the_dataset_are_followed_where_that_is_asked_for(

@@ -47,6 +47,8 @@ def test_good_sessions_become_cases_and_bad_ones_rows(dataset: Path, tmp_path: P
     assert float(found["sub-01"]["volume_mm3"]) == pytest.approx(2 * 268, rel=0.2)
     assert found["sub-01"]["sequences"] == "Sag+Ax"
     assert found["sub-02"]["lesions"] == "0"
+    assert "lie in no annotated image" in found["sub-01"]["warnings"]
+    assert found["sub-01"]["warnings"] == "; ".join(rows[0].warnings)
     assert "no lesion map" in found["sub-03"]["cause"]
     assert "lattice" in found["sub-04"]["cause"]
     assert found["sub-04"]["remedy"]
