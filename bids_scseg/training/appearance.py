@@ -164,7 +164,12 @@ def _in_cord(cord: Floats) -> tuple[Floats, Floats, Floats] | None:
         out.append(half)
     across, half_i, along, half_j = out
     far = np.where(enough, 0, np.inf)  # slices without cord: nothing is near
-    return across + far, np.asarray(along, np.float32), np.asarray(np.sqrt(half_i * half_j), np.float32)
+    # slices with a rest of cord reach far beyond their half width of 1
+    return (
+        across + far,
+        np.asarray(np.clip(along, -3, 3), np.float32),
+        np.asarray(np.sqrt(half_i * half_j), np.float32),
+    )
 
 
 def _wave(rng: Rng, size: int) -> Floats:
