@@ -122,8 +122,14 @@ def _reopen(folder: Path, sequences: tuple[str, ...]) -> TrainingCase:
 
 
 def find_cases(root: Path) -> list[Path]:
-    """Folders below ``root`` that hold a prepared case, sorted (MissingInputError if there are none)."""
-    folders = sorted(path.parent for path in root.rglob("case.json"))
+    """Folders below ``root`` that hold a prepared case, sorted (MissingInputError if there are none).
+
+    Hidden ones are drafts of a preparation.
+    """
+    found = [path.parent for path in root.rglob("case.json")]
+    folders = sorted(
+        path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
     if not folders:
         raise MissingInputError("no prepared cases", file=root, expected="folders with case.json")
     return folders
@@ -202,7 +208,7 @@ def _record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for key in ("case", "subject", "sequences", "available"):
             record[key]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"malformed case.json ({error!r})", file=path, expected="a prepared case") from error
     return record
 
@@ -212,7 +218,16 @@ def _array(folder: Path, name: str) -> npt.NDArray[Any]:
     if not path.is_file():
         remedy = "prepare the labels too" if name == "label" else "prepare the case again"
         raise MissingInputError(f"no {name}.npy", file=folder, expected=f"{name}.npy", remedy=remedy)
-    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _opened(path)
+
+
+def _opened(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(
+            f"not readable ({error})", file=path, expected="a whole array", remedy="prepare the case again"
+        ) from error
     return array
 
 
@@ -220,7 +235,7 @@ def _cord(folder: Path, label: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
     path = folder / "cord_share.npy"
     if not path.is_file():
         return None
-    cord: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    cord = _opened(path)
     if cord.shape != label.shape:
         raise DataError(f"cord of shape {cord.shape}", file=path, expected=f"{label.shape}, as the label has")
     return cord

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,26 @@ def test_a_missing_label_says_what_to_do(tmp_path: Path) -> None:
     (folder / "label.npy").unlink()
     with pytest.raises(MissingInputError, match="Prepare the labels"):
         load_case(folder, sequences=NAMES)
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    whole = save(tmp_path / "whole", make_case())
+    for name in ("image.npy", "label.npy"):
+        for size in (0, 100, 200):  # within the header, and within the numbers
+            folder = shutil.copytree(whole, tmp_path / f"{name}-{size}")
+            (folder / name).write_bytes((whole / name).read_bytes()[:size])
+            with pytest.raises(DataError, match=rf"{name}: not readable.*Prepare the case again"):
+                load_case(folder, sequences=NAMES)
+    (whole / "case.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match="malformed"):
+        load_case(whole, sequences=NAMES)
+
+
+def test_drafts_are_no_cases(tmp_path: Path) -> None:
+    folder = save(tmp_path / "sub-01", make_case())
+    save(tmp_path / ".sub-01.partial", make_case())
+    assert find_cases(tmp_path) == [folder]
+    assert find_cases(tmp_path / "sub-01") == [folder]
 
 
 def test_a_network_of_some_sequences_takes_their_channels(tmp_path: Path) -> None:
