@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bids_scseg.cli.parser import _whole
 from bids_scseg.errors import UsageError
 
 #: Names of the profiles, as in ``measure.profiles`` (a test compares), which would load numpy here.
@@ -48,7 +49,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--truth-files", metavar="GLOB", help="use only these reference masks")
     parser.add_argument("--pred-files", metavar="GLOB", help="use only these predicted masks")
-    parser.add_argument("--random-seed", type=int, default=0, metavar="N", help="of the bootstrap")
+    parser.add_argument("--random-seed", type=_whole, default=0, metavar="N", help="of the bootstrap")
     parser.set_defaults(run=run_evaluate)
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from bids_scseg.errors import DataError
 from bids_scseg.network.build import build_network
+from bids_scseg.options import available_cpus
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.training.arms import Arm, build_arm, network_anchors
 from bids_scseg.training.checkpoint import (
@@ -290,6 +291,11 @@ def devices(config: TrainingConfig) -> dict[str, Any]:
     count = config.devices or max(gpus, 1)
     if gpus and count > gpus:
         raise DataError(f"devices is {count}", expected=f"at most {gpus}, the GPUs that are visible")
+    if not gpus and count > max(available_cpus(), 2):
+        raise DataError(
+            f"devices is {count}, and no GPU is visible",
+            expected=f"at most {available_cpus()}, the CPU's cores",
+        )
     # an encoder gets no gradient where no example of a batch has its sequence
     strategy = "ddp_find_unused_parameters_true" if count > 1 else "auto"
     return {"accelerator": "gpu" if gpus else "cpu", "devices": count, "strategy": strategy}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bids_scseg import files
 from bids_scseg.errors import DataError, UsageError
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.model import Recipe
@@ -88,7 +89,7 @@ def open_ground(config: TrainingConfig, data: Path | None, *, recipe: Recipe, ou
         As :func:`bids_scseg.training.train.train`.
     """
     if is_first_process():
-        out.mkdir(parents=True, exist_ok=True)
+        _make_folder(out)
     if config.data.synthetic:
         with _synthetic(config, data, recipe=recipe, out=out) as ground:
             yield ground
@@ -98,6 +99,13 @@ def open_ground(config: TrainingConfig, data: Path | None, *, recipe: Recipe, ou
         )
     else:
         yield _prepared(config, data, recipe=recipe, out=out)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.write_error(error, out) from error
 
 
 def described(summary: Mapping[str, Any]) -> str:

@@ -55,6 +55,7 @@ def test_plain_folders(folders, capsys):
         (["x=pred"], ["--baseline", "y"], "'y'"),
         (["x=pred"], ["--prob", "y=pred"], "'y'"),
         (["x=pred"], ["--profile", "nobody"], "nobody"),
+        (["x=pred"], ["--random-seed", "-1"], "'-1'"),
     ],
 )
 def test_wrong_usage_is_code_64(folders, pred, more, words, capsys):

@@ -180,6 +180,8 @@ def test_tensorboard_gets_the_logs(tmp_path: Path) -> None:
 def test_devices_that_are_not_there_are_refused() -> None:
     assert devices(tiny_config(accelerator="cpu", devices=0))["devices"] == 1
     assert "find_unused" in devices(tiny_config(accelerator="cpu", devices=2))["strategy"]
+    with pytest.raises(DataError, match="no GPU is visible; expected at most"):
+        devices(tiny_config(accelerator="cpu", devices=5000))
     if not torch.cuda.is_available():
         with pytest.raises(DataError, match="no GPU"):
             devices(tiny_config(accelerator="gpu"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bids_scseg.cli.tools import main
-from bids_scseg.errors import DataError
+from bids_scseg.errors import DataError, OutputError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.describe import threshold_source
 from bids_scseg.inference.predict import load_network, predict_case
@@ -119,6 +119,13 @@ def test_held_out_subjects_without_lesions_leave_the_recipes_threshold(tmp_path:
 def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 2, lesions=False)
     with pytest.raises(DataError, match="no training case has a lesion"):
+        train(CONFIG, tmp_path / "data", out=tmp_path / "run")
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 2)
+    (tmp_path / "run").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
         train(CONFIG, tmp_path / "data", out=tmp_path / "run")
 
 
