@@ -10,9 +10,10 @@ from typing import Any
 
 from bids_scseg.errors import DataError, UsageError
 from bids_scseg.measure.overlap import find_profile
+from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training.config import TrainingConfig, config_from_mapping
 from bids_scseg.training.judge import Setting
-from bids_scseg.training.parse import merge, parse_record, read_mapping
+from bids_scseg.training.parse import check_choice, merge, parse_record, read_mapping
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # keys that decide where and how fast a training runs, but not what comes out
@@ -160,6 +161,7 @@ def load_experiment(path: Path) -> ExperimentConfig:
         base = {k: v for k, v in read_mapping(path.parent / config.base).items() if k not in ("name", "seed")}
         config = replace(config, training=merge(base, config.training))
     names = [arm.name for arm in config.arms]
+    check_choice(config.baseline, tuple(names), where=f"{path}: baseline")
     for found, expected in _problems(config, names):
         raise DataError(found, file=path, expected=expected, remedy="correct the experiment")
     find_profile(config.profile)
@@ -167,15 +169,24 @@ def load_experiment(path: Path) -> ExperimentConfig:
         training_config(
             config, arm, seed=config.seeds[0], source="somewhere", split="", where=f"{path}: arm {arm.name}"
         )
+    _check_sequences(config, path)
     return config
+
+
+def _check_sequences(config: ExperimentConfig, path: Path) -> None:
+    """Refuse names of no sequence (DataError): runs would train without them, and no setting would fit."""
+    known = load_recipe(str(config.training["recipe"])).sequence_names
+    for setting in config.settings:
+        for name in setting.sequences:
+            check_choice(name, known, where=f"{path}: settings, {setting.name}: sequences")
+    for name in config.availability.keep:
+        check_choice(name, known, where=f"{path}: availability: keep")
 
 
 def _problems(config: ExperimentConfig, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for name in names:
         if not NAME.fullmatch(name) or names.count(name) > 1:
             yield f"arm {name!r}", "different names of letters, digits, '-', '_', '+' and '.'"
-    if config.baseline not in names:
-        yield f"baseline {config.baseline!r}", f"one of {list(names)}"
     for arm in config.arms:
         if arm.needs and (arm.needs not in names or config.arm(arm.needs).needs):
             yield f"{arm.name} needs {arm.needs!r}", "an arm that needs no other"
@@ -185,6 +196,10 @@ def _problems(config: ExperimentConfig, names: Sequence[str]) -> Iterator[tuple[
         yield f"seeds {list(config.seeds)}", "different whole numbers from 0 on"
     if len({setting.name for setting in config.settings}) < max(len(config.settings), 1):
         yield "settings", "at least one, with different names"
+    shares = {"validation": config.split.validation, "test": config.split.test}
+    for key, share in shares.items():
+        if not 0 <= share < 1:
+            yield f"split.{key} {share}", "0 or more, less than 1"
     if not 0 <= config.availability.share <= 1:
         yield f"availability.share {config.availability.share}", "0 to 1"
     if not 0 <= config.overlap < 1:

@@ -27,7 +27,7 @@ def test_runs_come_seed_by_seed_and_needed_ones_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('baseline = "baseline"', 'baseline = "base"', "baseline 'base'"),
+        ('baseline = "baseline"', 'baseline = "base"', "baseline: value 'base'.*Did you mean 'baseline'"),
         ("seeds = [0]", "seeds = [0, 0]", "different whole numbers"),
         ("seeds = [0]", "seed = [0]", "Did you mean 'seeds'"),
         ('name = "frozen"', 'name = "../frozen"', "letters, digits"),
@@ -36,6 +36,14 @@ def test_runs_come_seed_by_seed_and_needed_ones_first(tmp_path: Path) -> None:
         ("iterations = 4", "iterations = 4\nseed = 1", "the experiment sets it"),
         ("iterations = 4", "iterations = 4\ndevices = 2", "--only ARM:SEED"),
         ("share = 0.5", "share = 1.5", "0 to 1"),
+        ('keep = ["T2Sag"]', 'keep = ["T2sag"]', "keep: value 'T2sag'.*Did you mean 'T2Sag'"),
+        (
+            'sequences = ["T2Sag"]',
+            'sequences = ["T2sag"]',
+            "settings, T2Sag: sequences.*Did you mean 'T2Sag'",
+        ),
+        ("validation = 0.25", "validation = 25", "split.validation 25"),
+        ('recipe = "cord-lesion"', 'recipe = "cord-lesions"', "there is no recipe"),
         ("paper = { f1 = 0.5 }", "paper = { auc = 0.5 }", "f1 and dice"),
     ],
 )
