@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.recipe.model import Recipe
 from bids_scseg.training.sample import IGNORE
 
 LESIONS_FILE = "lesions.json"  # beside label.npy: in which sequences each lesion is visible or faint
@@ -27,10 +28,13 @@ class Made:
         Version of the preparation.
     cord_method
         Where the cord masks came from.
+    rules
+        What :func:`rules_of` says of the recipe that it was prepared for.
     """
 
     preparation: int | None = None
     cord_method: str | None = None
+    rules: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -183,7 +187,7 @@ def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
         faint=_detectability(folder / LESIONS_FILE, "faint"),
         channels=channels,
         folder=folder,
-        made=Made(preparation=record.get("preparation"), cord_method=record.get("cord_method")),
+        made=Made(**{key: record.get(key) for key in ("preparation", "cord_method", "rules")}),
         cord=_cord(folder, label),
         spacings=_spacings(record),
     )
@@ -192,6 +196,33 @@ def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
 def load_cases(root: Path, *, sequences: Sequence[str]) -> list[TrainingCase]:
     """All cases below a folder."""
     return [load_case(folder, sequences=sequences) for folder in find_cases(root)]
+
+
+def rules_of(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the numbers of a prepared case, as plain data."""
+    return {
+        "frame": recipe.frame,
+        "normalize": recipe.normalize,
+        "spacing_mm": recipe.grid.spacing_mm,
+        "window_vox": list(recipe.grid.window_vox or ()),
+    }
+
+
+def check_rules(cases: Iterable[TrainingCase], recipe: Recipe) -> None:
+    """Refuse cases that were prepared otherwise than the app prepares for a model of this recipe (DataError).
+
+    Cases whose record does not say how they were prepared are let pass.
+    """
+    wanted = rules_of(recipe)
+    for case in cases:
+        for key, value in (case.made.rules or {}).items():
+            if key in wanted and wanted[key] != value:
+                raise DataError(
+                    f"{case.name} was prepared with {key} {value!r}",
+                    file=case.folder,
+                    expected=f"{wanted[key]!r}, as in recipe {recipe.name}",
+                    remedy="prepare the cases again with this recipe, or train with theirs",
+                )
 
 
 def kept_sequences(case: TrainingCase, names: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from bids_scseg.errors import DataError, UsageError
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.training.arms import judged_sequences, shown_sequences
-from bids_scseg.training.cases import Made, TrainingCase, kept_sequences, load_cases
+from bids_scseg.training.cases import Made, TrainingCase, check_rules, kept_sequences, load_cases
 from bids_scseg.training.checkpoint import STATE, has_checkpoint
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.dataset import PreparedCases
@@ -127,6 +127,7 @@ def described(summary: Mapping[str, Any]) -> str:
 
 def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) -> Ground:
     cases = load_cases(data, sequences=recipe.network.sequences)
+    check_rules(cases, recipe)
     split = split_subjects({case.subject for case in cases}, config.validation, seed=config.seed)
     _check_same_subjects(out, split)
     training, held = (
@@ -219,6 +220,7 @@ def _synthetic(config: TrainingConfig, data: Path | None, *, recipe: Recipe, out
     held = [source.case(number) for number in numbers]
     if data is not None:
         held = load_cases(data, sequences=recipe.network.sequences)
+        check_rules(held, recipe)
     held, without = _with_any(held, judged_sequences(config, recipe))
     with generating(source, first=first) if is_first_process() else nullcontext():
         summary = read_json(out / DATA) if has_checkpoint(out) else {}

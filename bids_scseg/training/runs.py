@@ -20,7 +20,7 @@ from bids_scseg import __version__
 from bids_scseg.errors import BusyError, DataError, MissingInputError, ScsegError, SessionError
 from bids_scseg.measure.trials import TrialRow
 from bids_scseg.processes import end_with_parent
-from bids_scseg.training.cases import TrainingCase, load_cases
+from bids_scseg.training.cases import TrainingCase, check_rules, load_cases
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.experiment import ExperimentConfig, Run, deciding, training_config
 from bids_scseg.training.files import read_json, write_json
@@ -241,6 +241,7 @@ def _judge(place: Place, run: Run) -> dict[str, Any]:
     config = run_config(place, run)
     judge = Judge.open(place.folder(run) / "bundle", config, overlap=place.config.overlap)
     validation, test = _cases(place, judge.sequences)
+    check_rules([*validation, *test], judge.recipe)
     start = time.monotonic()
     rows: list[TrialRow] = []
     settings: dict[str, Any] = {}

@@ -31,7 +31,7 @@ from bids_scseg.recipe.study import ImageFile, Plan, Study
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
-from bids_scseg.training.cases import LESIONS_FILE
+from bids_scseg.training.cases import LESIONS_FILE, rules_of
 from bids_scseg.training.files import digest
 from bids_scseg.training.reference import place_maps
 from bids_scseg.training.sample import IGNORE
@@ -278,6 +278,7 @@ def _facts(
     return {
         "preparation": PREPARATION_VERSION,
         "cord_method": _cord_method(read.sources.values(), setting.jitter_mm),
+        "rules": rules_of(setting.recipe),
         "cords": read.sources,
         "lesion_maps": [found.name for found in maps],
         "jitter_mm": setting.jitter_mm,

@@ -10,7 +10,8 @@ import pytest
 from small_cases import NAMES, SIZE, make_case, save
 
 from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.training.cases import find_cases, kept_sequences, load_case
+from bids_scseg.recipe.load import load_recipe
+from bids_scseg.training.cases import Made, check_rules, find_cases, kept_sequences, load_case, rules_of
 from bids_scseg.training.dataset import crop
 
 
@@ -67,6 +68,16 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (whole / "case.json").write_text("[]", encoding="utf-8")
     with pytest.raises(DataError, match="malformed"):
         load_case(whole, sequences=NAMES)
+
+
+def test_cases_of_another_preparation_are_refused() -> None:
+    recipe = load_recipe("cord-lesion")
+    rules = rules_of(recipe)
+    check_rules([make_case(), make_case(made=Made(rules=rules))], recipe)
+    for key, value in (("normalize", "coverage"), ("spacing_mm", 1.0), ("window_vox", [64, 64])):
+        case = make_case(made=Made(rules={**rules, key: value}))
+        with pytest.raises(DataError, match=f"prepared with {key}.*as in recipe cord-lesion"):
+            check_rules([case], recipe)
 
 
 def test_drafts_are_no_cases(tmp_path: Path) -> None:

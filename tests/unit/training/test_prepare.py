@@ -15,7 +15,7 @@ from bids_scseg.bids.query import find_studies
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.space.grid import Grid
 from bids_scseg.training import prepare, session
-from bids_scseg.training.cases import load_case
+from bids_scseg.training.cases import load_case, rules_of
 from bids_scseg.training.prepare import PreparedRow, prepare_dataset, prepare_sessions
 from bids_scseg.training.session import Preparation
 
@@ -59,6 +59,7 @@ def test_good_sessions_become_cases_and_bad_ones_rows(dataset: Path, tmp_path: P
     record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
     assert record["preparation"] == PREPARATION_VERSION
     assert record["cord_method"] == "masks"
+    assert record["rules"] == rules_of(recipe())
     assert record["lesion_maps"] == ["sub-01_acq-sag_T2w_lesion-manual.nii.gz"]
     # the lesions were drawn on bright ones: the label lies where the prepared image is bright
     sag = case.image[0].astype(float)

@@ -122,6 +122,15 @@ def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
         train(CONFIG, tmp_path / "data", out=tmp_path / "run")
 
 
+def test_cases_that_were_prepared_otherwise_are_refused(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 3)
+    file = tmp_path / "data" / "sub-1" / "case.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "rules": {"normalize": "coverage"}}))
+    with pytest.raises(DataError, match="sub-1 was prepared with normalize 'coverage'"):
+        train(CONFIG, tmp_path / "data", out=tmp_path / "run")
+
+
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 2)
     (tmp_path / "run").touch()
