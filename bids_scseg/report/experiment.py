@@ -208,6 +208,7 @@ def _part(page: ExperimentPage, setting: str) -> Part:
         f"Models were given {page.settings[setting]}. {first.images} test images per seed, "
         f"{first.lesion_free} of them without lesions; F1 and Dice of those are undefined and in no mean."
     )
+    text += _unequal(page, summaries)
     figures = [_dots(page, setting, summaries)]
     if any(item.comparisons for item in summaries):
         figures.append(_differences(page, setting, summaries))
@@ -218,6 +219,17 @@ def _part(page: ExperimentPage, setting: str) -> Part:
         main=tuple(_main(page, summaries, metric, word) for metric, word in METRICS),
         details=_details(page, summaries),
         figures=tuple(figures),
+    )
+
+
+def _unequal(page: ExperimentPage, summaries: Sequence[TrialSummary]) -> str:
+    """A warning where arms could not be given the same images, as those without the anchor."""
+    if len({item.images for item in summaries}) < 2:
+        return ""
+    counts = ", ".join(f"{page.label(item.arm).title} {item.images}" for item in summaries)
+    return (
+        f" The arms do not have the same images ({counts}), since some cases lack a sequence that a model "
+        "needs: their means must not be compared. Differences and tests use common images only."
     )
 
 
@@ -267,12 +279,14 @@ def _details(page: ExperimentPage, summaries: Sequence[TrialSummary]) -> Table:
     headers = (
         Header(text="Arm"),
         *(Header(text=word, numeric=True) for _, word in DETAILS),
+        Header(text="images", numeric=True, hint="Test images per seed"),
         Header(text="undefined F1", numeric=True, hint="Of images times seeds"),
     )
     rows = tuple(
         (
             _text(page.label(item.arm).title),
             *(_cell(item.metrics.get(metric)) for metric, _ in DETAILS),
+            _text(item.images),
             _text(f"{item.undefined.get('f1', 0)} of {item.images * len(item.seeds)}"),
         )
         for item in summaries

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,15 @@ def test_numbers_stand_with_intervals_beside_the_papers(tmp_path: Path) -> None:
     assert "&lt; 0.001" in html
     assert "0.300 (one subject only)" in text
     assert "4 of 24" in text
+
+
+def test_arms_that_were_not_given_the_same_images_are_told(tmp_path: Path) -> None:
+    alike = page(summary("base", 0.5), summary("new", 0.6))
+    assert "do not have the same images" not in written(tmp_path, alike)
+    fewer = page(summary("base", 0.5), replace(summary("new", 0.6), images=9))
+    assert "do not have the same images (Baseline 12, New &lt;i&gt;arm&lt;/i&gt; 9)" in written(
+        tmp_path, fewer
+    )
 
 
 def test_published_values_stand_beside_their_own_setting_only(tmp_path: Path) -> None:
