@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -119,6 +120,12 @@ def described(summary: Mapping[str, Any]) -> str:
         names = summary["left out"]
         some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
         lines.append(f"left out, with none of the sequences: {len(names)} ({some})")
+    if summary.get("several"):
+        names = summary["several"]
+        some = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        lines.append(
+            f"sessions with several cases, all used, their people taken for one: {len(names)} ({some})"
+        )
     return "\n".join(lines)
 
 
@@ -149,6 +156,7 @@ def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) 
         **summarize(training, spacing_mm=spacing),
         "validation": summarize(held, spacing_mm=spacing),
         "left out": [case.name for case in (*without, *judged_without)],
+        "several": _several(cases),
     }
     _check_same_cases(out, summary)
     if is_first_process():
@@ -182,6 +190,12 @@ def _check_same_cases(out: Path, summary: Mapping[str, Any]) -> None:
                 expected=f"{summary[key]}, as the data have now",
                 remedy=_BEGIN_ANEW,
             )
+
+
+def _several(cases: list[TrainingCase]) -> list[str]:
+    """Sessions that have more than one case: copies, or people of several places with one label."""
+    counts = Counter((case.subject, case.session) for case in cases)
+    return sorted("_".join(filter(None, key)) for key, count in counts.items() if count > 1)
 
 
 def _with_any(

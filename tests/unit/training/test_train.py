@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,15 @@ def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 2, lesions=False)
     with pytest.raises(DataError, match="no training case has a lesion"):
         train(CONFIG, tmp_path / "data", out=tmp_path / "run")
+
+
+def test_sessions_with_several_cases_are_told(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 4)
+    shutil.copytree(tmp_path / "data" / "sub-1", tmp_path / "data" / "backup" / "sub-1")
+    stream = io.StringIO()
+    train(CONFIG, tmp_path / "data", out=tmp_path / "run", display=Console(stream))
+    assert "several cases, all used, their people taken for one: 1 (1)" in stream.getvalue()
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["several"] == ["1"]
 
 
 def test_cases_that_were_prepared_otherwise_are_refused(tmp_path: Path) -> None:
