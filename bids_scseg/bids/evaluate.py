@@ -40,6 +40,7 @@ from bids_scseg.errors import (
     ScsegError,
     UsageError,
 )
+from bids_scseg.measure.calibration import ROUNDING
 from bids_scseg.measure.evaluate import ImageKey, ImageResult, LesionNames, evaluate_image
 from bids_scseg.measure.evaluation import NO_VALUE, Evaluation, evaluate_all, group_labels
 from bids_scseg.measure.overlap import find_profile
@@ -114,6 +115,8 @@ class PairFacts:
         Volume of true lesions outside the prediction's field of view; it counts as not found.
     probability
         Relative path of the probability map; empty without.
+    unusable_map
+        What was wrong with the map that was found; empty where nothing was. The masks count all the same.
     """
 
     prediction: str
@@ -123,6 +126,7 @@ class PairFacts:
     resampled: bool
     truth_outside_mm3: float
     probability: str
+    unusable_map: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -344,9 +348,13 @@ def evaluate_pair(
     truth, grid = read_mask(pair.truth.path, drawn=True)
     prediction, inside, resampled = _onto(pair.prediction.path, read_mask, grid)
     chosen = probability_of(pair.prediction, maps)
-    probability, covered = None, inside
+    probability, covered, problem = None, inside, ""
     if chosen is not None:
-        probability, covered, _ = _onto(chosen.path, read_probability, grid)
+        try:
+            probability, covered, _ = _onto(chosen.path, read_probability, grid)
+        except ScsegError as error:
+            problem = f"{chosen.relative}: {error.found}"
+            chosen = None
     result = evaluate_image(
         truth,
         prediction,
@@ -366,6 +374,7 @@ def evaluate_pair(
         resampled=resampled,
         truth_outside_mm3=float((truth & ~inside).sum() * grid.voxel_volume),
         probability="" if chosen is None else chosen.relative,
+        unusable_map=problem,
     )
 
 
@@ -503,8 +512,21 @@ def read_mask(path: Path, *, drawn: bool = False) -> tuple[npt.NDArray[np.bool_]
 
 
 def read_probability(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
-    """Read a probability map, 0–1; its values are checked where they are used."""
-    return _read(path)
+    """Read a probability map, 0–1.
+
+    Raises
+    ------
+    ImageError, MissingInputError
+        If it cannot be read or has values that are not finite.
+    DataError
+        If values lie outside 0–1 by more than rounding.
+    """
+    data, grid = _read(path)
+    if data.min() < -ROUNDING or data.max() > 1 + ROUNDING:
+        raise DataError(
+            f"values from {data.min():g} to {data.max():g}", file=path, expected="probabilities from 0 to 1"
+        )
+    return data, grid
 
 
 def _read_labels(path: Path) -> tuple[npt.NDArray[np.int32], Grid]:

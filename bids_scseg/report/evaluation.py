@@ -205,6 +205,13 @@ def _flags(found: FolderEvaluation) -> Iterable[Flag]:
             text="They lay on another lattice than the reference mask and were brought onto it by the "
             "nearest voxel.",
         )
+    maps = [facts.unusable_map for facts in found.facts if facts.unusable_map]
+    if maps:
+        yield Flag(
+            severity="caution",
+            title=f"{len(maps)} probability maps cannot be used",
+            text=f"The masks count, FROC and calibration lack these images. The first: {maps[0]}.",
+        )
     loose = sum(facts.pair.how == "session" for facts in found.facts)
     if loose:
         yield Flag(

@@ -42,6 +42,7 @@ IMAGE_COLUMNS: tuple[Column, ...] = (
         name="paired_by", dtype="str", description="How the partner was found: name, entities or session."
     ),
     Column(name="probability_file", dtype="str", description="Probability map used."),
+    Column(name="unusable_map", dtype="str", description="What was wrong with a map that was found."),
     Column(name="spacing_mm", dtype="str", description="Voxel size of the reference mask.", units="mm"),
     Column(
         name="resampled", dtype="boolean", description="Whether the prediction came from another lattice."
@@ -146,6 +147,7 @@ def _image_rows(found: FolderEvaluation) -> Iterable[dict[str, Value]]:
             "prediction_file": facts.pair.prediction.relative,
             "paired_by": facts.pair.how,
             "probability_file": facts.probability or None,
+            "unusable_map": facts.unusable_map or None,
             "spacing_mm": _spacing(facts),
             "resampled": facts.resampled,
             "truth_outside_mm3": facts.truth_outside_mm3,

@@ -10,6 +10,7 @@ import pytest
 
 from bids_scseg.bids.evaluate import Request, evaluate_folders, read_mask, resample_nearest, same_grid
 from bids_scseg.errors import DataError, ImageError, MissingInputError, NoMatchError, UsageError
+from bids_scseg.report.evaluation import write_evaluation
 from bids_scseg.space.grid import Grid
 
 SHAPE = (8, 8, 30)
@@ -144,6 +145,19 @@ def test_probabilities_of_another_folder(folders):
     found = _evaluate(folders, probabilities={"ours": folders / "maps"})
     assert found.evaluation.methods[0].calibration.expected_error == 0
     assert found.facts[0].probability.startswith("sub-1_acq-sag")
+
+
+@pytest.mark.parametrize("factor", [100, np.nan])
+def test_an_unusable_map_costs_no_scores(folders, factor):
+    plain = _evaluate(folders).evaluation.results[0].scores
+    _save(folders / "pred", NAME.format(1, 1, "probseg"), _box(5, 10, value=factor, dtype=np.float32))
+    found = _evaluate(folders)
+    assert found.evaluation.results[0].scores == plain
+    assert found.evaluation.methods[0].without_probability == 1
+    assert not found.unpaired["ours"]
+    assert found.facts[0].probability == ""
+    assert "probseg" in found.facts[0].unusable_map
+    assert "cannot be used" in write_evaluation(found, folders / "out").read_text()
 
 
 def test_levels_and_columns_of_the_truth(folders):
