@@ -21,9 +21,9 @@ import matplotlib as mpl
 import numpy as np
 from scipy import ndimage
 
-from bids_scseg.bids.header import read_image
 from bids_scseg.bids.query import find_studies
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.space.nifti import read_image
 from bids_scseg.synth.cords import ring_voxels
 from bids_scseg.synth.implanted import read_real_session
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.bids.dataset import dataset_name
-from bids_scseg.bids.header import read_header, read_values
 from bids_scseg.bids.masks import (
     DESCRIBING,
     Candidate,
@@ -27,6 +26,7 @@ from bids_scseg.bids.references import WHOLE_TOLERANCE, says_lesion
 from bids_scseg.errors import DataError, GeometryError, ScsegError
 from bids_scseg.recipe.study import ImageFile, Plan, Study
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import read_header, read_values
 from bids_scseg.space.resample import index_chunks, sample_linear
 
 CORD_FROM = 0.5  # of a cord mask brought onto another lattice

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from bids_scseg import files
 from bids_scseg.bids.derivatives import CORRECTION_KEY
-from bids_scseg.bids.header import READ_ERRORS, inspect_header
 from bids_scseg.bids.names import sidecar
 from bids_scseg.bids.pairs import (
     MaskFile,
@@ -45,6 +44,7 @@ from bids_scseg.measure.evaluate import ImageKey, ImageResult, LesionNames, eval
 from bids_scseg.measure.evaluation import NO_VALUE, Evaluation, evaluate_all, group_labels
 from bids_scseg.measure.overlap import find_profile
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import READ_ERRORS, inspect_header
 from bids_scseg.space.resample import CHUNK_POINTS, broadcast_affine
 
 #: Corners closer than this are the same lattice up to rounding in the header, mm (ours).

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_scseg.bids.header import read_header
 from bids_scseg.errors import ScsegError
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import read_header
 
 MASK_SUFFIXES = frozenset({"mask", "seg", "dseg"})
 CORD_LABELS = frozenset({"sc", "cord", "spinalcord"})

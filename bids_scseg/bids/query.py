@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 
 from bids_scseg import files
-from bids_scseg.bids.header import inspect_header
 from bids_scseg.errors import (
     DataError,
     ImageError,
@@ -25,6 +24,7 @@ from bids_scseg.errors import (
     UsageError,
 )
 from bids_scseg.recipe.study import ImageFile, Study
+from bids_scseg.space.nifti import inspect_header
 
 LOG = logging.getLogger(__name__)
 

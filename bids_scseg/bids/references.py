@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from bids_scseg import files
 from bids_scseg.bids.dataset import is_own_dataset
-from bids_scseg.bids.header import read_header
 from bids_scseg.bids.masks import (
     DESCRIBING,
     MANUAL_WORDS,
@@ -26,6 +25,7 @@ from bids_scseg.bids.write import APP_NAME
 from bids_scseg.errors import DataError, GeometryError, MissingInputError
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import read_header
 
 LESION_WORD = "lesion"
 SUFFIXES = frozenset({"mask", "seg", "dseg", "manual"})

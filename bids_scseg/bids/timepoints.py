@@ -14,12 +14,12 @@ import pandas as pd
 from bids_scseg import files
 from bids_scseg.bids.dataset import RAW, linked_folder
 from bids_scseg.bids.given import read_geometry
-from bids_scseg.bids.header import read_image
 from bids_scseg.bids.names import session_label
 from bids_scseg.bids.write import safe_join
 from bids_scseg.errors import DataError, ImageError, OutputError
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import FloatArray, Grid
+from bids_scseg.space.nifti import read_image
 
 NIFTI = ".nii.gz"
 SAME_LATTICE = "the lattice that the session was prepared from"
@@ -137,7 +137,7 @@ def read_map(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
     """
     import nibabel as nib
 
-    from bids_scseg.bids.header import READ_ERRORS, inspect_header
+    from bids_scseg.space.nifti import READ_ERRORS, inspect_header
 
     grid = inspect_header(path).grid
     try:

@@ -15,10 +15,10 @@ import numpy as np
 from bids_scseg import files
 from bids_scseg.bids import checksums
 from bids_scseg.bids.dataset import RAW, linked_folder
-from bids_scseg.bids.header import read_header
 from bids_scseg.bids.names import sidecar
 from bids_scseg.errors import DataError, MissingInputError, ScsegError
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import read_header
 
 URI = re.compile(r"bids:([A-Za-z0-9._-]*):(.+)", re.DOTALL)
 SAME_LATTICE_MM = 0.01  # corners; what float32 affines lose is a hundredth of it (ours)

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from bids_scseg.errors import DataError, ImageError, MissingInputError, OutputError, ScsegError, SessionError
+from bids_scseg.errors import DataError, ImageError, OutputError, ScsegError, SessionError
 from bids_scseg.files import write_atomically
 from bids_scseg.inference.bundle import MODEL_FILE, WEIGHTS_FILE, ModelBundle, find_bundle, load_bundle
 from bids_scseg.inference.device import Device, resolve_device
@@ -42,6 +42,7 @@ from bids_scseg.inference.protocol import (
     send,
     success,
 )
+from bids_scseg.space.nifti import read_image
 
 LOG = logging.getLogger(__name__)
 
@@ -130,15 +131,17 @@ class Worker:
         from bids_scseg.inference.predict import find_cord
 
         source, output = Path(_text(message, "image")), Path(_text(message, "output"))
-        data, affine = read_image(source)
+        data, grid = read_image(source)
         model = self._model(_text(message, "bundle"))
         try:
-            found = find_cord(model.network, model.bundle, image=data, affine=affine, device=self.device.name)
+            found = find_cord(
+                model.network, model.bundle, image=data, affine=grid.affine, device=self.device.name
+            )
         except ImageError as error:
             raise type(error)(
                 error.found, file=source, expected=error.expected, remedy=error.remedy
             ) from error
-        write_atomically(output, _array(found) if output.suffix == ".npy" else _volume(found, affine))
+        write_atomically(output, _array(found) if output.suffix == ".npy" else _volume(found, grid.affine))
 
     def _model(self, name: str) -> _Loaded:
         from bids_scseg.inference.predict import load_network
@@ -214,39 +217,6 @@ def _stamp(folder: Path) -> Stamp:
     except FileNotFoundError:
         return ()
     return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size, stat.st_ino))
-
-
-def read_image(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Values and affine of a three-dimensional NIfTI image; trailing axes of size 1 are dropped.
-
-    Raises
-    ------
-    MissingInputError
-        If there is no such file.
-    ImageError
-        If it cannot be read or has other dimensions.
-    """
-    import struct
-    import zlib
-
-    import nibabel as nib
-
-    if not path.is_file():
-        raise MissingInputError("no such image", file=path)
-    try:
-        image: Any = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except (
-        nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
-        OSError, ValueError, EOFError, OverflowError, struct.error, zlib.error,
-    ) as error:  # fmt: skip
-        raise ImageError(f"cannot be read ({error})", file=path, expected="a NIfTI image") from error
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
-        raise ImageError(f"shape {data.shape}", file=path, expected="three dimensions")
-    return data, affine
 
 
 def _array(data: npt.NDArray[Any]) -> Callable[[BinaryIO], object]:

@@ -18,13 +18,13 @@ import numpy.typing as npt
 from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
 from bids_scseg.bids.corrections import read_cord
-from bids_scseg.bids.header import READ_ERRORS, read_image
 from bids_scseg.bids.masks import same_lattice
 from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError, SessionError
 from bids_scseg.inference.client import request, request_cord
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
 from bids_scseg.preprocess.align import clean_cord, found_cord, near
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import READ_ERRORS, read_image
 
 RECORD_FILE = "cord.json"
 NETWORK = "built-in network"  # as the source of a mask

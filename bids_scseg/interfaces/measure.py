@@ -13,7 +13,6 @@ from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
 from bids_scseg import __version__
 from bids_scseg.bids.corrections import read_drawn
-from bids_scseg.bids.header import read_image
 from bids_scseg.bids.masks import point_kind, same_lattice
 from bids_scseg.errors import ImageError, MissingInputError
 from bids_scseg.files import sha256
@@ -25,6 +24,7 @@ from bids_scseg.measure.landmarks import Landmarks, Level, fit_landmarks, label_
 from bids_scseg.measure.lesions import lesion_table
 from bids_scseg.measure.session import MODEL_ORIGIN, Provenance, session_row
 from bids_scseg.space.geometry import Geometry
+from bids_scseg.space.nifti import read_image
 
 
 class MeasureLesionsInputSpec(VersionedInputSpec):

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
 from bids_scseg.bids.derivatives import SessionResults, write_results
-from bids_scseg.bids.header import read_image
 from bids_scseg.bids.names import session_names
 from bids_scseg.bids.verify import verify_written
 from bids_scseg.errors import ImageError
@@ -32,6 +31,7 @@ from bids_scseg.report.quality import read_outliers
 from bids_scseg.report.session import write_session_report
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import read_image
 
 RECORDS_FILE = "records.json"
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, OutputMultiPath, TraitedSpec, traits
 
 from bids_scseg.bids.given import read_geometry
-from bids_scseg.bids.header import read_image
 from bids_scseg.errors import CordNotFoundError, DataError, ImageError, ScsegError, SessionError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_from_json
 from bids_scseg.interfaces.cord import load_volume, read_record
@@ -23,6 +22,7 @@ from bids_scseg.preprocess.reuse import prepare_given
 from bids_scseg.recipe.load import recipe_from_json
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import read_image
 
 CASE_FILES = ("case.json", "image.npy", "coverage.npy", "cord.npy", "cord_share.npy")
 

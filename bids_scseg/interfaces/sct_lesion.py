@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
-from bids_scseg.bids.header import READ_ERRORS, read_image
 from bids_scseg.bids.masks import same_lattice
 from bids_scseg.errors import ImageError, ScsegError, SessionError
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
@@ -23,6 +22,7 @@ from bids_scseg.interfaces.prepare import Native, load_case
 from bids_scseg.interfaces.sct import SCT_RELEASE, run_tool
 from bids_scseg.preprocess.late import fuse_maps
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import READ_ERRORS, read_image
 
 RECORD_FILE, VALUES_FILE = "lesion_map.json", "lesions.npy"
 MAP_FILE, MAP_SIDECAR = "lesions.nii.gz", "lesions.json"  # SCT writes the second beside the first

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.bids.filters import Filters
-from bids_scseg.bids.header import READ_ERRORS, read_image
 from bids_scseg.bids.masks import find_cord_masks
 from bids_scseg.bids.match import match_image
 from bids_scseg.bids.plan import make_plan
@@ -23,6 +22,7 @@ from bids_scseg.errors import ImageError, ScsegError
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import READ_ERRORS, read_image
 from bids_scseg.space.resample import sample_linear
 from bids_scseg.synth.blobs import draw_blob
 from bids_scseg.synth.contrast import LESION_SIGN

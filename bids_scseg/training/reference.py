@@ -11,7 +11,6 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from bids_scseg.bids.header import READ_ERRORS
 from bids_scseg.bids.masks import same_lattice
 from bids_scseg.bids.references import SOFT_FROM, LesionMap, lattice_error, lesion_numbers
 from bids_scseg.errors import DataError, ImageError
@@ -20,6 +19,7 @@ from bids_scseg.preprocess.align import extend_centerline, fit_centerline, measu
 from bids_scseg.preprocess.labels import labels_to_prepared, session_labels_to_prepared
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Geometry, Slab
+from bids_scseg.space.nifti import READ_ERRORS
 from bids_scseg.training.sample import IGNORE
 
 BoolArray = npt.NDArray[np.bool_]

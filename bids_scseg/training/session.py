@@ -17,7 +17,6 @@ import numpy.typing as npt
 from bids_scseg import __version__
 from bids_scseg.bids.corrections import read_cord
 from bids_scseg.bids.filters import Filters
-from bids_scseg.bids.header import READ_ERRORS, read_image
 from bids_scseg.bids.masks import is_correction, same_lattice
 from bids_scseg.bids.references import LesionMap, find_lesion_maps
 from bids_scseg.errors import CordNotFoundError, DataError, ImageError
@@ -31,6 +30,7 @@ from bids_scseg.recipe.study import ImageFile, Plan, Study
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
+from bids_scseg.space.nifti import READ_ERRORS, read_image
 from bids_scseg.training.cases import LESIONS_FILE, rules_of
 from bids_scseg.training.files import digest
 from bids_scseg.training.reference import place_maps

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bids_scseg.bids.filters import read_filters
-from bids_scseg.bids.header import inspect_header, read_image
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.errors import DataError, ImageError, MissingInputError, ScsegError
 from bids_scseg.inference.bundle import load_bundle, load_weights, sha256
 from bids_scseg.options import RunOptions, read_config
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.space.nifti import inspect_header, read_image
 
 CORPUS = Path(__file__).parent / "corpus"
 LESION = load_recipe("cord-lesion")

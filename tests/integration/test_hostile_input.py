@@ -12,11 +12,11 @@ from hostile import INPUTS
 from integration.checks import call, status
 from integration.cohorts import STAR, add_session, describe, image_path
 
-from bids_scseg.bids.header import read_image
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.errors import ImageError
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.space.nifti import read_image
 
 GOOD = ("first", "zlast")
 MEMORY_BYTES = 250_000_000  # while all of them are looked at: the largest sidecar allowed, and room

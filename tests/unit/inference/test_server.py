@@ -20,7 +20,6 @@ from bids_scseg import errors
 from bids_scseg.errors import (
     DataError,
     ImageError,
-    MissingInputError,
     MissingToolError,
     ScsegError,
     SessionError,
@@ -37,7 +36,7 @@ from bids_scseg.inference.client import (
 )
 from bids_scseg.inference.device import Device
 from bids_scseg.inference.protocol import error_from_json, error_to_json
-from bids_scseg.inference.server import Worker, listen, peak_memory_gb, read_image, remove_socket
+from bids_scseg.inference.server import Worker, listen, peak_memory_gb, remove_socket
 from bids_scseg.network.build import build_network
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.load import load_recipe
@@ -182,19 +181,6 @@ def test_errors_survive_the_way(kind: type[ScsegError]) -> None:
 
 def test_unknown_error_classes_become_the_root() -> None:
     assert type(error_from_json({"class": "annotations", "found": "x"})) is ScsegError
-
-
-def test_images_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "a.nii.gz").write_bytes(b"nonsense")
-    with pytest.raises(ImageError):
-        read_image(tmp_path / "a.nii.gz")
-    with pytest.raises(MissingInputError):
-        read_image(tmp_path / "absent.nii.gz")
-    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.float32), np.eye(4)), tmp_path / "b.nii.gz")
-    with pytest.raises(ImageError, match="three dimensions"):
-        read_image(tmp_path / "b.nii.gz")
-    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 1), np.float32), np.eye(4)), tmp_path / "c.nii.gz")
-    assert read_image(tmp_path / "c.nii.gz")[0].shape == (3, 3, 3)
 
 
 @pytest.mark.parametrize(("at", "value"), [(70, 9999), (40, 9), (42, -5)], ids=["type", "order", "size"])

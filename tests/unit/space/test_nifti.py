@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import affines
 
-from bids_scseg.bids.header import inspect_header, read_header, read_image
 from bids_scseg.errors import ImageError, MissingInputError
+from bids_scseg.space.nifti import inspect_header, read_header, read_image
 
 
 def patched(path, offset, values, dtype):
