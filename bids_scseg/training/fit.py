@@ -283,9 +283,14 @@ def _run(
         trainer.fit(task)
 
 
+def device_kind(config: TrainingConfig) -> str:
+    """``cuda`` where the configuration allows a GPU and one is visible, else ``cpu``."""
+    return "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def devices(config: TrainingConfig) -> dict[str, Any]:
     """Arguments of Lightning's trainer: kind and number of devices, and how they work together."""
-    gpus = torch.cuda.device_count() if config.accelerator != "cpu" else 0
+    gpus = torch.cuda.device_count() if device_kind(config) == "cuda" else 0
     if config.accelerator == "gpu" and not gpus:
         raise DataError("no GPU is visible", expected="accelerator 'auto' or 'cpu', or a GPU")
     count = config.devices or max(gpus, 1)

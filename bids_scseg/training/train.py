@@ -20,7 +20,7 @@ from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.config import TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
 from bids_scseg.training.files import write_json
-from bids_scseg.training.fit import Schedule, Trained, check_same_run, fit, is_first_process
+from bids_scseg.training.fit import Schedule, Trained, check_same_run, device_kind, fit, is_first_process
 from bids_scseg.training.ground import Ground, described, open_ground
 from bids_scseg.training.validate import HeldOut, Scores
 
@@ -98,7 +98,7 @@ def train(
         )  # fmt: skip
     if not is_first_process():
         raise SystemExit(0)
-    scores = _calibrate(trained, look, out=out) if look else None
+    scores = _calibrate(trained, look, out=out, kind=device_kind(config)) if look else None
     bundle = export(
         trained, config, out=out / "bundle", scores=scores, data=ground.summary, facts=facts or {},
         record=_record(config, ground, scores=scores),
@@ -117,9 +117,8 @@ def _held_out(config: TrainingConfig, cases: list[TrainingCase], recipe: Recipe)
     )
 
 
-def _calibrate(trained: Trained, look: HeldOut, *, out: Path) -> Scores:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    best, table = look.calibrate(trained.network.to(device))
+def _calibrate(trained: Trained, look: HeldOut, *, out: Path, kind: str) -> Scores:
+    best, table = look.calibrate(trained.network.to(kind))
     trained.network.cpu()
     write_json(
         out / "thresholds.json",

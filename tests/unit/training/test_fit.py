@@ -18,7 +18,7 @@ from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 from bids_scseg.training.checkpoint import load_weights
 from bids_scseg.training.config import LossConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from bids_scseg.training.fit import devices, fit, polynomial
+from bids_scseg.training.fit import device_kind, devices, fit, polynomial
 from bids_scseg.training.sample import Sample
 
 
@@ -185,6 +185,14 @@ def test_devices_that_are_not_there_are_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(DataError, match="no GPU"):
             devices(tiny_config(accelerator="gpu"))
+
+
+def test_a_gpu_is_used_for_training_and_judging_unless_the_configuration_says_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_kind(tiny_config(accelerator="cpu")) == "cpu"
+    assert device_kind(tiny_config(accelerator="auto")) == "cuda"
 
 
 RUN = """
