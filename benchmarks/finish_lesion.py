@@ -5,9 +5,10 @@ Usage:
         [--scale A] [--shift B] [--threshold T] [--min-volume MM3] [--flips]
 
 The bundles come from one first stage and one configuration and differ in the subjects that they saw, so the
-mean of their weights is a network as well. ``--scale`` and ``--shift`` are those of ``implant_folds.py``: the
-log-odds of a lesion become A times theirs plus B, by the weights and the bias of the last layer. Thresholds
-are those after it. Recipe, data and provenance are the first bundle's.
+mean of their weights is a network as well; one that is named several times counts so often. ``--scale`` and
+``--shift`` are those of ``implant_folds.py``: the log-odds of a lesion become A times theirs plus B, by the
+weights and the bias of the last layer. Thresholds are those after it. Recipe, data and provenance are the
+first bundle's.
 """
 
 from __future__ import annotations
