@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +75,7 @@ def read_covariates(
     wanted = set(participants)
     tables = {who: dataset / who / f"{who}_sessions.tsv" for who in sorted(wanted)}
     there = [path for path in (dataset / PARTICIPANTS, *tables.values()) if path.is_file()]
-    outside = [] if follow_links else [path for path in there if _leads_out(path, dataset)]
+    outside = [] if follow_links else [path for path in there if files.leads_out(path, dataset)]
     usable = set(there) - set(outside)
     people, columns = _read(dataset / PARTICIPANTS, "participant_id", names=set(taken), usable=usable)
     names = set(taken) | {column.name for column in columns}  # the same for every participant's table
@@ -106,11 +105,6 @@ def _flags(absent: int, wanted: int, outside: list[Path]) -> Iterable[str]:
             f"{outside[0].name}{more} out of the dataset: not read; copy the tables into it, or allow links "
             "with --follow-links."
         )
-
-
-def _leads_out(path: Path, root: Path) -> bool:
-    # Not Path.resolve(): it raises for links that lead in circles.
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _read(

@@ -192,6 +192,11 @@ def crop(
     """The patch round a place, shifted to lie inside the case; what is smaller than a patch is padded.
 
     Voxels that no kept sequence covers, and lesions that none of them shows, do not count (255).
+
+    Raises
+    ------
+    DataError
+        If the image has values there that are not finite.
     """
     inner, outer = _window(place, patch, case.label.shape)
     channels = len(case.sequences)
@@ -200,6 +205,11 @@ def crop(
         stored = case.channel(int(channel))
         image[(channel, *outer)] = case.image[stored][inner]
         coverage[(channel, *outer)] = case.coverage[stored][inner]
+    if not np.isfinite(image).all():
+        raise DataError(
+            "image with values that are not finite", file=case.folder or case.name, expected="finite values",
+            remedy="prepare the case again",
+        )  # fmt: skip
     instances = np.zeros(patch, np.uint8)
     instances[outer] = case.label[inner]
     label = _classes(case, instances, kept=kept)

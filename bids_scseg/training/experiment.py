@@ -13,7 +13,7 @@ from bids_scseg.measure.overlap import find_profile
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training.config import TrainingConfig, config_from_mapping
 from bids_scseg.training.judge import Setting
-from bids_scseg.training.parse import check_choice, merge, parse_record, read_mapping
+from bids_scseg.training.parse import check_choice, merge, parse_record, read_mapping, suggestion
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # keys that decide where and how fast a training runs, but not what comes out
@@ -129,7 +129,10 @@ class ExperimentConfig:
         for arm in self.arms:
             if arm.name == name:
                 return arm
-        raise UsageError(f"no arm {name!r}", expected=f"one of {', '.join(arm.name for arm in self.arms)}")
+        names = [arm.name for arm in self.arms]
+        raise UsageError(
+            f"no arm {name!r}", expected=f"one of {', '.join(names)}", remedy=suggestion(name, names)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -162,6 +165,9 @@ def load_experiment(path: Path) -> ExperimentConfig:
         config = replace(config, training=merge(base, config.training))
     names = [arm.name for arm in config.arms]
     check_choice(config.baseline, tuple(names), where=f"{path}: baseline")
+    for arm in config.arms:
+        if arm.needs:
+            check_choice(arm.needs, tuple(names), where=f"{path}: arm {arm.name}: needs")
     for found, expected in _problems(config, names):
         raise DataError(found, file=path, expected=expected, remedy="correct the experiment")
     find_profile(config.profile)
@@ -188,7 +194,7 @@ def _problems(config: ExperimentConfig, names: Sequence[str]) -> Iterator[tuple[
         if not NAME.fullmatch(name) or names.count(name) > 1:
             yield f"arm {name!r}", "different names of letters, digits, '-', '_', '+' and '.'"
     for arm in config.arms:
-        if arm.needs and (arm.needs not in names or config.arm(arm.needs).needs):
+        if arm.needs and config.arm(arm.needs).needs:
             yield f"{arm.name} needs {arm.needs!r}", "an arm that needs no other"
         if set(arm.paper) - {"f1", "dice"}:
             yield f"paper of {arm.name} is {dict(arm.paper)}", "f1 and dice"

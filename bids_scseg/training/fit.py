@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from bids_scseg.errors import DataError
+from bids_scseg.errors import DataError, ScsegError
 from bids_scseg.network.build import build_network
 from bids_scseg.options import available_cpus
 from bids_scseg.recipe.model import Recipe
@@ -34,7 +34,7 @@ from bids_scseg.training.config import OptimizerConfig, TrainingConfig, configur
 from bids_scseg.training.console import Display, Silent
 from bids_scseg.training.files import write_json
 from bids_scseg.training.journal import Journal, Look
-from bids_scseg.training.loader import Numbered, Order, make_loader
+from bids_scseg.training.loader import Example, Order, make_loader
 from bids_scseg.training.losses import build_loss
 from bids_scseg.training.sample import Source
 
@@ -153,7 +153,7 @@ class SegmentationTask(lightning.LightningModule):
         config: TrainingConfig,
         arm: Arm,
         schedule: Schedule,
-        loader: Callable[[Progress, int, int], DataLoader[Numbered]],
+        loader: Callable[[Progress, int, int], DataLoader[Example]],
     ) -> None:
         super().__init__()
         self.network = network
@@ -177,7 +177,7 @@ class SegmentationTask(lightning.LightningModule):
         each = examples_per_step(self.config, self.trainer.world_size)
         return Progress(step=self.start.step + steps, examples=self.start.examples + steps * each)
 
-    def train_dataloader(self) -> DataLoader[Numbered]:
+    def train_dataloader(self) -> DataLoader[Example]:
         """This process's share of the batches that are left."""
         return self.loader(self.start, self.trainer.global_rank, self.trainer.world_size)
 
@@ -196,8 +196,10 @@ class SegmentationTask(lightning.LightningModule):
         """The optimizer, made beforehand so that a checkpoint can be loaded into it."""
         return self.optimizer
 
-    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: dict[str, Tensor] | ScsegError, batch_idx: int) -> None:
         """Set the learning rate, and the seed of whatever a network draws by itself."""
+        if isinstance(batch, ScsegError):
+            raise batch
         step = self.progress.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optimizer.lr * self.schedule(step)
@@ -242,7 +244,7 @@ def _task(
 
 def _loader(
     data: Source, config: TrainingConfig, *, start: Progress, rank: int, world: int
-) -> DataLoader[Numbered]:
+) -> DataLoader[Example]:
     order = Order(
         first=start.examples,
         batches=(config.iterations - start.step) * config.sampling.accumulate,

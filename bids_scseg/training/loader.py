@@ -10,20 +10,28 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bids_scseg.errors import ScsegError
 from bids_scseg.training.config import SamplingConfig
 from bids_scseg.training.sample import Sample, Source
 
 Numbered = tuple[int, Sample]
+Example = Numbered | ScsegError
 
 
-class Examples(Dataset[Numbered]):
-    """A source as a dataset whose item ``n`` is example ``n``, with its number."""
+class Examples(Dataset[Example]):
+    """A source as a dataset whose item ``n`` is example ``n``, with its number.
+
+    What is wrong with an example takes its place: an error that is raised in a worker would lose its parts.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, index: int) -> Numbered:
-        return index, self.source.sample(index)
+    def __getitem__(self, index: int) -> Example:
+        try:
+            return index, self.source.sample(index)
+        except ScsegError as error:
+            return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +68,16 @@ class Order:
             yield list(range(start, start + self.size))
 
 
-def collate(samples: list[Numbered]) -> dict[str, Tensor]:
-    """Stack samples into a batch: ``image``, ``coverage``, ``label``, ``available``, ``index``."""
+def collate(examples: list[Example]) -> dict[str, Tensor] | ScsegError:
+    """Stack samples into a batch: ``image``, ``coverage``, ``label``, ``available``, ``index``.
+
+    An error among them takes the batch's place; whoever uses the batch raises it.
+    """
+    samples = []
+    for example in examples:
+        if isinstance(example, ScsegError):
+            return example
+        samples.append(example)
     items = [item for _, item in samples]
     return {
         "image": torch.from_numpy(np.stack([item.image for item in items])),
@@ -72,7 +88,7 @@ def collate(samples: list[Numbered]) -> dict[str, Tensor]:
     }
 
 
-def make_loader(source: Source, order: Order, *, sampling: SamplingConfig) -> DataLoader[Numbered]:
+def make_loader(source: Source, order: Order, *, sampling: SamplingConfig) -> DataLoader[Example]:
     """Batches of a source in that order, drawn by ``sampling.workers`` background processes."""
     return DataLoader(
         Examples(source),

@@ -90,9 +90,8 @@ def check_known(
     valid = sorted(names)
     for key in sorted(set(data) - set(valid)):
         homes = [home for home, kind in tables.items() if key in {item.name for item in fields(kind)}]
-        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.8 if homes else 0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else None
-        if homes and not near:
+        remedy = suggestion(key, valid, cutoff=0.8 if homes else 0.5)
+        if homes and not remedy:
             remedy = f"it belongs to [{homes[0]}]"
         raise DataError(f"unknown key {key!r}", file=where, expected=f"keys among {valid}", remedy=remedy)
 
@@ -139,13 +138,18 @@ def check_choice(value: Any, choices: tuple[Any, ...], *, where: str) -> None:
     """Refuse a value that is none of the choices, and say which of them is nearest."""
     if value in choices:
         return
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
     raise DataError(
         f"value {value!r}",
         file=where,
         expected=f"one of {list(choices)}",
-        remedy=f"did you mean {near[0]!r}?" if near else None,
+        remedy=suggestion(value, choices),
     )
+
+
+def suggestion(value: object, choices: Iterable[object], *, cutoff: float = 0.5) -> str | None:
+    """A question whether the choice that is most like the value was meant; None where none is like it."""
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else None
 
 
 def _expect(right: bool, value: Any, *, kind: Any, where: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 from bids_scseg.errors import DataError, MissingInputError
 from bids_scseg.training.config import ValidationConfig
 from bids_scseg.training.files import write_json
+from bids_scseg.training.parse import suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +139,9 @@ def _read(file: Path) -> dict[str, set[str]]:
 
 def _check_known(wanted: set[str], names: set[str], *, where: str) -> None:
     for name in sorted(wanted - names):
-        near = difflib.get_close_matches(name, sorted(names), n=1)
         raise DataError(
             f"subject {name!r} is not in the data",
             file=where,
             expected=f"subjects among {sorted(names)[:10]}{' …' if len(names) > 10 else ''}",
-            remedy=f"did you mean {near[0]!r}?" if near else None,
+            remedy=suggestion(name, sorted(names), cutoff=0.6),
         )

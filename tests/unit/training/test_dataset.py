@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_cases import SIZE, make_case
 
+from bids_scseg.errors import DataError
 from bids_scseg.training.config import AugmentConfig, SamplingConfig
 from bids_scseg.training.dataset import (
     PreparedCases,
@@ -157,3 +158,13 @@ def test_examples_are_replayable_and_summarised() -> None:
     assert summary["cases"] == 2
     assert summary["lesions"] == 4
     assert summary["available"] == {"T2Sag": 2, "STIR": 2, "MP2RAGE": 0}
+
+
+def test_values_that_are_not_finite_name_their_case() -> None:
+    case = make_case("07")
+    case.image[1, 8, 8, 20] = np.nan
+    kept = np.array([True, True, False])
+    with pytest.raises(DataError, match="sub-07: image with values that are not finite"):
+        crop(case, (8, 8, 20), (8, 8, 8), kept=kept)
+    crop(case, (8, 8, 20), (8, 8, 8), kept=np.array([True, False, False]))
+    crop(case, (8, 8, 32), (8, 8, 8), kept=kept)

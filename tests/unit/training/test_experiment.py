@@ -22,6 +22,8 @@ def test_runs_come_seed_by_seed_and_needed_ones_first(tmp_path: Path) -> None:
     for text in ("extra", "extra:7", "other:0", ":0"):
         with pytest.raises(UsageError):
             plan_runs(twice, only=(text,))
+    with pytest.raises(UsageError, match="Did you mean 'frozen'"):
+        plan_runs(twice, arms=("frosen",))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,8 @@ def test_runs_come_seed_by_seed_and_needed_ones_first(tmp_path: Path) -> None:
         ("seeds = [0]", "seeds = [0, 0]", "different whole numbers"),
         ("seeds = [0]", "seed = [0]", "Did you mean 'seeds'"),
         ('name = "frozen"', 'name = "../frozen"', "letters, digits"),
-        ('needs = "baseline"', 'needs = "extra2"', "needs 'extra2'"),
+        ('needs = "baseline"', 'needs = "extra2"', "needs: value 'extra2'.*Did you mean 'extra'"),
+        ('needs = "baseline"', 'needs = "frozen"', "frozen needs 'frozen'.*an arm that needs no other"),
         ("iterations = 4", "iteration = 4", "Did you mean 'iterations'"),
         ("iterations = 4", "iterations = 4\nseed = 1", "the experiment sets it"),
         ("iterations = 4", "iterations = 4\ndevices = 2", "--only ARM:SEED"),

@@ -279,3 +279,14 @@ def test_polynomial_schedule() -> None:
     assert factor(0) == pytest.approx(0.1)
     assert factor(50) == pytest.approx(0.5**0.9)
     assert factor(100) == 0.0
+
+
+def test_what_is_wrong_with_an_example_ends_the_training_in_its_words(tmp_path: Path) -> None:
+    class Broken(Blobs):
+        def sample(self, index: int) -> Sample:
+            if index < 4:
+                return super().sample(index)
+            raise DataError("image with values that are not finite", file="sub-07")
+
+    with pytest.raises(DataError, match=r"^sub-07: image with values that are not finite$"):
+        fit(tiny_config(), Broken(), recipe=tiny_recipe(), out=tmp_path)
