@@ -39,6 +39,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     from bids_scseg.training.console import Console
     from bids_scseg.training.parse import merge, read_mapping
     from bids_scseg.training.train import train
+    from bids_scseg.training.validate import end_of_candidates
 
     wanted = {name: getattr(arguments, name) for name in ("seed", "devices", "deterministic")}
     changes = {key: value for key, value in wanted.items() if value is not None and value is not False}
@@ -50,4 +51,9 @@ def run_train(arguments: argparse.Namespace) -> None:
         scores = training.scores.to_json()
         shown = ", ".join(f"{key} {scores[key]}" for key in ("sensitivity", "precision", "f1", "dice"))
         sys.stderr.write(f"held-out subjects at threshold {scores['threshold']}: {shown}\n")
+        if end := end_of_candidates(training.scores, config.validation.thresholds):
+            sys.stderr.write(
+                f"this is the {end} candidate: the best may lie beyond; add candidates to "
+                "validation.thresholds and give the same command again, which repeats the choice alone\n"
+            )
     sys.stderr.write(f"model bundle: {training.bundle.path}\n")

@@ -235,6 +235,13 @@ def choose_threshold(
     return max(table, key=lambda scores: (round(scores.f1, 3), np.nan_to_num(scores.dice))), table
 
 
+def end_of_candidates(scores: Scores, thresholds: Sequence[float]) -> str:
+    """``lowest`` or ``highest`` where lesions chose that end of several candidates, else empty."""
+    if not scores.lesions or len(thresholds) < 2:
+        return ""
+    return {min(thresholds): "lowest", max(thresholds): "highest"}.get(scores.threshold, "")
+
+
 def score_all(
     cases: Sequence[TrainingCase],
     probabilities: Sequence[Floats],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -230,8 +231,17 @@ def test_the_command_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFi
         encoding="utf-8",
     )
     run = [str(config), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
-    assert main(["train", *run, "--seed", "3", "--deterministic"]) == 0
+    seeded = [*run, "--seed", "3", "--deterministic"]
+    assert main(["train", *seeded]) == 0
     said = capsys.readouterr().err
+    weights = (tmp_path / "run" / "bundle" / "weights.safetensors").read_bytes()
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text + "[validation]\nthresholds = [0.001, 0.01]\n", encoding="utf-8")
+    # the choice alone is repeated
+    assert main(["train", *seeded]) == 0
+    said_again = capsys.readouterr().err
+    assert re.search(r"threshold 0\.(001|01): .*\nthis is the (low|high)est candidate", said_again)
+    assert (tmp_path / "run" / "bundle" / "weights.safetensors").read_bytes() == weights
     assert "training: " in said
     assert "model bundle: " in said
     stored = json.loads((tmp_path / "run" / "config.json").read_text())

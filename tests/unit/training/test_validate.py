@@ -9,7 +9,13 @@ import torch
 from bids_scseg.recipe.model import GridSpec, InferenceSpec
 from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.config import ValidationConfig
-from bids_scseg.training.validate import HeldOut, choose_threshold, predict, score_case
+from bids_scseg.training.validate import (
+    HeldOut,
+    choose_threshold,
+    end_of_candidates,
+    predict,
+    score_case,
+)
 
 SIZE = (16, 16, 32)
 SPEC = InferenceSpec(patch_vox=(16, 16, 16), overlap=0.5, connectivity=26)
@@ -98,6 +104,10 @@ def test_the_threshold_that_separates_is_chosen() -> None:
     assert len(table) == 3
     assert np.isnan(table[2].precision)
     assert table[2].f1 == 0.0
+    assert end_of_candidates(best, config.thresholds) == ""
+    assert end_of_candidates(best, (0.3, 0.6)) == "highest"
+    assert end_of_candidates(best, (0.6, 0.9)) == "lowest"
+    assert end_of_candidates(best, (0.6,)) == ""
 
 
 def test_cases_without_lesions_choose_no_threshold() -> None:
@@ -109,6 +119,7 @@ def test_cases_without_lesions_choose_no_threshold() -> None:
     best, table = choose_threshold([free], [prob], config=config, spec=spec, grid=GRID)
     assert (best.threshold, best.min_volume_mm3, best.lesions) == (0.7, 3.0, 0)
     assert [scores.threshold for scores in table] == [0.2, 0.6]
+    assert end_of_candidates(best, (0.2, 0.7)) == ""
 
 
 class Counting(torch.nn.Module):
