@@ -1,4 +1,4 @@
-"""Cord-specific augmentation of prepared patches (SPEC §4).
+"""Cord-specific augmentation of prepared patches.
 
 Spatial changes are shared by all sequences of a case, intensity changes are drawn for each. A draw is a
 record of plain numbers; applying it is deterministic.

@@ -36,7 +36,7 @@ class LossConfig:
         Tversky's weights of false positives and false negatives, and the focal exponent (Abraham & Khan 2019:
         0.3, 0.7, 0.75).
     output_weights
-        Weights of the supervised outputs, full resolution first (2/3, 1/3: SPEC).
+        Weights of the supervised outputs, full resolution first (2/3, 1/3, as in the paper).
     """
 
     name: LossName = "dice-ce"
@@ -163,7 +163,7 @@ class ArmConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """Probabilities and ranges of the cord-specific augmentation (SPEC §4)."""
+    """Probabilities and ranges of the cord-specific augmentation."""
 
     flip: float = 0.5  # per axis in ``flip_axes``
     flip_axes: tuple[int, ...] = (0, 1, 2)

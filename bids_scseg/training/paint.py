@@ -28,7 +28,7 @@ Spacing = tuple[float, float, float]
 
 SPACING_MM = 0.5  # of the prepared grid
 #: Median and log-deviation of a lesion's cross-section and length, and their bounds. Dorsal and lateral
-#: lesions average 9 and 8 mm² and 15 and 13 mm (SPEC §7); the spread is ours, wider.
+#: lesions average 9 and 8 mm² and 15 and 13 mm (docs/synthetic.md); the spread is ours, wider.
 AREA_MM2, AREA_LOG_SD, AREA_BOUNDS = 8.0, 0.6, (1.5, 35.0)
 LENGTH_MM, LENGTH_LOG_SD, LENGTH_BOUNDS = 12.0, 0.6, (3.0, 60.0)
 #: Ours: exponents of the superellipsoids, ratio of their half axes, slant along S-I, softness in mm.
@@ -40,7 +40,7 @@ TEXTURE, TEXTURE_MM = (0.0, 0.3), (1.0, 3.0)
 #: Contrast-to-noise of a visible lesion, log-uniform: from the least that counts as visible to brighter than
 #: fluid.
 STRONGEST_CNR = 9.0
-#: How readily a sequence shows a lesion: the share that the generator draws by (SPEC §7) to the power of an
+#: How readily a sequence shows a lesion: the share that the generator draws by (docs/synthetic.md) to the power of an
 #: exponent between these bounds, drawn for each lesion (ours). Some are seen in one sequence, others in all.
 EASE = (0.2, 4.0)
 FAINT = 0.5  # share of the other sequences where it is faint, ours

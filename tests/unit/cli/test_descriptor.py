@@ -146,7 +146,7 @@ def test_bosh_turns_the_example_into_a_command_that_the_program_reads() -> None:
     assert options.participants == ("01", "02")
     assert options.sessions == ("M00",)
     assert options.derivatives == (("labels", Path("/data/derivatives/labels")),)
-    assert options.sequences == ("T2Sag", "STIR", "PSIR")
+    assert options.sequences == ("T2Sag", "STIR", "T2StarAx")
     assert (options.threshold, options.nprocs, options.mem_gb) == (0.4, 2, 8.0)
     assert (options.output_spaces, options.deterministic) == ("all", True)
 
