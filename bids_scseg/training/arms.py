@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from bids_scseg.network.build import SegmentationNet, fold_missing
 from bids_scseg.network.compose import compose_replicated, layers_that_fold
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 from bids_scseg.training.checkpoint import read_weights
-from bids_scseg.training.config import ArmConfig, TrainingConfig
+from bids_scseg.training.config import ArmConfig, SamplingConfig, TrainingConfig
 from bids_scseg.training.latent import disturb
 
 Batch = dict[str, Tensor]
@@ -80,6 +80,11 @@ def shown_sequences(config: TrainingConfig, recipe: Recipe) -> tuple[str, ...]:
     if config.arm.kind == "replicated":
         wanted = (arm_sequence(config.arm, recipe),)
     return tuple(name for name in recipe.network.sequences if not wanted or name in wanted)
+
+
+def shown_sampling(config: TrainingConfig, recipe: Recipe) -> SamplingConfig:
+    """How patches are drawn, with the sequences of :func:`shown_sequences`."""
+    return replace(config.sampling, sequences=shown_sequences(config, recipe))
 
 
 def judged_sequences(config: TrainingConfig, recipe: Recipe) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from monai.transforms.spatial.array import Affine
 from torch.nn import functional
 
 from bids_scseg.training.config import AugmentConfig
-from bids_scseg.training.sample import Sample
+from bids_scseg.training.sample import IGNORE, Sample
 from bids_scseg.training.volume import stretch
 
 Floats = npt.NDArray[np.float32]
@@ -107,6 +107,7 @@ def apply_spatial(sample: Sample, draw: SpatialDraw) -> Sample:
         linear = _affine(image[there], draw, mode="bilinear")
         image, coverage = np.zeros_like(image), np.zeros_like(coverage)
         coverage[there], label = nearest[:-1] > 0.5, nearest[-1].astype(np.uint8)
+        label[~coverage[there].any(axis=0)] = IGNORE  # what is moved in from outside is no background
         image[there] = linear * coverage[there]
     return replace(
         sample,

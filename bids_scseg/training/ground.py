@@ -13,7 +13,7 @@ from bids_scseg import files
 from bids_scseg.errors import DataError, UsageError
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.model import Recipe
-from bids_scseg.training.arms import judged_sequences, shown_sequences
+from bids_scseg.training.arms import judged_sequences, shown_sampling, shown_sequences
 from bids_scseg.training.cases import Made, TrainingCase, check_rules, kept_sequences, load_cases
 from bids_scseg.training.checkpoint import STATE, has_checkpoint
 from bids_scseg.training.config import TrainingConfig
@@ -146,7 +146,7 @@ def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) 
         raise DataError("no training case has a lesion", file=data, expected="labels with lesions")
     source = PreparedCases(
         cases=training,
-        sampling=config.sampling,
+        sampling=shown_sampling(config, recipe),
         augmentation=config.augment,
         painting=config.paint,
         seed=config.seed,

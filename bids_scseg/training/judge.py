@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from bids_scseg.inference.bundle import load_bundle, load_weights
 from bids_scseg.inference.device import resolve_device
 from bids_scseg.inference.predict import load_network
 from bids_scseg.measure.instances import label_lesions
-from bids_scseg.measure.overlap import match_lesions, score_match
+from bids_scseg.measure.overlap import OverlapScores, match_lesions, score_match
 from bids_scseg.measure.trials import TrialRow
 from bids_scseg.recipe.model import InferenceSpec, Recipe
 from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.sample import IGNORE
-from bids_scseg.training.validate import Scores, choose_threshold, predict
+from bids_scseg.training.validate import predict
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -43,6 +43,87 @@ class Setting:
     sequences: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Threshold and smallest volume that validation cases chose, and what they scored with them.
+
+    Attributes
+    ----------
+    threshold, min_volume_mm3
+        Chosen.
+    f1, dice
+        Means over the cases where they are defined, as the test will have them.
+    cases
+        Validation cases that the model could be given.
+    at_end
+        Whether the threshold is the lowest or highest of several candidates.
+    """
+
+    threshold: float
+    min_volume_mm3: float
+    f1: float
+    dice: float
+    cases: int
+    at_end: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """One case in one setting.
+
+    Attributes
+    ----------
+    truth : (i, j, k) bool
+        Where the setting's sequences have data and the label counts.
+    probability : (i, j, k) float32
+        0 elsewhere.
+    cord : (i, j, k), optional
+        Share of cord.
+    voxel_mm3
+        Of the prepared grid.
+    """
+
+    truth: Bools
+    probability: Floats
+    cord: npt.NDArray[np.generic] | None
+    voxel_mm3: float
+
+    def predicted(self, spec: InferenceSpec) -> Bools:
+        """(i, j, k) bool: the lesions that the app keeps."""
+        lesions = label_lesions(
+            self.probability,
+            threshold=spec.threshold,
+            connectivity=spec.connectivity,
+            min_volume_mm3=spec.min_volume_mm3,
+            voxel_volume=self.voxel_mm3,
+            cord=self.cord,
+        )
+        return np.asarray(lesions > 0, bool)
+
+    def scores(self, predicted: Bools, *, profile: str) -> OverlapScores:
+        """Agreement of a prediction with the truth; lesions of both are found anew by the profile."""
+        match = match_lesions(self.truth, predicted, profile=profile, voxel_volume_mm3=self.voxel_mm3)
+        return score_match(match, self.truth, predicted, voxel_volume_mm3=self.voxel_mm3)
+
+    def cropped(self, threshold: float) -> Trial:
+        """The same in the smallest R-L × A-P window that has all it takes from this threshold on."""
+        there = self.truth | (self.probability >= threshold)
+        if self.cord is not None:
+            there |= np.asarray(self.cord) > 0
+        rows, columns = there.any(axis=(1, 2)), there.any(axis=(0, 2))
+        if not rows.any():
+            return self
+        window = tuple(
+            slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in (rows, columns)
+        )
+        return replace(
+            self,
+            truth=self.truth[window],
+            probability=self.probability[window],
+            cord=None if self.cord is None else self.cord[window],
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judge:
     """A trained model, ready to be judged.
@@ -52,7 +133,7 @@ class Judge:
     network, recipe, sequences
         As shipped in the bundle.
     needs
-        Sequence without which it cannot work; None: any will do.
+        Sequences of which it must be given one; none: any will do.
     by_patch
         Whether sequences count as missing in windows that they do not cover.
     config
@@ -64,7 +145,7 @@ class Judge:
     network: nn.Module
     recipe: Recipe
     sequences: tuple[str, ...]
-    needs: str | None
+    needs: tuple[str, ...]
     by_patch: bool
     config: TrainingConfig
     parameters: int
@@ -76,7 +157,7 @@ class Judge:
         if config.threads:
             torch.set_num_threads(config.threads)
         names, recipe = model.network.sequences, model.recipe
-        anchors = [name for name in recipe.anchors if name in names]
+        anchors = tuple(name for name in recipe.anchors if name in names)
         device = "cpu" if config.accelerator == "cpu" else resolve_device("auto").name
         network = load_network(model, device)
         return cls(
@@ -85,7 +166,7 @@ class Judge:
             if overlap is None
             else replace(recipe, inference=replace(recipe.inference, overlap=overlap)),
             sequences=names,
-            needs=anchors[0] if anchors and model.network.skips == "anchor" else None,
+            needs=anchors if model.network.skips == "anchor" else (),
             by_patch=config.sampling.by_patch,
             config=config,
             parameters=sum(int(array.size) for array in load_weights(model).values()),
@@ -101,23 +182,52 @@ class Judge:
         """Whether a case has what setting and model need."""
         kept = kept_sequences(case, setting.sequences)
         there = {name for name, flag in zip(case.sequences, kept, strict=True) if flag}
-        return bool(there) and (self.needs is None or self.needs in there)
+        return bool(there) and (not self.needs or bool(there & {*self.needs}))
 
-    def calibrate(self, cases: Sequence[TrainingCase], setting: Setting) -> Scores | None:
-        """Threshold and smallest volume with the best F1 on validation cases; None without any."""
+    def choose(self, cases: Sequence[TrainingCase], setting: Setting, *, profile: str) -> Choice | None:
+        """The candidate with the best mean F1 (then Dice) on validation cases, by the rules of the test.
+
+        None where no case with a lesion can be used.
+        """
+        config = self.config.validation
+        candidates = [(t, v) for t in config.thresholds for v in config.min_volumes_mm3]
+        found: list[list[OverlapScores]] = [[] for _ in candidates]
         usable = [case for case in cases if self.usable(case, setting)]
-        if not usable:
+        for case in usable:
+            trial = self.trial(case, setting).cropped(min(config.thresholds))
+            for scores, (threshold, volume) in zip(found, candidates, strict=True):
+                spec = replace(self.recipe.inference, threshold=threshold, min_volume_mm3=volume)
+                scores.append(trial.scores(trial.predicted(spec), profile=profile))
+        if not any(scores.truth_count for scores in found[0]):
             return None
-        maps = [self.probability(case, setting) for case in usable]
-        validation = replace(self.config.validation, sequences=setting.sequences)
-        return choose_threshold(
-            usable, maps, config=validation, spec=self.recipe.inference, grid=self.recipe.grid
-        )[0]
+        f1, dice = ([_mean(getattr(s, name) for s in scores) for scores in found] for name in ("f1", "dice"))
+        best = max(range(len(candidates)), key=lambda n: (round(f1[n], 3), dice[n]))
+        threshold, volume = candidates[best]
+        ends = {min(config.thresholds), max(config.thresholds)}
+        return Choice(
+            threshold=threshold, min_volume_mm3=volume, f1=f1[best], dice=dice[best], cases=len(usable),
+            at_end=len(ends) > 1 and threshold in ends,
+        )  # fmt: skip
 
-    def probability(self, case: TrainingCase, setting: Setting) -> Floats:
-        """(i, j, k) float32 from the setting's sequences."""
-        kept = kept_sequences(case, setting.sequences)
-        return predict(self.network, case, self.recipe.inference, kept=kept, by_patch=self.by_patch)
+    def trial(self, case: TrainingCase, setting: Setting) -> Trial:
+        """A case, predicted from the setting's sequences."""
+        kept, label = kept_sequences(case, setting.sequences), np.asarray(case.label)
+        probability = predict(
+            self.network, case, self.recipe.inference, kept=kept, by_patch=self.by_patch
+        )  # fmt: skip
+        counts = case.covered(kept) & (label != IGNORE)
+        return Trial(
+            truth=np.asarray(counts & (label > 0), bool),
+            probability=np.where(counts, probability, np.float32(0)),
+            cord=case.cord,
+            voxel_mm3=self.recipe.grid.spacing_mm**3,
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Mean of the defined values; 0 without any."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else 0.0
 
 
 def judge_cases(
@@ -130,7 +240,7 @@ def judge_cases(
     arm: str,
     seed: int,
     progress: Callable[[], None] = lambda: None,
-) -> tuple[list[TrialRow], Scores | None]:
+) -> tuple[list[TrialRow], Choice | None]:
     """Score test cases in one setting; cases that lack what the model needs are left out.
 
     Truth and prediction are taken where the setting's sequences have data and the label counts. Lesions are
@@ -155,43 +265,23 @@ def judge_cases(
     -------
     Rows, and what the validation cases said.
     """
-    best = judge.calibrate(validation, setting)
+    best = judge.choose(validation, setting, profile=profile)
     spec = judge.recipe.inference
     if best is not None:
         spec = replace(spec, threshold=best.threshold, min_volume_mm3=best.min_volume_mm3)
-    volume = judge.recipe.grid.spacing_mm**3
     rows = []
     for case in cases:
         if not judge.usable(case, setting):
             continue
-        truth, predicted = masks(
-            case, judge.probability(case, setting), setting=setting, spec=spec, volume=volume
-        )
-        match = match_lesions(truth, predicted, profile=profile, voxel_volume_mm3=volume)
+        trial = judge.trial(case, setting)
+        predicted = trial.predicted(spec)
         rows.append(
             TrialRow(
                 arm=arm, seed=seed, setting=setting.name, case=case.name, subject=case.subject,
                 threshold=spec.threshold, min_volume_mm3=spec.min_volume_mm3,
-                scores=score_match(match, truth, predicted, voxel_volume_mm3=volume),
-                shared_mm3=float((truth & predicted).sum() * volume),
+                scores=trial.scores(predicted, profile=profile),
+                shared_mm3=float((trial.truth & predicted).sum() * trial.voxel_mm3),
             )
         )  # fmt: skip
         progress()
     return rows, best
-
-
-def masks(
-    case: TrainingCase, probability: Floats, *, setting: Setting, spec: InferenceSpec, volume: float
-) -> tuple[Bools, Bools]:
-    """Truth and prediction (i, j, k) bool, both within what the setting covers and the label counts."""
-    label = np.asarray(case.label)
-    counts = case.covered(kept_sequences(case, setting.sequences)) & (label != IGNORE)
-    predicted = label_lesions(
-        np.where(counts, probability, np.float32(0)),
-        threshold=spec.threshold,
-        connectivity=spec.connectivity,
-        min_volume_mm3=spec.min_volume_mm3,
-        voxel_volume=volume,
-        cord=case.cord,
-    )
-    return np.asarray(counts & (label > 0), bool), np.asarray(predicted > 0, bool)

@@ -40,8 +40,9 @@ TEXTURE, TEXTURE_MM = (0.0, 0.3), (1.0, 3.0)
 #: Contrast-to-noise of a visible lesion, log-uniform: from the least that counts as visible to brighter than
 #: fluid.
 STRONGEST_CNR = 9.0
-#: How readily a sequence shows a lesion: the share that the generator draws by (docs/synthetic.md) to the power of an
-#: exponent between these bounds, drawn for each lesion (ours). Some are seen in one sequence, others in all.
+#: How readily a sequence shows a lesion: the share that the generator draws by (docs/synthetic.md) to the
+#: power of an exponent between these bounds, drawn for each lesion (ours). Some are seen in one sequence,
+#: others in all.
 EASE = (0.2, 4.0)
 FAINT = 0.5  # share of the other sequences where it is faint, ours
 #: Share of lesions of which one sequence at least is made to show them, ours.

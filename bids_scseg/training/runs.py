@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -257,12 +257,12 @@ def _judge(place: Place, run: Run) -> dict[str, Any]:
             settings[setting.name] = {
                 "threshold": found[0].threshold,
                 "min_volume_mm3": found[0].min_volume_mm3,
-                "validation": None if best is None else best.to_json(),
+                "validation": None if best is None else asdict(best),
                 "cases": len(found),
                 "left_out": len(test) - len(found),
             }
     return {
-        "settings": json.loads(json.dumps(settings).replace("NaN", "null")),
+        "settings": settings,
         "parameters": judge.parameters,
         "sequences": list(judge.sequences),
         "seconds": round(time.monotonic() - start, 1),

@@ -26,6 +26,7 @@ from bids_scseg.space.geometry import Slab
 from bids_scseg.synth import GENERATOR_VERSION
 from bids_scseg.synth.memory import SyntheticSession, draw_session
 from bids_scseg.synth.scenario import ANCHORS
+from bids_scseg.training.arms import shown_sampling
 from bids_scseg.training.cases import LESIONS_FILE, TrainingCase, load_case
 from bids_scseg.training.config import AugmentConfig, DataConfig, PaintConfig, SamplingConfig, TrainingConfig
 from bids_scseg.training.dataset import Places, draw_patch, lesion_places
@@ -221,7 +222,7 @@ def open_sessions(config: TrainingConfig, recipe: Recipe, *, out: Path) -> Drawn
     return DrawnSessions(
         sessions=sessions,
         data=config.data,
-        sampling=config.sampling,
+        sampling=shown_sampling(config, recipe),
         sequences=recipe.network.sequences,
         augmentation=config.augment,
         painting=config.paint,

@@ -15,7 +15,7 @@ from bids_scseg.training.augment import (
     draw_spatial,
 )
 from bids_scseg.training.config import AugmentConfig
-from bids_scseg.training.sample import Sample
+from bids_scseg.training.sample import IGNORE, Sample
 
 SHAPE = (16, 16, 24)
 
@@ -52,6 +52,14 @@ def test_a_quarter_turn_about_the_cord_axis() -> None:
     assert where[0][2] == 10
     assert abs(where[0][1] - 7.5) == pytest.approx(4.5)
     assert abs(where[0][0] - 7.5) == pytest.approx(0.5)
+
+
+def test_what_is_moved_in_from_outside_is_no_background() -> None:
+    smaller = apply_spatial(sample(), SpatialDraw(scale=0.5))
+    outside = ~smaller.coverage.any(axis=0)
+    assert outside.mean() > 0.8
+    assert (smaller.label[outside] == IGNORE).all()
+    assert (smaller.label[~outside] != IGNORE).mean() > 0.99
 
 
 def test_scale_enlarges() -> None:

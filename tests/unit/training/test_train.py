@@ -23,8 +23,10 @@ from bids_scseg.training.config import (
     SamplingConfig,
     TrainingConfig,
     ValidationConfig,
+    configured_recipe,
 )
 from bids_scseg.training.console import Console
+from bids_scseg.training.ground import open_ground
 from bids_scseg.training.train import WARNING, train
 
 NAMES = load_recipe("cord-lesion").sequence_names
@@ -215,6 +217,11 @@ def test_a_model_of_one_sequence_leaves_out_cases_without_it(tmp_path: Path) -> 
 def test_the_control_ships_a_network_of_one_sequence(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 4)
     config = replace(CONFIG, arm=ArmConfig(kind="replicated"))
+    recipe = configured_recipe(config, load_recipe("cord-lesion"))
+    with open_ground(config, tmp_path / "data", recipe=recipe, out=tmp_path / "ground") as ground:
+        shown = [ground.source.sample(number).available for number in range(8)]
+    # what it is shown is what stands in the place of all
+    assert np.array_equal(shown, [[True] + [False] * 5] * 8)
     result = train(config, tmp_path / "data", out=tmp_path / "run")
     assert result.bundle.network.sequences == ("T2Sag",)
     load_network(result.bundle)
