@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,3 +135,9 @@ def compare_or_die(job: PairJob) -> object:
     if job.sessions[0].files.label.startswith("sub-02"):
         os.kill(os.getpid(), signal.SIGKILL)
     return compare_pair(job)
+
+
+def compare_slowly_or_die(job: PairJob) -> object:
+    """The same with pairs that take their time."""
+    time.sleep(0.0 if job.sessions[0].files.label.startswith("sub-02") else 0.2)
+    return compare_or_die(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ CPUS = 4  # of a task, ours: more brings the network little on one session
 LEAST_GB = 4  # of a task, ours: twice what was seen on the demo
 LEAST_MINUTES, STEP_MINUTES = 30, 10  # of a task, ours; schedulers like round numbers
 SLOWNESS = 4.0  # ours: estimates are for two quiet cores, a shared disk and a busy node are slower
-GROUP_CPUS, GROUP_GB, GROUP_MINUTES = 1, 4, 30  # of the group level, ours: it reads tables
+GROUP_GB, GROUP_MINUTES = 4, 30  # of the group level, ours: it reads tables
+PAIR_SECONDS, PAIR_GB = 5.0, 1  # of a pair of sessions that it aligns, ours: images of two sessions are read
+PAIRS_PER_CPU = 10  # ours: for fewer, another process does not earn its start
 MAX_ARRAY = 1000  # tasks of one array; Slurm's default MaxArraySize is 1001, the largest index one less
 NO_SESSION = "n/a"
 SESSIONS_FILE, CONFIG_FILE = "sessions.tsv", "run.toml"
@@ -104,6 +107,26 @@ def needs_of(
     )
 
 
+def group_needs(plans: Sequence[Plan], task: Needs) -> Needs:
+    """Needs of the group level: it aligns each session of a participant with the next one.
+
+    Parameters
+    ----------
+    plans
+        The sessions.
+    task
+        Needs of one session: no more CPUs than that has, since a node with so many is there.
+    """
+    pairs = sum(count - 1 for count in Counter(plan.subject for plan in plans).values())
+    cpus = max(1, min(task.cpus, pairs // PAIRS_PER_CPU))
+    aligning = pairs * PAIR_SECONDS * SLOWNESS / cpus / 60
+    return Needs(
+        cpus=cpus,
+        mem_gb=min(GROUP_GB, task.mem_gb) + (cpus - 1) * PAIR_GB,
+        minutes=GROUP_MINUTES + math.ceil(aligning / STEP_MINUTES) * STEP_MINUTES,
+    )
+
+
 def scripts(
     plans: Sequence[Plan],
     options: RunOptions,
@@ -137,8 +160,9 @@ def scripts(
         SUBMIT_FILE: _submit_script(len(plans), at_once=queue.at_once, group=group),
     }
     if group:
-        start = launch(launcher, [str(options.bids_dir), str(options.output_dir), "group"])
-        own = Needs(cpus=GROUP_CPUS, mem_gb=min(GROUP_GB, needs.mem_gb), minutes=GROUP_MINUTES)
+        own = group_needs(plans, needs)
+        level = [str(options.bids_dir), str(options.output_dir), "group", "--nprocs", str(own.cpus)]
+        start = launch(launcher, level)
         head = _head("bids_scseg_group", own, queue, log=folder / "group-%j.log")
         files[GROUP_FILE] = "\n".join([*head, *launcher.setup, "set -euo pipefail", *start]) + "\n"
     return files

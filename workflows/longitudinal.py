@@ -1,7 +1,8 @@
 """Changes between the sessions of participants, from the outputs of the participant level.
 
 Sessions that follow each other are aligned and their lesions matched, a pair at a time, in worker processes.
-Alignments are kept in ``group/alignments.json`` under a checksum of all that they were made from.
+Alignments are kept in ``group/alignments.json`` under a checksum of all that they were made from. The file is
+written every few pairs, so that a run that is ended early leaves the next one less to do.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import multiprocessing
+from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,12 @@ from bids_scseg.workflows.pair import SEED, PairJob, TimedSession, compare_pair,
 LOG = logging.getLogger(__name__)
 
 CACHE = "group/alignments.json"
+SAVE_EVERY = 20  # new alignments, ours: about a minute of work, and the file is written whole each time
 KILLED = "the worker was killed, most likely because memory ran out: lower --nprocs"
 #: Findings of a pair, and its alignment for the cache.
 Compared = tuple[PairFindings, Mapping[str, Any] | None]
+#: A job with its place among all of them.
+Numbered = tuple[int, PairJob]
 
 
 def compare_sessions(
@@ -74,17 +80,18 @@ def compare_sessions(
     pairs, trajectories = session_pairs(cohort.sessions, times)
     timed = _timed(out, cohort, outputs, raw, {label for pair in pairs for label in pair.labels})
     known = _read_cache(out)
-    jobs: list[PairJob | None] = []
-    keys: list[str] = []
-    for pair in pairs:
-        sessions = (timed[pair.labels[0]], timed[pair.labels[1]])
-        job = None if pair.refusal else PairJob(sessions=sessions)
-        key = "" if job is None or not needs_alignment(job) else _key(sessions)
-        keys.append(key)
-        jobs.append(None if job is None else replace(job, cached=known.get(key)))
-    slow = len({key for key in keys if key} - known.keys())  # the others take no time
-    found, aligned = _compare_all(pairs, jobs, min(workers, slow))
-    _write_cache(out, {key: facts for key, facts in zip(keys, aligned, strict=True) if key and facts})
+    jobs: dict[int, PairJob] = {}
+    keys: dict[int, str] = {}
+    for number, pair in enumerate(pairs):
+        if pair.refusal:
+            continue
+        job = PairJob(sessions=(timed[pair.labels[0]], timed[pair.labels[1]]))
+        keys[number] = _key(job.sessions) if needs_alignment(job) else ""
+        jobs[number] = replace(job, cached=known.get(keys[number]))
+    wanted_keys = {key for key in keys.values() if key}
+    slow = len(wanted_keys - known.keys())  # the others take no time
+    with _keeping(out, {key: known[key] for key in wanted_keys & known.keys()}) as cache:
+        found = _compare_all(pairs, jobs, keys, cache, min(workers, slow))
     lesions, table = tabulate(pairs, found, sessions=cohort.sessions, lesions=cohort.lesions)
     return CohortChanges(
         lesions=lesions, pairs=table, trajectories=trajectories, flags=flags_of(pairs, found)
@@ -93,8 +100,8 @@ def compare_sessions(
 
 def _repeated(labels: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
     """Those of subjects with several sessions."""
-    subjects = [subject for subject, _ in labels]
-    return [(subject, session) for subject, session in labels if subjects.count(subject) > 1]
+    counts = Counter(subject for subject, _ in labels)
+    return [(subject, session) for subject, session in labels if counts[subject] > 1]
 
 
 def _timed(
@@ -141,65 +148,96 @@ def _timed(
 
 
 def _compare_all(
-    pairs: Sequence[SessionPair], jobs: Sequence[PairJob | None], workers: int
-) -> tuple[list[PairFindings], list[Mapping[str, Any] | None]]:
-    """Findings and alignments of all pairs, in their order."""
-    found: list[PairFindings] = []
-    aligned: list[Mapping[str, Any] | None] = []
-    results = _each([job for job in jobs if job is not None], workers)
-    for pair, job in zip(pairs, jobs, strict=True):
-        refused = PairFindings(state="refused", reason=pair.refusal), None
-        one, facts = refused if job is None else next(results)
-        LOG.info("%s and %s: %s", *pair.labels, one.reason or one.state)
-        found.append(one)
-        aligned.append(facts)
-    return found, aligned
+    pairs: Sequence[SessionPair],
+    jobs: Mapping[int, PairJob],
+    keys: Mapping[int, str],
+    cache: _Cache,
+    workers: int,
+) -> list[PairFindings]:
+    """Findings of all pairs, in their order; jobs and keys of those that may be compared, by number."""
+    found = [PairFindings(state="refused", reason=pair.refusal) for pair in pairs]
+    for number, (one, facts) in _each(jobs, workers):
+        LOG.info("%s and %s: %s", *pairs[number].labels, one.reason or one.state)
+        found[number] = one
+        cache.keep(keys[number], facts)
+    return found
 
 
-def _each(jobs: Sequence[PairJob], workers: int) -> Iterator[Compared]:
-    """What is found for each job, in their order; in worker processes where more than one has work.
+def _each(jobs: Mapping[int, PairJob], workers: int) -> Iterator[tuple[int, Compared]]:
+    """What is found for each job, as it comes; in worker processes where more than one has work.
 
-    A worker that is killed breaks the pool and takes all unfinished pairs with it: those are compared once
-    more, each in a pool of its own, so that only the pair that kills again is left with totals.
+    A worker that is killed breaks the pool: it is made anew, and the pairs that were being compared, which
+    are suspects, are compared once more, each in a pool of its own. Only the pair that kills again is left
+    with totals.
     """
     if workers < 2:
-        yield from map(compare_pair, jobs)
+        yield from ((number, compare_pair(job)) for number, job in jobs.items())
         return
-    with _pool(workers) as pool:
-        running = [_submit(pool, job) for job in jobs]
-        for job, future in zip(jobs, running, strict=True):
-            yield _result(future) or _alone(job)
+    waiting, suspects = deque(jobs.items()), list[Numbered]()
+    while waiting:
+        with _pool(workers) as pool:
+            yield from _until_killed(pool, workers, waiting, suspects)
+    for number, job in suspects:
+        yield number, _alone(job)
+
+
+def _until_killed(
+    pool: ProcessPoolExecutor, workers: int, waiting: deque[Numbered], suspects: list[Numbered]
+) -> Iterator[tuple[int, Compared]]:
+    """Take from what waits until nothing does, or a worker is killed; what was running then is suspect.
+
+    No more is handed to the pool than it has workers, else all that waits would be suspect.
+    """
+    running: dict[Future[Compared], Numbered] = {}
+    broken = False
+    while running or (waiting and not broken):
+        while waiting and len(running) < workers and not broken:
+            try:
+                running[pool.submit(compare_pair, waiting[0][1])] = waiting[0]
+                waiting.popleft()
+            except BrokenProcessPool:
+                broken = True
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            job = running.pop(future)
+            result = _result(future)
+            if result is None:
+                broken = True
+                suspects.append(job)
+            else:
+                yield job[0], result
 
 
 def _alone(job: PairJob) -> Compared:
     """Findings from a pool of one; totals only if that worker is killed too."""
     with _pool(1) as pool:
-        found = _result(_submit(pool, job))
+        found = _result(pool.submit(compare_pair, job))
     if found is not None:
         return found
     total = volume_change(*(session.sizes.values() for session in job.sessions))
     return PairFindings(state="totals only", reason=KILLED, total=total), None
 
 
-def _submit(pool: ProcessPoolExecutor, job: PairJob) -> Future[Compared] | None:
-    """The running job; None if the pool is broken already."""
-    try:
-        return pool.submit(compare_pair, job)
-    except BrokenProcessPool:
-        return None
-
-
-def _result(future: Future[Compared] | None) -> Compared | None:
+def _result(future: Future[Compared]) -> Compared | None:
     """What a worker found; None if one was killed."""
     try:
-        return None if future is None else future.result()
+        return future.result()
     except BrokenProcessPool:
         return None
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose workers end at once if the run ends early."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.kill()  # a scheduler that ends the run leaves little time to keep what was found
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # -- cache -----------------------------------------------------------------------------------------
@@ -230,6 +268,38 @@ def _read_cache(out: Path) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
-def _write_cache(out: Path, alignments: Mapping[str, Mapping[str, Any]]) -> None:
-    if alignments or safe_join(out, CACHE).is_file():
-        write_json(out, CACHE, alignments)
+@dataclass(slots=True, kw_only=True)
+class _Cache:
+    """Alignments of this run: those that it found, and those of its pairs that earlier runs found."""
+
+    out: Path
+    kept: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    unsaved: int = 0
+
+    def keep(self, key: str, facts: Mapping[str, Any] | None) -> None:
+        """Take what a pair came to; without facts, what was known of it is worth nothing."""
+        if not key or self.kept.get(key) == facts:
+            return
+        if facts:
+            self.kept[key] = facts
+        else:
+            self.kept.pop(key, None)
+        self.unsaved += 1
+        if self.unsaved >= SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write all of them; nothing where there is nothing and never was."""
+        if self.kept or safe_join(self.out, CACHE).is_file():
+            write_json(self.out, CACHE, dict(sorted(self.kept.items())))
+        self.unsaved = 0
+
+
+@contextmanager
+def _keeping(out: Path, known: Mapping[str, Mapping[str, Any]]) -> Iterator[_Cache]:
+    """A cache that is written at the end, also if that comes early."""
+    cache = _Cache(out=out, kept=dict(known))
+    try:
+        yield cache
+    finally:
+        cache.save()

@@ -29,6 +29,7 @@ from bids_scseg.measure.correspondence import (
 from bids_scseg.measure.longitudinal import EXAMINED_FROM, Match, PlacedLesion, match_lesions, total_change
 from bids_scseg.measure.schema import Value
 from bids_scseg.measure.volume_noise import volume_change
+from bids_scseg.preprocess.fuse import FAILURES
 from bids_scseg.preprocess.realign import Realignment, Timepoint, realign
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import FloatArray, Grid
@@ -148,7 +149,7 @@ def _realigned(
             known = first.session.origin_kind == second.session.origin_kind
             ends = (_timepoint(item, with_origin=known) for item in (first, second))
             found = realign(*ends, seed=SEED)
-        except (ScsegError, RuntimeError) as error:  # ANTs raises the latter
+        except (ScsegError, *FAILURES) as error:
             return None, None, f"the images could not be registered: {error}"
     return found, _to_cache(found), "" if found.registered and found.accepted else found.reason
 

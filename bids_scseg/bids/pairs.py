@@ -9,16 +9,20 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pandas as pd
 
 from bids_scseg.errors import DataError, MissingInputError
 
 Entities = frozenset[tuple[str, str]]
+Key = TypeVar("Key", bound=Hashable)
+#: Of a mask: entities, suffix, space, description.
+Identity = tuple[Entities, str, str, str]
 Places = dict[int, tuple[str | None, str | None]]
 
 NATIVE = "native"
@@ -160,19 +164,32 @@ def find_masks(folder: str | Path, *, pattern: str | None = None) -> tuple[MaskF
     return _merge_twins(kept)
 
 
-def find_probabilities(folder: str | Path, *, only_named: bool = True) -> tuple[MaskFile, ...]:
+class ProbabilityMaps(tuple[MaskFile, ...]):
+    """Maps of a folder; one is found without going through all of them (a mask of many asks for its own)."""
+
+    @cached_property
+    def by_stem(self) -> Mapping[str, Sequence[MaskFile]]:
+        """Maps by relative path without extension."""
+        return _grouped(self, lambda item: item.stem)
+
+    @cached_property
+    def by_identity(self) -> Mapping[Identity, Sequence[MaskFile]]:
+        """Maps by image, description and space."""
+        return _grouped(self, _identity)
+
+
+def find_probabilities(folder: str | Path, *, only_named: bool = True) -> ProbabilityMaps:
     """Probability maps of a folder: files named so; where there are none, all unless ``only_named``."""
     root = _existing(folder)
     found = [_describe(root, path) for path in _nifti_files(root)]
     named = [item for item in found if _is_probability(item)]
-    return tuple(named or ([] if only_named else found))
+    return ProbabilityMaps(named or ([] if only_named else found))
 
 
 def probability_of(mask: MaskFile, maps: Sequence[MaskFile]) -> MaskFile | None:
     """The map of a predicted mask: of the same image, description and space; None without or with several."""
-    same = [item for item in maps if item.stem == mask.stem]
-    if not same:
-        same = [item for item in maps if _identity(item) == _identity(mask)]
+    known = maps if isinstance(maps, ProbabilityMaps) else ProbabilityMaps(maps)
+    same = known.by_stem.get(mask.stem) or known.by_identity.get(_identity(mask), ())
     return same[0] if len(same) == 1 else None
 
 
@@ -207,7 +224,7 @@ def find_pairs(truths: Sequence[MaskFile], predictions: Sequence[MaskFile]) -> P
     pairs: list[Pair] = []
     ambiguous: dict[tuple[str, str], str] = {}
     left = list(truths), list(predictions)
-    for how, candidates in (("name", _same_name), ("entities", _same_image), ("session", _same_session)):
+    for how, candidates in (("name", _by_name), ("entities", _by_image), ("session", _by_session)):
         pairs += _pair_up(left, how, candidates, ambiguous)  # type: ignore[arg-type]
         left = _left(left, pairs)
     return Pairing(
@@ -219,7 +236,8 @@ def find_pairs(truths: Sequence[MaskFile], predictions: Sequence[MaskFile]) -> P
     )
 
 
-Candidates = Callable[[MaskFile, Sequence[MaskFile]], Sequence[MaskFile]]
+#: Takes the predictions once, so that they are not gone through again for each reference mask.
+Candidates = Callable[[Sequence[MaskFile]], Callable[[MaskFile], Sequence[MaskFile]]]
 
 
 def _pair_up(
@@ -230,7 +248,8 @@ def _pair_up(
 ) -> Iterable[Pair]:
     """Pairs that are the only choice on both sides; other choices are noted."""
     truths, predictions = left
-    choice = {truth: candidates(truth, predictions) for truth in truths}
+    fitting = candidates(predictions)
+    choice = {truth: fitting(truth) for truth in truths}
     wooers: dict[MaskFile, list[MaskFile]] = {}
     for truth, found in choice.items():
         for prediction in found:
@@ -267,28 +286,45 @@ def _unpaired(
     return Unpaired(side=side, file=item.relative, state="missing", reason=words)
 
 
-def _same_name(truth: MaskFile, predictions: Sequence[MaskFile]) -> Sequence[MaskFile]:
-    return [item for item in predictions if item.stem == truth.stem]
+def _by_name(predictions: Sequence[MaskFile]) -> Callable[[MaskFile], Sequence[MaskFile]]:
+    known = _grouped(predictions, lambda item: item.stem)
+    return lambda truth: known.get(truth.stem, ())
 
 
-def _same_image(truth: MaskFile, predictions: Sequence[MaskFile]) -> Sequence[MaskFile]:
-    found = [item for item in predictions if item.entities == truth.entities and _suffixes_fit(truth, item)]
-    return [item for item in found if item.suffix == truth.suffix] or found
+def _by_image(predictions: Sequence[MaskFile]) -> Callable[[MaskFile], Sequence[MaskFile]]:
+    known = _grouped(predictions, lambda item: item.entities)
+
+    def fitting(truth: MaskFile) -> Sequence[MaskFile]:
+        found = [item for item in known.get(truth.entities, ()) if _suffixes_fit(truth, item)]
+        return [item for item in found if item.suffix == truth.suffix] or found
+
+    return fitting
 
 
-def _same_session(truth: MaskFile, predictions: Sequence[MaskFile]) -> Sequence[MaskFile]:
+def _by_session(predictions: Sequence[MaskFile]) -> Callable[[MaskFile], Sequence[MaskFile]]:
     """The session's prediction: the one whose entities all the others of the session share."""
-    found = [
-        item
-        for item in predictions
-        if (item.subject, item.session) == (truth.subject, truth.session)
-        and item.entities >= truth.entities
-        and _suffixes_fit(truth, item)
-    ]
-    found = [item for item in found if not item.suffix] or found  # the session's result names no suffix
-    return [
-        item for item in found if all(item.entities < other.entities for other in found if other != item)
-    ] or found
+    known = _grouped(predictions, lambda item: (item.subject, item.session))
+
+    def fitting(truth: MaskFile) -> Sequence[MaskFile]:
+        found = [
+            item
+            for item in known.get((truth.subject, truth.session), ())
+            if item.entities >= truth.entities and _suffixes_fit(truth, item)
+        ]
+        found = [item for item in found if not item.suffix] or found  # the session's result names no suffix
+        return [
+            item for item in found if all(item.entities < other.entities for other in found if other != item)
+        ] or found
+
+    return fitting
+
+
+def _grouped(items: Iterable[MaskFile], key: Callable[[MaskFile], Key]) -> dict[Key, list[MaskFile]]:
+    """Files by a key, each list in the order given."""
+    out: dict[Key, list[MaskFile]] = {}
+    for item in items:
+        out.setdefault(key(item), []).append(item)
+    return out
 
 
 def _suffixes_fit(one: MaskFile, two: MaskFile) -> bool:
@@ -361,7 +397,7 @@ def _names_lesion(item: MaskFile) -> bool:
     return "lesion" in re.sub(r"^sub-[^_]*", "", _stem(item.path.name).lower())
 
 
-def _identity(item: MaskFile) -> tuple[Entities, str, str, str]:
+def _identity(item: MaskFile) -> Identity:
     """What the files of one mask have in common."""
     return item.entities, item.suffix, item.space, item.desc
 

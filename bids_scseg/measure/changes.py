@@ -279,14 +279,12 @@ def _label(row: Mapping[object, object]) -> str:
 
 def _tracks(pairs: Sequence[SessionPair], findings: Sequence[PairFindings]) -> dict[tuple[str, int], int]:
     """(session label, lesion) → track, numbered within each participant."""
+    own: dict[str, list[tuple[str, str, Sequence[Match]]]] = {}
+    for pair, found in zip(pairs, findings, strict=True):
+        own.setdefault(pair.participant, []).append((*pair.labels, found.matches))
     out: dict[tuple[str, int], int] = {}
-    for participant in dict.fromkeys(pair.participant for pair in pairs):
-        own = [
-            (*pair.labels, found.matches)
-            for pair, found in zip(pairs, findings, strict=True)
-            if pair.participant == participant
-        ]
-        out |= tracks(own)
+    for matched in own.values():
+        out |= tracks(matched)
     return out
 
 

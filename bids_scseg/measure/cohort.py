@@ -28,6 +28,7 @@ from bids_scseg.measure.ratings import EXCLUDING, RATING_COLUMNS, Rating, Rating
 from bids_scseg.measure.schema import Column, Value, data_dictionary, parse_frame, to_frame
 from bids_scseg.measure.session import MODEL_ORIGIN, SESSION_COLUMNS, examined_columns, level_columns
 from bids_scseg.measure.strata import STRATUM_KEYS, Stratum, assign_strata, find_outliers
+from bids_scseg.measure.timeline import session_order
 
 #: Endings of the columns that repeat per sequence: they tell which sequences a table was made with.
 LESION_SUFFIXES = tuple(column.name.removeprefix("x") for column in sequence_columns(("x",)))
@@ -246,7 +247,7 @@ def build(
     DataError
         If a file cannot be read, or a session is given twice.
     """
-    ordered = sorted(outputs, key=lambda item: (item.subject, item.session or ""))
+    ordered = sorted(outputs, key=lambda item: (item.subject, session_order(item.session or "")))
     labels = [item.label for item in ordered]
     if len(set(labels)) < len(labels):
         double = sorted({label for label in labels if labels.count(label) > 1})

@@ -70,11 +70,6 @@ class Landmarks:
         """The level at a position; None outside all of them."""
         return next((level for level in self.levels if level.bottom_s_mm <= s_mm < level.top_s_mm), None)
 
-    def level_at(self, s_mm: float) -> str | None:
-        """Name of the vertebral level at a position, such as ``C4``; None outside all of them."""
-        level = self.find(s_mm)
-        return None if level is None else level.name
-
 
 def label_points(
     data: npt.NDArray[Any], grid: Grid, *, xfm: npt.ArrayLike | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +19,6 @@ Fate = Literal[
 FATES: tuple[Fate, ...] = (
     "new", "enlarged", "merged", "stable", "split", "shrunken", "resolved", "not examined",
 )  # fmt: skip
-#: What each fate is called when time runs backwards.
-MIRRORED: Mapping[Fate, Fate] = {
-    "new": "resolved", "resolved": "new", "enlarged": "shrunken", "shrunken": "enlarged", "merged": "split",
-    "split": "merged", "stable": "stable", "not examined": "not examined",
-}  # fmt: skip
 
 #: Places this close are the same place: half of it for the alignment, half for voxels of several mm (ours).
 REACH_MM = 1.5

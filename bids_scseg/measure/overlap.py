@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import cc3d
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError, GeometryError
-from bids_scseg.measure.profiles import PROFILES, Match, Profile, match_iou
+from bids_scseg.measure.profiles import PROFILES, Match, Profile
 
 Mask = npt.NDArray[Any]
 NAN = float("nan")
@@ -248,33 +247,6 @@ def _f1(sensitivity: float, precision: float) -> float:
     if np.isnan(precision) or sensitivity + precision == 0:
         return 0.0
     return 2 * sensitivity * precision / (sensitivity + precision)
-
-
-def froc(
-    truths: Sequence[npt.NDArray[np.int32]],
-    predictions: Sequence[npt.NDArray[np.int32]],
-    scores: Sequence[Sequence[float]],
-    *,
-    min_iou: float = 0.2,
-) -> float:
-    """FROC score of the ``msms`` profile: mean sensitivity at set rates of false positives per image.
-
-    Parameters
-    ----------
-    truths, predictions : (i, j, k) int32 each
-        Lesion numbers 1, 2, … per image.
-    scores
-        Per image, the probability of each predicted lesion in order of number.
-    min_iou
-        Intersection over union from which two lesions match.
-
-    Returns
-    -------
-    Score in 0–1, the mean over the rates 0.25, 0.5, 1, 2 and 3; at each the highest sensitivity that any cut
-    of the probabilities reaches without exceeding it. NaN without true lesions.
-    """
-    tables = [overlap_table(t, p) for t, p in zip(truths, predictions, strict=True)]
-    return froc_curve(tables, scores, match=partial(match_iou, min_iou=min_iou)).score
 
 
 def froc_curve(

@@ -21,6 +21,8 @@ NAN = float("nan")
 LEVEL = 0.95
 #: Bootstrap resamples: scipy's default; the ends of a 95 % interval then repeat to about 2 % of its width.
 RESAMPLES = 9999
+#: Subjects drawn at once, over all resamples of a batch: bounds memory to tens of megabytes.
+BATCH_NUMBERS = 2_000_000
 #: From six non-zero differences on, an exact two-sided signed-rank test can reach p < 0.05 (2 / 2⁶ = 0.031;
 #: with five the smallest p is 0.0625).
 MIN_DIFFERENCES = 6
@@ -175,7 +177,7 @@ def _ratio(
         paired=True,
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, 2_000_000 // subjects),  # bounds memory to tens of megabytes
+        batch=max(1, BATCH_NUMBERS // subjects),
         confidence_level=level,
         method="BCa",
         rng=np.random.default_rng(seed),
@@ -218,15 +220,26 @@ def bootstrap_f1(
     reason = "no values" if np.isnan(value) else "one subject only" if subjects == 1 else ""
     low = high = NAN
     if not reason:
-        rng = np.random.default_rng(seed)
-        times_drawn = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples)
-        scores = _f1_of(sums @ times_drawn.T)
+        scores = _f1_of(_resampled_sums(sums, resamples=resamples, seed=seed))
         defined = scores[~np.isnan(scores)]
         if defined.size < (1 - MAX_UNDEFINED) * resamples:
             reason = "too many resamples have no true lesion"
         else:
             low, high = (float(end) for end in np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]))
     return Interval(mean=value, low=low, high=high, n=subjects, subjects=subjects, reason=reason)
+
+
+def _resampled_sums(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
+    """Sums over the subjects of each resample, (rows, resamples), from (rows, subjects)."""
+    rng = np.random.default_rng(seed)
+    subjects = sums.shape[1]
+    batch = max(1, BATCH_NUMBERS // subjects)
+    share = np.full(subjects, 1 / subjects)
+    out = np.empty((sums.shape[0], resamples))
+    for start in range(0, resamples, batch):  # drawn one after another: batches do not change what is drawn
+        count = min(batch, resamples - start)
+        out[:, start : start + count] = sums @ rng.multinomial(subjects, share, size=count).T
+    return out
 
 
 def _f1_of(sums: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from bids_scseg.measure.ratings import EXCLUDING
 from bids_scseg.measure.strata import STRATUM_KEYS
 
 DAYS_PER_YEAR = 365.25
+NUMBER = re.compile(r"([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +52,23 @@ class SessionPair:
         return f"{self.participant}_{self.before}", f"{self.participant}_{self.after}"
 
 
+def session_order(label: str) -> tuple[tuple[str | int, ...], str]:
+    """Sort key of session labels: their numbers compare as numbers, so M6 comes before M12.
+
+    Labels that differ in leading zeros alone are ordered by their text.
+    """
+    parts = NUMBER.split(label)  # text and digits take turns, so that like is compared with like
+    return tuple(int(part) if n % 2 else part for n, part in enumerate(parts)), label
+
+
 def session_pairs(
     sessions: pd.DataFrame, times: Mapping[str, datetime] | None = None
 ) -> tuple[list[SessionPair], dict[str, tuple[tuple[str, float | None], ...]]]:
     """Pairs of sessions that follow each other, for each participant with two sessions or more that count.
 
-    Sessions count that are done and not rated "fail". They are ordered by their dates where all dates of the
-    participant are known, else by their labels. Only neighbours are paired: n - 1 pairs say all that
-    happened, each over the shortest time.
+    Sessions count that are done and not rated "fail". They are ordered by their dates where all of the
+    participant are known, else by label (:func:`session_order`). Only neighbours are paired: n - 1 pairs say
+    all that happened, each over the shortest time.
 
     Parameters
     ----------
@@ -83,7 +94,7 @@ def session_pairs(
             str(row["session_id"]): {str(key): value for key, value in row.items()}
             for row in rows.to_dict("records")
         }
-        ordered = _ordered(str(participant), sorted(records), known)
+        ordered = _ordered(str(participant), sorted(records, key=session_order), known)
         trajectories[str(participant)] = tuple(
             (f"{participant}_{session}", _round(years)) for session, years in ordered
         )
@@ -114,7 +125,8 @@ def _ordered(
     dates = [times.get(f"{participant}_{session}") for session in sessions]
     if any(date is None for date in dates):
         return [(session, None) for session in sessions]
-    dated = sorted((date, session) for date, session in zip(dates, sessions, strict=True) if date)
+    found = [(date, session) for date, session in zip(dates, sessions, strict=True) if date]
+    dated = sorted(found, key=lambda item: item[0])  # stable: of one date, the order of the labels
     first = dated[0][0]
     return [(session, (date - first).total_seconds() / 86400 / DAYS_PER_YEAR) for date, session in dated]
 

@@ -176,7 +176,7 @@ def write_experiment_page(out_html: Path, page: ExperimentPage) -> None:
 
 
 def lead(page: ExperimentPage) -> str:
-    """The first sentence: how much there is, and whether anything differs from the baseline."""
+    """The first sentences: how much there is, and whether a difference from the baseline was shown."""
     seeds = {run.seed for run in page.runs}
     words = (
         f"{len({run.arm for run in page.runs})} arms, {len(seeds)} seed{'s' * (len(seeds) != 1)}, "
@@ -184,18 +184,29 @@ def lead(page: ExperimentPage) -> str:
     )
     for name in page.settings:
         compared = [item for item in page.of(name) if item.comparisons.get("f1") is not None]
-        if not compared:
-            continue
-        clear = [
-            f"{page.label(item.arm).title} ({_signed(item.comparisons['f1'].difference.mean)})"
-            for item in compared
-            if item.comparisons["f1"].p_holm < 0.05
-        ]
-        found = ", ".join(clear) if clear else "no arm"
-        words += (
-            f" Given {name}, {found} differ{'s' * (len(clear) < 2)} in F1 from the baseline (Holm, 0.05)."
-        )
+        if compared:
+            words += f" Given {name}, {_differing(page, compared)}"
     return words
+
+
+def _differing(page: ExperimentPage, compared: Sequence[TrialSummary]) -> str:
+    """Which arms differ in F1; those of which nothing could be tested are never said to be alike."""
+    against = [(page.label(item.arm).title, item.comparisons["f1"]) for item in compared]
+    tested = [(title, found) for title, found in against if not math.isnan(found.p_holm)]
+    clear = [f"{title} ({_signed(found.difference.mean)})" for title, found in tested if found.p_holm < 0.05]
+    left = [
+        f"{title} ({found.test.reason or 'no p'})" for title, found in against if math.isnan(found.p_holm)
+    ]
+    words = []
+    if clear:
+        words.append(
+            f"{', '.join(clear)} differ{'s' * (len(clear) < 2)} in F1 from the baseline (Holm, 0.05)."
+        )
+    elif tested:
+        words.append("no difference in F1 from the baseline was shown (Holm, 0.05).")
+    if left:
+        words.append(f"{'Not' if words else 'not'} tested: {', '.join(left)}.")
+    return " ".join(words)
 
 
 # -- tables ----------------------------------------------------------------------------------------

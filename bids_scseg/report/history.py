@@ -32,19 +32,12 @@ def read_history(out: Path, label: str) -> History | None:
     """
     participant, _, session = label.partition("_")
     try:
-        pairs = [
-            row for row in _rows(out / "group/session_changes.tsv") if row["participant_id"] == participant
-        ]
-        known = {
-            row["session_id"]: row
-            for row in _rows(out / "group/sessions.tsv")
-            if row["participant_id"] == participant
-        }
+        pairs = rows_of(participant, out / "group/session_changes.tsv")
+        known = {row["session_id"]: row for row in rows_of(participant, out / "group/sessions.tsv")}
         lesions = [
             row
-            for row in _rows(out / "group/lesion_changes.tsv")
-            if row["participant_id"] == participant
-            and session in (row["session_before"], row["session_after"])
+            for row in rows_of(participant, out / "group/lesion_changes.tsv")
+            if session in (row["session_before"], row["session_after"])
         ]
         chain = [row["session_before"] for row in pairs[:1]] + [row["session_after"] for row in pairs]
     except (OSError, ValueError, KeyError, csv.Error):
@@ -66,12 +59,32 @@ def read_history(out: Path, label: str) -> History | None:
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as handle:
-        return [
-            {str(key): str(value) for key, value in row.items()}
-            for row in csv.DictReader(handle, delimiter="\t")
-        ]
+def rows_of(participant: str, path: Path) -> list[dict[str, str]]:
+    """One participant's rows of a table of the group level.
+
+    No other line is parsed: every session's report asks, and the tables grow with the cohort.
+
+    Parameters
+    ----------
+    participant
+        With prefix.
+    path
+        The table.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError, csv.Error
+        If it cannot be read, or has no column ``participant_id``.
+    """
+    with path.open("rb") as handle:
+        head = handle.readline()
+        first = f"{participant}\t".encode()
+        as_written = head.startswith(b"participant_id\t")  # people may have put another column first
+        lines = [line for line in handle if not as_written or line.startswith(first)]
+    text = (line.decode("utf-8") for line in (head, *lines))
+    parsed = csv.DictReader(text, delimiter="\t", restval=MISSING)
+    rows = [{str(key): str(value) for key, value in row.items()} for row in parsed]
+    return [row for row in rows if row["participant_id"] == participant]
 
 
 def history_facts(history: History | None, *, repeated: bool) -> dict[str, object]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_scseg.report.flags import LOW_COVERAGE_BELOW
+from bids_scseg.report.history import rows_of
 from bids_scseg.report.records import Row
 from bids_scseg.report.tables import Cell, Header, Table, as_number, missing, number, percent, text
 
@@ -133,14 +134,13 @@ def read_outliers(out: Path, label: str) -> tuple[str, ...] | None:
     What stands out; empty if nothing does; None where no such table has the session's result.
     """
     try:
-        with (out / "group" / "sessions.tsv").open(encoding="utf-8", newline="") as handle:
-            for row in csv.DictReader(handle, delimiter="\t"):
-                parts = (row.get("participant_id"), row.get("session_id"))
-                if "_".join(part for part in parts if part and part != "n/a") == label:
-                    said = row.get("outliers") or "n/a"
-                    judged = row.get("state") == "done" and row.get("stratum") not in (None, "n/a")
-                    return None if not judged else () if said == "n/a" else tuple(said.split("; "))
-    except (OSError, ValueError, csv.Error):
+        for row in rows_of(label.partition("_")[0], out / "group" / "sessions.tsv"):
+            parts = (row["participant_id"], row.get("session_id"))
+            if "_".join(part for part in parts if part and part != "n/a") == label:
+                said = row.get("outliers") or "n/a"
+                judged = row.get("state") == "done" and row.get("stratum") not in (None, "n/a")
+                return None if not judged else () if said == "n/a" else tuple(said.split("; "))
+    except (OSError, ValueError, KeyError, csv.Error):
         return None  # a table that was edited or is being written: the report does without
     return None
 

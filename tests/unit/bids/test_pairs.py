@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bids_scseg.bids import pairs
 from bids_scseg.bids.pairs import (
     choose_space,
     find_masks,
@@ -206,3 +209,52 @@ def test_every_file_is_in_one_pair_or_listed(tmp_path_factory, truth, prediction
         listed = [item.file for item in found.unpaired if item.side == side]
         assert sorted(paired + listed) == sorted(mask.relative for mask in masks)
     assert all(pair.truth.subject == pair.prediction.subject for pair in found.pairs)
+
+
+@pytest.mark.parametrize("how", ["name", "entities", "session", "missing"])
+def test_partners_are_looked_up_not_searched(how, monkeypatch):
+    """Each comparison of two files is one of few: those of 400 subjects are never gone through for each."""
+    names = {"name": "x", "entities": "x_label-lesion", "session": "x_acq-1_label-lesion", "missing": "y"}
+    truths = [_mask(f"sub-{n}/sub-{n}_run-x_mask.nii.gz") for n in range(400)]
+    numbers = range(400, 800) if how == "missing" else range(400)
+    predictions = [_mask(f"sub-{n}/sub-{n}_run-{names[how]}_mask.nii.gz") for n in numbers]
+    looks = 0
+    stem, fit = pairs.MaskFile.stem.fget, pairs._suffixes_fit
+
+    def counted(function):
+        def call(*arguments):
+            nonlocal looks
+            looks += 1
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(pairs.MaskFile, "stem", property(counted(stem)))
+    monkeypatch.setattr(pairs, "_suffixes_fit", counted(fit))
+    found = find_pairs(truths, predictions)
+    assert {pair.how for pair in found.pairs} == ({how} if how != "missing" else set())
+    assert len(found.pairs) == (0 if how == "missing" else 400)
+    assert looks < 10_000
+
+
+def test_the_map_of_a_mask_is_looked_up_not_searched(folder, monkeypatch):
+    names = [f"sub-{n}/sub-{n}_acq-x_label-lesion" for n in range(60)]
+    maps = find_probabilities(folder("t", *(f"{name}_probseg.nii.gz" for name in names)))
+    described = 0
+    identity = pairs._identity
+
+    def counted(item):
+        nonlocal described
+        described += 1
+        return identity(item)
+
+    monkeypatch.setattr(pairs, "_identity", counted)
+    masks = [_mask(f"{name}_mask.nii.gz") for name in names]
+    found = [probability_of(mask, maps) for mask in masks]
+    assert [item.subject for item in found] == [f"sub-{n}" for n in range(60)]
+    assert described < 500
+    assert probability_of(masks[7], list(maps)) == found[7]
+
+
+def _mask(name):
+    return pairs._describe(Path("/data"), Path("/data") / name)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 
+from bids_scseg.measure import changes
 from bids_scseg.measure.changes import (
     PairFindings,
     differing,
@@ -14,7 +16,7 @@ from bids_scseg.measure.changes import (
     tabulate,
 )
 from bids_scseg.measure.longitudinal import Match
-from bids_scseg.measure.timeline import SessionPair, session_pairs
+from bids_scseg.measure.timeline import SessionPair, session_order, session_pairs
 from bids_scseg.measure.volume_noise import Change
 
 
@@ -48,6 +50,24 @@ def test_neighbours_by_label_without_those_rated_fail():
     assert [pair.order for pair in pairs] == ["labels", "labels"]
     assert [pair.refusal for pair in pairs] == ["", "measured otherwise: different threshold"]
     assert list(trajectories) == ["sub-1"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("1", "2", "10"), ("M0", "M6", "M12"), ("01", "1", "2"), ("1", "M0", "baseline"), ("2a3", "2a10", "10")],
+)
+def test_numbers_in_labels_are_in_order(names):
+    assert sorted(sorted(names), key=session_order) == list(names)
+    table = sessions(*(("sub-1", f"ses-{name}", "A", None, 0.5) for name in sorted(names)))
+    pairs, trajectories = session_pairs(table)
+    assert labels(pairs) == [(f"ses-{one}", f"ses-{other}") for one, other in pairwise(names)]
+    assert [label for label, _ in trajectories["sub-1"]] == [f"sub-1_ses-{name}" for name in names]
+
+
+def test_sessions_of_one_date_are_ordered_by_label():
+    table = sessions(*(("sub-1", f"ses-{name}", "A", None, 0.5) for name in ("10", "2")))
+    times = {f"sub-1_ses-{name}": datetime(2001, 1, 1) for name in ("10", "2")}
+    assert labels(session_pairs(table, times)[0]) == [("ses-2", "ses-10")]
 
 
 def test_dates_count_only_if_all_are_known():
@@ -148,3 +168,21 @@ def test_flags_count_what_was_not_matched():
     assert refused.startswith("1 of 3 pairs of sessions are not compared")
     assert "only their totals" in totals
     assert flags_of([pair], [found[2]]) == ()
+
+
+def test_tracks_of_many_participants_take_one_walk_over_the_pairs():
+    facts = {"before": "ses-a", "after": "ses-b", "order": "labels"}
+    pairs = [SessionPair(participant=f"sub-{n}", **facts) for n in range(400)]
+    found = [PairFindings(state="compared", matches=(match("stable", (1,), (1,)),))] * len(pairs)
+    walks = 0
+
+    class Counted(list):
+        def __iter__(self):
+            nonlocal walks
+            walks += 1
+            return super().__iter__()
+
+    numbers = changes._tracks(Counted(pairs), found)
+    assert len(numbers) == 2 * len(pairs)
+    assert set(numbers.values()) == {1}
+    assert walks == 1

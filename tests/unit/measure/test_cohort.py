@@ -95,6 +95,14 @@ def test_one_row_per_participant(write):
     assert people.loc["sub-02", "mean_lesion_load"] == 0
 
 
+def test_the_last_session_is_that_of_the_highest_number(write):
+    tables = build([write("01", f"M{month}", (float(month),)) for month in (0, 12, 6)])
+    assert tables.sessions["session_id"].tolist() == ["ses-M0", "ses-M6", "ses-M12"]
+    person = tables.participants.iloc[0]
+    assert (person["first_session"], person["last_session"]) == ("ses-M0", "ses-M12")
+    assert person["last_lesion_load"] == pytest.approx(0.012)
+
+
 def test_failed_sessions_are_listed_and_do_not_count_as_zero(write):
     failed = write("01", "b", log={"state": "failed", "cause": "no cord found", "remedy": "give a mask"})
     gone = SessionOutputs(subject="03", session="a")

@@ -23,14 +23,14 @@ def test_discs_give_levels_and_the_origin(make_geometry):
     assert marks.kind == "C2-C3 disc"
     assert marks.anatomical
     assert marks.origin_s_mm == pytest.approx(60)
-    assert marks.level_at(52) == "C3"  # disc n lies above vertebra n
-    assert marks.level_at(43.9) == "C4"
-    assert marks.level_at(44.0) == "C3"  # the lower border belongs to the level
+    assert marks.find(52).name == "C3"  # disc n lies above vertebra n
+    assert marks.find(43.9).name == "C4"
+    assert marks.find(44.0).name == "C3"  # the lower border belongs to the level
     # The ends are continued by one level of the neighbour's height, and marked.
-    assert marks.level_at(75.9) == "C2"
-    assert marks.level_at(16.1) == "C5"
-    assert marks.level_at(15.9) is None
-    assert marks.level_at(76.1) is None
+    assert marks.find(75.9).name == "C2"
+    assert marks.find(16.1).name == "C5"
+    assert marks.find(15.9) is None
+    assert marks.find(76.1) is None
     assert [level.approximate for level in marks.levels] == [True, False, False, True]
 
 
@@ -60,7 +60,7 @@ def test_two_distant_vertebrae_give_approximate_levels_and_no_origin(make_geomet
     assert marks.kind == "field of view"
     assert not marks.anatomical
     assert marks.origin_s_mm == 149.0
-    assert marks.level_at(14.0) == "T2"
+    assert marks.find(14.0).name == "T2"
     assert all(level.approximate for level in marks.levels)
 
 
@@ -72,7 +72,7 @@ def test_pontomedullary_junction_is_second_choice_and_nothing_is_last(make_geome
     none = fit_landmarks({}, geometry=geometry, key="T2Sag")
     assert none.kind == "field of view"
     assert none.origin_s_mm == pytest.approx(79.75)  # upper face of slice 159
-    assert none.level_at(10) is None
+    assert none.find(10) is None
 
 
 def test_labels_out_of_order_give_no_levels(make_geometry):

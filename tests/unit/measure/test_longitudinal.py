@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bids_scseg.measure.longitudinal import (
-    MIRRORED,
     PlacedLesion,
     components,
     match_lesions,
@@ -19,6 +18,11 @@ from bids_scseg.measure.longitudinal import (
 )
 
 BALL = 4 / 3 * np.pi
+#: What each fate is called when time runs backwards.
+MIRRORED = {
+    "new": "resolved", "resolved": "new", "enlarged": "shrunken", "shrunken": "enlarged", "merged": "split",
+    "split": "merged", "stable": "stable", "not examined": "not examined",
+}  # fmt: skip
 
 
 def lesion(number, place=(0.0, 0.0, 0.0), *, radius=2.5, volume=None, examined=1.0):

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from bids_scseg.errors import DataError, GeometryError
 from bids_scseg.measure.overlap import (
     find_instances,
-    froc,
     froc_curve,
     match_lesions,
     overlap_table,
@@ -132,18 +131,6 @@ def test_what_cannot_be_scored_is_refused():
         score(_column(), np.zeros((2, 2, 2)), profile="msms", voxel_volume_mm3=1)
 
 
-def test_froc():
-    truth = np.zeros((4, 4, 40), np.int32)
-    truth[:, :, 0:8], truth[:, :, 20:28] = 1, 2
-    prediction = np.zeros_like(truth)
-    prediction[:, :, 0:8], prediction[:, :, 12:16], prediction[:, :, 20:28] = 1, 2, 3
-    # In order of probability: a hit, a miss, a hit. Without false positives half of the lesions are found,
-    # with one per image all: rates 0.25 and 0.5 give 0.5, the other three give 1.
-    assert froc([truth], [prediction], [[0.9, 0.6, 0.4]]) == pytest.approx((0.5 + 0.5 + 1 + 1 + 1) / 5)
-    assert froc([truth], [np.zeros_like(truth)], [[]]) == 0
-    assert math.isnan(froc([np.zeros_like(truth)], [prediction], [[0.9, 0.6, 0.4]]))
-
-
 def test_froc_curve_by_hand():
     # Image 1: two true lesions; predictions 0.9 (hit), 0.6 (nothing there), 0.4 (hit). Image 2: none; one
     # prediction of 0.6. At 0.9: 1 of 2, no false one; at 0.6: 2 false in 2 images; at 0.4: 2 of 2.
@@ -156,6 +143,8 @@ def test_froc_curve_by_hand():
     assert curve.sensitivity.tolist() == [0.5, 0.5, 1]
     assert curve.score == pytest.approx((0.5 + 0.5 + 1 + 1 + 1) / 5)
     assert froc_curve([], [], match=match).cuts.size == 0
+    assert froc_curve([np.array([[900], [32]])], [[]], match=match).score == 0  # nothing predicted
+    assert math.isnan(froc_curve([second], [[0.6]], match=match).score)  # nothing to find
 
 
 def test_a_lesion_below_the_cut_is_background():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bids_scseg.errors import DataError
+from bids_scseg.measure import statistics
 from bids_scseg.measure.statistics import (
     bootstrap_f1,
     bootstrap_mean,
@@ -91,6 +93,27 @@ def test_pooled_f1_by_hand():
     assert bootstrap_f1([1], [1], [1], [1]).reason == "one subject only"
     # One of two subjects has lesions: a quarter of the resamples has none.
     assert bootstrap_f1([1, 0], [1, 0], [1, 0], [1, 0]).reason == "too many resamples have no true lesion"
+
+
+def test_pooled_f1_draws_in_batches_what_it_would_draw_at_once(monkeypatch):
+    sums = np.random.default_rng(1).integers(1, 9, (4, 40)).astype(float)
+    sums[0], sums[2] = np.minimum(sums[0], sums[1]), np.minimum(sums[2], sums[3])
+    at_once = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=999)
+    wanted = statistics._resampled_sums(sums, resamples=999, seed=0)
+    assert np.array_equal(wanted, sums @ at_once.T)
+    whole = bootstrap_f1(*sums)
+    monkeypatch.setattr(statistics, "BATCH_NUMBERS", 40 * 7)
+    assert np.array_equal(statistics._resampled_sums(sums, resamples=999, seed=0), wanted)
+    assert bootstrap_f1(*sums) == whole
+
+
+def test_pooled_f1_of_many_subjects_needs_little_memory():
+    ones = np.ones(20_000)
+    tracemalloc.start()
+    bootstrap_f1(ones, ones, ones, ones, resamples=999)  # 160 MB, if drawn at once
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80e6
 
 
 @settings(max_examples=15, deadline=None)

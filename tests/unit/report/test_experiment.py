@@ -19,10 +19,12 @@ def interval(mean: float, *, width: float = 0.1) -> Interval:
     return Interval(mean=mean, low=mean - width, high=mean + width, n=20, subjects=10)
 
 
-def summary(arm: str, f1: float, *, p: float | None = None, setting: str = "T2Sag") -> TrialSummary:
+def summary(
+    arm: str, f1: float, *, p: float | None = None, setting: str = "T2Sag", reason: str = ""
+) -> TrialSummary:
     comparisons = {}
     if p is not None:
-        test = PairedTest(n=10, zeros=0, mean_difference=0.1, median_difference=0.1, p=p)
+        test = PairedTest(n=10, zeros=0, mean_difference=0.1, median_difference=0.1, p=p, reason=reason)
         comparisons["f1"] = Comparison(
             baseline="base", prediction=arm, metric="f1", test=test, p_holm=p, difference=interval(0.1),
             images=20, undefined=0,
@@ -98,9 +100,19 @@ def test_the_first_sentence_says_who_differs() -> None:
     clear = page(summary("base", 0.5), summary("new", 0.6, p=0.01))
     assert "New <i>arm</i> (+0.100) differs in F1" in lead(clear)
     unclear = page(summary("base", 0.5), summary("new", 0.6, p=0.2))
-    assert "no arm differs" in lead(unclear)
-    untested = page(summary("base", 0.5), summary("new", 0.6, p=math.nan))
-    assert "no arm differs" in lead(untested)
+    assert "Given T2Sag, no difference in F1 from the baseline was shown (Holm, 0.05)." in lead(unclear)
+    assert "tested:" not in lead(unclear)
+
+
+def test_arms_that_could_not_be_tested_are_not_said_to_be_alike() -> None:
+    few = "3 of 3 pairs differ; below 6 no p can fall under 0.05"
+    untested = summary("new", 0.6, p=math.nan, reason=few)
+    said = lead(page(summary("base", 0.5), untested))
+    assert said.endswith(f"Given T2Sag, not tested: New <i>arm</i> ({few}).")
+    said = lead(page(summary("base", 0.5), untested, summary("third", 0.6, p=0.01)))
+    assert said.endswith(
+        f"third (+0.100) differs in F1 from the baseline (Holm, 0.05). Not tested: New <i>arm</i> ({few})."
+    )
 
 
 @pytest.mark.parametrize("runs", [(), None])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 
 import pytest
 from timed_sessions import write_timed_session
 
-from bids_scseg.report.history import history_facts, read_history
+from bids_scseg.report.history import history_facts, read_history, rows_of
 from bids_scseg.report.session import write_session_report
 from bids_scseg.workflows.group import write_group
 
@@ -46,6 +47,30 @@ def test_tables_that_cannot_be_read_are_no_history(tmp_path):
     (tmp_path / "group").mkdir()
     (tmp_path / "group/session_changes.tsv").write_text("nothing\there\n1\t2\n")
     assert read_history(tmp_path, "sub-01_ses-1") is None
+
+
+def test_lines_of_other_participants_are_not_parsed(tmp_path, monkeypatch):
+    lines = [
+        "participant_id\tsession_id\tx",
+        *(f"sub-{n:02d}\tses-1\t{n}" for n in range(50)),
+        "sub-07\tses-2",
+    ]
+    parsed = []
+    reader = csv.reader
+
+    def watched(rows, *how, **more):
+        return reader((parsed.append(row) or row for row in rows), *how, **more)
+
+    monkeypatch.setattr(csv, "reader", watched)
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    found = rows_of("sub-07", tmp_path / "t.tsv")
+    assert [(row["session_id"], row["x"]) for row in found] == [("ses-1", "7"), ("ses-2", "n/a")]
+    assert len(parsed) == 3
+
+
+def test_a_table_with_its_columns_in_another_order_is_read(tmp_path):
+    (tmp_path / "t.tsv").write_text("x\tparticipant_id\n1\tsub-1\n2\tsub-10\n")
+    assert rows_of("sub-1", tmp_path / "t.tsv") == [{"x": "1", "participant_id": "sub-1"}]
 
 
 def test_the_facts_are_in_words_tables_and_a_picture(out):

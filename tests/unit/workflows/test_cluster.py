@@ -15,7 +15,7 @@ from bids_scseg.errors import UsageError
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.study import Plan
-from bids_scseg.workflows.cluster import Launcher, Needs, Queue, needs_of, scripts, unfinished
+from bids_scseg.workflows.cluster import Launcher, Needs, Queue, group_needs, needs_of, scripts, unfinished
 from bids_scseg.workflows.resources import check_memory, worker_gb
 
 NEEDS = Needs(cpus=4, mem_gb=6, minutes=90)
@@ -93,8 +93,19 @@ def test_a_task_runs_its_own_session(tmp_path, index, offset, chosen):
 
 def test_the_group_level_knows_the_raw_dataset_and_with_it_the_covariates(tmp_path):
     made(tmp_path, [plan("01")])
-    assert run(tmp_path / "group.sh") == ["/bids", str(tmp_path), "group"]
+    assert run(tmp_path / "group.sh") == ["/bids", str(tmp_path), "group", "--nprocs", "1"]
     assert set(made(tmp_path, [plan("01")], group=False)) == {"sessions.tsv", "array.sh", "submit.sh"}
+
+
+def test_the_group_level_has_time_for_all_pairs_of_sessions(tmp_path):
+    assert group_needs([plan(f"{n}") for n in range(500)], NEEDS) == Needs(cpus=1, mem_gb=4, minutes=30)
+    # 200 subjects seen three times: 400 pairs, each four times 5 s, on 4 CPUs: 34 minutes beside the rest.
+    plans = [plan(f"{n}", f"{visit}") for n in range(200) for visit in range(3)]
+    assert group_needs(plans, NEEDS) == Needs(cpus=4, mem_gb=7, minutes=70)
+    assert "#SBATCH --time=01:10:00" in made(tmp_path, plans)["group.sh"].splitlines()
+    assert run(tmp_path / "group.sh")[-2:] == ["--nprocs", "4"]
+    few = group_needs(plans[:15], NEEDS)
+    assert (few.cpus, few.minutes) == (1, 40)
 
 
 def test_a_folder_with_a_blank_and_a_quote_survives_the_shell(tmp_path):

@@ -7,8 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from timed_sessions import compare_or_die, straight_geometry, write_timed_session
+from timed_sessions import compare_or_die, compare_slowly_or_die, straight_geometry, write_timed_session
 
+from bids_scseg.bids.timepoints import SessionFiles
 from bids_scseg.bids.write import write_image, write_json
 from bids_scseg.measure.cohort import build
 from bids_scseg.preprocess.realign import Realignment
@@ -16,8 +17,10 @@ from bids_scseg.workflows import longitudinal
 from bids_scseg.workflows import pair as pair_module
 from bids_scseg.workflows.group import find_outputs, write_group
 from bids_scseg.workflows.longitudinal import CACHE, compare_sessions
+from bids_scseg.workflows.pair import PairJob, TimedSession
 
 STAYS, GROWS, GONE = (0.0, -2.0, 90.0, 3.0), (2.0, 0.0, 60.0, 2.5), (-2.0, 1.0, 30.0, 2.5)
+EIGHT = range(8)
 GROWN, COMES = (2.0, 0.0, 60.0, 3.6), (0.0, 2.0, 45.0, 2.5)
 
 
@@ -222,6 +225,64 @@ def test_a_refused_registration_falls_back_to_levels_and_says_so(out, monkeypatc
     row = compared(out).pairs.iloc[0]
     assert (row["state"], row["alignment"]) == ("compared", "levels")
     assert "not alike" in row["reason"]
+
+
+def test_a_registration_that_fails_in_any_way_costs_the_alignment_only(out, monkeypatch):
+    add_image(out, "sub-01_ses-1")
+    add_image(out, "sub-01_ses-2", up=17.0, seed=1)
+
+    def fail(*_, seed):
+        raise ValueError("filename does not exist!")  # as ANTs does
+
+    monkeypatch.setattr(pair_module, "realign", fail)
+    row = compared(out).pairs.iloc[0]
+    assert (row["state"], row["alignment"]) == ("compared", "levels")
+    assert "could not be registered: filename does not exist!" in row["reason"]
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_alignments_are_kept_when_the_run_is_ended(out, monkeypatch, every):
+    """The third participant's registration is interrupted; those before it are not done again."""
+    for who in (1, 2, 3):
+        for session, up in ((1, 0.0), (2, 17.0)):
+            write_timed_session(out, f"sub-0{who}_ses-{session}", [STAYS, GROWS], up=up)
+            add_image(out, f"sub-0{who}_ses-{session}", up=up, seed=10 * who + session)
+    kept = []
+
+    def stand_in(first, second, *, seed):
+        kept.append(len(json.loads((out / CACHE).read_text())) if (out / CACHE).exists() else 0)
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+        return Realignment(xfm=np.eye(4), accepted=True, registered=True, reason="registered")
+
+    monkeypatch.setattr(pair_module, "realign", stand_in)
+    monkeypatch.setattr(longitudinal, "SAVE_EVERY", every)
+    with pytest.raises(KeyboardInterrupt):
+        compared(out)
+    assert kept == ([0, 1, 2] if every == 1 else [0, 0, 0])
+    assert len(json.loads((out / CACHE).read_text())) == 2
+    compared(out)
+    assert len(kept) == 4
+    assert len(json.loads((out / CACHE).read_text())) == 3
+
+
+def test_a_killed_worker_makes_suspects_of_those_that_ran_with_it_only(monkeypatch):
+    """Two of eight pairs run at once: no more than two are compared alone, the others in a new pool."""
+    monkeypatch.setattr(longitudinal, "compare_pair", compare_slowly_or_die)
+    pools = []
+    make = longitudinal._pool
+    monkeypatch.setattr(longitudinal, "_pool", lambda workers: pools.append(workers) or make(workers))
+    jobs = {who: PairJob(sessions=(empty(f"sub-0{who}_ses-1"), empty(f"sub-0{who}_ses-2"))) for who in EIGHT}
+    found = dict(longitudinal._each(jobs, 2))
+    assert {who: one.state for who, (one, _) in found.items()} == {
+        who: "totals only" if who == 2 else "compared" for who in EIGHT
+    }
+    assert pools[:2] == [2, 2]
+    assert len(pools) <= 4
+
+
+def empty(label):
+    return TimedSession(files=SessionFiles(label=label), sizes={}, centres={})
 
 
 def test_failed_sessions_are_passed_over(out):
