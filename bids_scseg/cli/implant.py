@@ -15,6 +15,7 @@ from bids_scseg.cli.parser import _both, _label, _whole
 from bids_scseg.errors import MissingInputError, OutputError, UsageError
 
 METHODS = ("outline", "field")
+MOST_COPIES, MOST_LESIONS = 99, 20  # names of copies have two digits; more lesions find no room
 #: Keys of a description, with their types.
 KEYS = {
     "name": str, "implant": int, "seed": int, "copies": int, "free_share": float, "method": str,
@@ -80,8 +81,8 @@ def _share(text: str) -> float:
 
 def _count(text: str) -> float:
     value = float(text)
-    if not 0 <= value <= 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 20")
+    if not 0 <= value <= MOST_LESIONS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and {MOST_LESIONS}")
     return value
 
 
@@ -168,8 +169,8 @@ def implant_settings(arguments: argparse.Namespace) -> dict[str, Any]:
             values[key] = given
     if "seed" not in values:
         raise UsageError("no seed", expected="--seed S, or a description with one")
-    if not 1 <= values.get("copies", 1) <= 99:
-        raise UsageError(f"{values['copies']} copies", expected="1 to 99")
+    if not 1 <= values.get("copies", 1) <= MOST_COPIES:
+        raise UsageError(f"{values['copies']} copies", expected=f"1 to {MOST_COPIES}")
     return values
 
 
@@ -191,8 +192,14 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _out_of_range(data: Mapping[str, Any]) -> list[str]:
-    wrong = [] if data.get("method", METHODS[0]) in METHODS else ["method"]
-    return wrong if 0 <= data.get("free_share", 0.0) <= 1 else [*wrong, "free_share"]
+    right = {
+        "method": data.get("method", METHODS[0]) in METHODS,
+        "free_share": 0 <= data.get("free_share", 0.0) <= 1,
+        "lesions": 0 <= data.get("lesions", 0.0) <= MOST_LESIONS,
+        "seed": data["seed"] >= 0,
+        "copies": 1 <= data.get("copies", 1) <= MOST_COPIES,
+    }
+    return [key for key, fits in right.items() if not fits]
 
 
 def mask_folders(asked: list[Path], dataset: Path) -> tuple[Path, ...]:

@@ -44,11 +44,3 @@ def total_stride(spec: NetworkSpec) -> Size:
     for stride in spec.strides:
         product = [total * step for total, step in zip(product, stride, strict=True)]
     return product[0], product[1], product[2]
-
-
-def bottleneck_shape(spec: NetworkSpec, shape: Size) -> Size:
-    """Size of the bottleneck for an input of that size; 48x48x320 gives 6x6x20 in the paper's network."""
-    sizes = list(shape)
-    for stride in spec.strides:
-        sizes = [-(-size // step) for size, step in zip(sizes, stride, strict=True)]
-    return sizes[0], sizes[1], sizes[2]

@@ -157,7 +157,7 @@ def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
     DataError
         If shapes or types do not match, or the case was prepared without one of the sequences.
     """
-    record = _record(folder)
+    record = read_record(folder)
     image, coverage = _array(folder, "image"), _array(folder, "coverage")
     label = _array(folder, "label")
     names = tuple(record["sequences"])
@@ -175,8 +175,8 @@ def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
         raise DataError("no sequence is available", file=folder / "case.json", expected="at least one")
     channels = tuple(names.index(name) for name in sequences)
     return TrainingCase(
-        name=str(record["case"]) or folder.name,
-        subject=str(record["subject"]) or folder.name,
+        name=_named(record["case"], folder),
+        subject=_named(record["subject"], folder),
         session=str(record.get("session") or ""),
         sequences=tuple(sequences),
         available=present[list(channels)],
@@ -189,7 +189,7 @@ def load_case(folder: Path, *, sequences: Sequence[str]) -> TrainingCase:
         folder=folder,
         made=Made(**{key: record.get(key) for key in ("preparation", "cord_method", "rules")}),
         cord=_cord(folder, label),
-        spacings=_spacings(record),
+        spacings=_spacings(record, folder / "case.json"),
     )
 
 
@@ -231,7 +231,12 @@ def kept_sequences(case: TrainingCase, names: Sequence[str]) -> npt.NDArray[np.b
     return np.asarray(case.available & wanted, bool)
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def _named(value: object, folder: Path) -> str:
+    return folder.name if value in (None, "") else str(value)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """``case.json`` of a prepared case (MissingInputError without one, DataError if it is malformed)."""
     path = folder / "case.json"
     if not path.is_file():
         raise MissingInputError("no prepared case", file=path, expected="a folder with case.json")
@@ -239,6 +244,11 @@ def _record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for key in ("case", "subject", "sequences", "available"):
             record[key]
+        for key, kind in (("sequences", str), ("available", int)):
+            if not isinstance(record[key], list) or not all(isinstance(one, kind) for one in record[key]):
+                raise ValueError(f"{key} {record[key]!r}")
+        if not isinstance(record.get("rules") or {}, dict):
+            raise ValueError(f"rules {record['rules']!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"malformed case.json ({error!r})", file=path, expected="a prepared case") from error
     return record
@@ -272,14 +282,21 @@ def _cord(folder: Path, label: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
     return cord
 
 
-def _spacings(record: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+def _spacings(record: Mapping[str, Any], file: Path) -> dict[str, tuple[float, float, float]]:
     """Native voxel sizes along the prepared axes, by sequence: those of its first slab."""
     out: dict[str, tuple[float, float, float]] = {}
-    for slab in (record.get("geometry") or {}).get("slabs", ()):
-        matrix = np.abs(np.array(slab["grid"]["affine"], float)[:3, :3])
-        lengths = np.linalg.norm(matrix, axis=0)
-        sizes = lengths[(matrix / lengths).argmax(axis=1)]  # of the native axis nearest to each world axis
-        out.setdefault(str(slab["key"]), (float(sizes[0]), float(sizes[1]), float(sizes[2])))
+    try:
+        for slab in (record.get("geometry") or {}).get("slabs", ()):
+            matrix = np.abs(np.array(slab["grid"]["affine"], float)[:3, :3])
+            lengths = np.linalg.norm(matrix, axis=0)
+            # of the native axis nearest to each world axis
+            sizes = lengths[(matrix / lengths).argmax(axis=1)]
+            out.setdefault(str(slab["key"]), (float(sizes[0]), float(sizes[1]), float(sizes[2])))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"malformed geometry ({error!r})", file=file, expected="slabs with key and grid",
+            remedy="prepare the case again",
+        ) from error  # fmt: skip
     return out
 
 
@@ -313,5 +330,12 @@ def _check_shapes(
 def _detectability(path: Path, degree: str) -> dict[int, tuple[str, ...]]:
     if not path.is_file():
         return {}
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return {int(key): tuple(entry[degree]) for key, entry in data.items()}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = {int(key): tuple(entry[degree]) for key, entry in data.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"malformed ({error!r})", file=path,
+            expected='{"1": {"visible": […], "faint": […]}, …}', remedy="prepare the case again",
+        ) from error  # fmt: skip
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, Literal
 
 from bids_scseg.errors import DataError
 from bids_scseg.inference.facts import check_line, spdx
-from bids_scseg.recipe.check import check_network
+from bids_scseg.network.spec import total_stride
+from bids_scseg.recipe.check import MAX_PATCH_VOX, check_network
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 from bids_scseg.training.parse import check_choice, check_known, parse_record, read_mapping
 
@@ -113,6 +115,9 @@ class SamplingConfig:
         Background processes that draw patches (0: in the training process).
     window_vox
         Windows of the trained model at inference; zeros: as large as the patches.
+    shown_lesions
+        Whether patches are centred only on lesions that count with the sequences kept: covered by one of
+        them, and not ignored as visible in none. Otherwise such a patch may teach nothing.
     """
 
     patch_vox: tuple[int, int, int] = (48, 48, 320)
@@ -128,6 +133,7 @@ class SamplingConfig:
     by_patch: bool = False
     exchange: float = 0.0
     workers: int = 0
+    shown_lesions: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,8 +442,22 @@ def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
             expected="network.skips 'mean': an anchor that is missing in a patch can give no skips",
         )
     window = config.sampling.window_vox if any(config.sampling.window_vox) else config.sampling.patch_vox
+    _check_sizes({"patch_vox": config.sampling.patch_vox, "window_vox": window}, spec)
     inference = replace(recipe.inference, patch_vox=window, by_patch=config.sampling.by_patch)
     return replace(recipe, network=spec, inference=inference)
+
+
+def _check_sizes(sizes: Mapping[str, tuple[int, int, int]], spec: NetworkSpec) -> None:
+    """Refuse what the network cannot take, or a bundle would refuse after the training (DataError)."""
+    strides = total_stride(spec)
+    for name, size in sizes.items():
+        whole = all(one % stride == 0 for one, stride in zip(size, strides, strict=True))
+        if not whole or not all(1 <= one <= MAX_PATCH_VOX for one in size):
+            raise DataError(
+                f"sampling.{name} is {list(size)}",
+                expected=f"multiples of {list(strides)}, the network's strides in all, up to {MAX_PATCH_VOX}",
+                remedy="correct the configuration",
+            )
 
 
 def _merge(spec: NetworkSpec, changes: Mapping[str, Any]) -> NetworkSpec:
@@ -465,41 +485,74 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "threads", "devices", "data.seed", "data.generators", "data.held_out", "data.jitter_mm",
-    "loss.smooth", "loss.ce_weight", "loss.ce_foreground", "loss.overlap_weight", "optimizer.lr",
-    "optimizer.weight_decay", "optimizer.power", "optimizer.warmup", "optimizer.clip",
+    "loss.smooth", "loss.ce_weight", "loss.ce_foreground", "loss.overlap_weight", "loss.alpha", "loss.beta",
+    "loss.gamma", "optimizer.lr", "optimizer.weight_decay", "optimizer.power", "optimizer.warmup",
+    "optimizer.clip", "augment.bias_strength", "augment.rotation_deg",
     "sampling.dropout_keeps", "sampling.workers", "arm.weight", "arm.logistic_scale", "arm.normal_sd",
     "validation.every", "validation.cases", "validation.folds", "validation.fold",
 )  # fmt: skip
 _SHARES = (
-    "optimizer.momentum", "optimizer.ema", "sampling.foreground", "sampling.sequence_dropout",
+    "optimizer.momentum", "sampling.foreground", "sampling.sequence_dropout",
     "sampling.exchange", "sampling.alone_share", "paint.probability", "paint.grey",
     "paint.surroundings", "arm.logistic_share", "validation.fraction",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
     "augment.elastic", "augment.contrast",
 )  # fmt: skip
+_BELOW_ONE = ("optimizer.ema", "augment.scale")
+# ranges by the least value that makes sense, and whether that is one of them
+_RANGES = {
+    "elastic_mm": (0.0, True), "contrast_factor": (0.0, False), "gamma_range": (0.0, False),
+    "blur_mm": (0.0, True), "low_resolution_factor": (1.0, True), "noise_sd": (0.0, True),
+}  # fmt: skip
 
 
 def _problems(config: TrainingConfig) -> Iterator[tuple[str, str]]:
     """What contradicts itself: what was found and what is expected."""
     for names, low, high, expected in (
-        (_AT_LEAST_ONE, 1, float("inf"), "at least 1"),
-        (_NOT_NEGATIVE, 0, float("inf"), "at least 0"),
+        (_AT_LEAST_ONE, 1, math.inf, "at least 1, finite"),
+        (_NOT_NEGATIVE, 0, math.inf, "at least 0, finite"),
         (_SHARES, 0, 1, "0 to 1"),
     ):
         for name in names:
             value = _field(config, name)
-            if not low <= value <= high:
+            if not low <= value <= high or value == math.inf:
                 yield f"{name} is {value}", expected
+    for name in _BELOW_ONE:
+        if not 0 <= _field(config, name) < 1:
+            yield f"{name} is {_field(config, name)}", "0 or more, less than 1"
+    if not config.optimizer.lr:
+        yield "optimizer.lr is 0", "more than 0"
     if config.sampling.alone_share and not config.sampling.alone:
         yield "sampling.alone_share without sampling.alone", "the sequences that are shown alone"
-    if min(config.sampling.patch_vox) < 1:
-        yield f"sampling.patch_vox is {config.sampling.patch_vox}", "sizes of at least 1"
+    yield from _size_problems(config.sampling)
     if not 1 <= config.paint.lesions[0] <= config.paint.lesions[1]:
         yield f"paint.lesions is {config.paint.lesions}", "fewest and most, at least 1"
+    if any(not math.isfinite(weight) or weight < 0 for weight in config.loss.output_weights):
+        yield f"loss.output_weights is {config.loss.output_weights}", "weights of at least 0"
+    yield from _augment_problems(config.augment)
     yield from _validation_problems(config.validation)
     if config.arm.kind == "frozen" and not config.arm.source:
         yield "arm.kind is 'frozen' without arm.source", "the folder of a checkpoint or bundle"
+
+
+def _size_problems(config: SamplingConfig) -> Iterator[tuple[str, str]]:
+    if min(config.patch_vox) < 1:
+        yield f"sampling.patch_vox is {config.patch_vox}", "sizes of at least 1"
+    if any(config.window_vox) and min(config.window_vox) < 1:
+        yield f"sampling.window_vox is {config.window_vox}", "sizes of at least 1, or zeros alone"
+
+
+def _augment_problems(config: AugmentConfig) -> Iterator[tuple[str, str]]:
+    axes = config.flip_axes
+    if len(set(axes)) < len(axes) or not set(axes) <= {0, 1, 2}:
+        yield f"augment.flip_axes is {axes}", "some of 0, 1, 2, each once"
+    for name, (least, included) in _RANGES.items():
+        low, high = getattr(config, name)
+        above = low >= least if included else low > least
+        if not (above and low <= high and math.isfinite(high)):
+            expected = f"the lowest and the highest, {'at least' if included else 'more than'} {least:g}"
+            yield f"augment.{name} is {(low, high)}", expected
 
 
 def _validation_problems(config: ValidationConfig) -> Iterator[tuple[str, str]]:
@@ -510,6 +563,10 @@ def _validation_problems(config: ValidationConfig) -> Iterator[tuple[str, str]]:
         yield f"validation.fold {config.fold} of {config.folds} folds", "two folds or more, counted from 0"
     if not config.thresholds or not config.min_volumes_mm3:
         yield "validation.thresholds or min_volumes_mm3 is empty", "at least one candidate each"
+    if not all(0 < threshold < 1 for threshold in config.thresholds):
+        yield f"validation.thresholds is {config.thresholds}", "probabilities above 0 and below 1"
+    if not all(0 <= volume < math.inf for volume in config.min_volumes_mm3):
+        yield f"validation.min_volumes_mm3 is {config.min_volumes_mm3}", "volumes of at least 0"
 
 
 def _field(config: TrainingConfig, name: str) -> float:

@@ -109,6 +109,22 @@ def lesion_places(case: TrainingCase) -> Places:
     return tuple(np.argwhere(label == lesion).astype(np.int32) for lesion in case.lesions)
 
 
+def shown_places(case: TrainingCase, places: Places, *, kept: npt.NDArray[np.bool_]) -> Places:
+    """Of lesions that count with the sequences ``kept``, the voxels that one of these covers."""
+    names = {case.sequences[n] for n in np.flatnonzero(kept)}
+    channels = [case.channel(int(number)) for number in np.flatnonzero(kept)]
+    out = []
+    for voxels in places:
+        where = tuple(voxels.T)
+        lesion = int(case.label[tuple(voxels[0])])
+        covered = np.zeros(len(voxels), bool)
+        for channel in channels:
+            covered |= case.coverage[channel][where]
+        if covered.any() and _counts(case, lesion, names):
+            out.append(voxels[covered])
+    return tuple(out)
+
+
 def covered_only(sample: Sample) -> Sample:
     """The sample with sequences that cover none of its voxels counted as missing; one always stays."""
     here = sample.available & sample.coverage.any(axis=(1, 2, 3))
@@ -166,11 +182,15 @@ def draw_place(
 ) -> tuple[int, int, int]:
     """Centre of a patch: on a lesion (each equally likely) or anywhere that a kept sequence covers.
 
-    ``places`` saves searching the lesions' voxels anew (:func:`lesion_places`).
+    With ``sampling.shown_lesions``, on lesions that count with the kept sequences alone. ``places`` saves
+    searching the lesions' voxels anew (:func:`lesion_places`).
     """
     size = case.label.shape
     places = lesion_places(case) if places is None else places
-    if rng.random() < sampling.foreground and places:
+    on_lesion = rng.random() < sampling.foreground
+    if on_lesion and sampling.shown_lesions:
+        places = shown_places(case, places, kept=kept)
+    if on_lesion and places:
         voxels = places[int(rng.integers(len(places)))]
         i, j, k = (int(n) for n in voxels[rng.integers(len(voxels))])
         return i, j, k + int(rng.integers(-sampling.patch_vox[2] // 4, sampling.patch_vox[2] // 4 + 1))
@@ -252,7 +272,12 @@ def _classes(
     table = np.ones(256, np.uint8)
     table[0], table[IGNORE] = 0, IGNORE
     names = {case.sequences[n] for n in np.flatnonzero(kept)}
-    for lesion, where in case.visible.items():
-        if 0 < lesion < IGNORE and not names & {*where, *case.faint.get(lesion, ())}:
+    for lesion in case.visible:
+        if 0 < lesion < IGNORE and not _counts(case, lesion, names):
             table[lesion] = IGNORE
     return np.asarray(table[instances])
+
+
+def _counts(case: TrainingCase, lesion: int, names: set[str]) -> bool:
+    """Whether a lesion counts where these sequences are shown: one of them shows it, or that is not known."""
+    return lesion not in case.visible or bool(names & {*case.visible[lesion], *case.faint.get(lesion, ())})

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bids_scseg.files import write_text
+
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON by renaming a complete file into place; NaN and infinity as null."""
-    temporary = path.with_name(path.name + ".new")
-    text = json.dumps(_finite(data), indent=2, default=str, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write JSON by renaming a complete file into place; NaN and infinity as null.
+
+    Processes may write the same file at once: each has a temporary name of its own.
+    """
+    write_text(path, json.dumps(_finite(data), indent=2, default=str, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from bids_scseg.errors import DataError, ScsegError
+from bids_scseg.errors import DataError, ScsegError, SessionError
 from bids_scseg.network.build import build_network
 from bids_scseg.options import available_cpus
 from bids_scseg.recipe.model import Recipe
@@ -29,6 +32,7 @@ from bids_scseg.training.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     load_weights,
+    read_weights,
 )
 from bids_scseg.training.config import OptimizerConfig, TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
@@ -47,7 +51,15 @@ FREE = (
     "tensorboard", "model.license", "model.authors", "model.contact",
     "data.generators", "sampling.batch", "sampling.accumulate", "sampling.workers", "validation.every",
     "validation.cases", "validation.thresholds", "validation.min_volumes_mm3", "validation.sequences",
+    # places: folders may move; who is trained on (ground.py) and which weights they hold is compared instead
+    "validation.split", "arm.source",
 )  # fmt: skip
+SOURCE = "source_sha256"  # in config.json: of the weights in arm.source
+
+NO_MEMORY = re.compile(
+    r"out of (shared )?memory|can(not|'t) allocate memory|alloc_failed|MemoryError", re.IGNORECASE
+)
+WORKER_ENDED = re.compile(r"DataLoader worker \(pid")  # torch's words for one that was killed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +294,25 @@ def _run(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(task)
+        with machine_in_words(out):
+            trainer.fit(task)
+
+
+@contextmanager
+def machine_in_words(out: Path) -> Iterator[None]:
+    """Turn what torch says about memory and killed workers into a SessionError with a remedy."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
+        if not short and not WORKER_ENDED.search(str(error)):
+            raise
+        raise SessionError(
+            "memory ran out" if short else "a process that draws patches was killed, most likely for memory",
+            file=out,
+            remedy="free memory (in a container shared memory, too), or lower sampling.workers or "
+            "sampling.batch; the same command goes on from the last checkpoint",
+        ) from error
 
 
 def device_kind(config: TrainingConfig) -> str:
@@ -333,7 +363,7 @@ def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
 def _open_folder(out: Path, config: TrainingConfig, *, summary: Mapping[str, Any]) -> None:
     check_same_run(out, config)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / CONFIG, config.to_json())
+    write_json(out / CONFIG, {**config.to_json(), **_source(config)})
     write_json(out / DATA, summary)
 
 
@@ -343,7 +373,7 @@ def check_same_run(out: Path, config: TrainingConfig) -> None:
     if not has_checkpoint(out) or not file.is_file():
         return
     before = _flat(json.loads(file.read_text(encoding="utf-8")))
-    now = _flat(json.loads(json.dumps(config.to_json(), default=str)))
+    now = _flat(json.loads(json.dumps({**config.to_json(), **_source(config)}, default=str)))
     for key in sorted(before.keys() & now.keys()):
         if before[key] != now[key] and key not in FREE:
             raise DataError(
@@ -352,6 +382,16 @@ def check_same_run(out: Path, config: TrainingConfig) -> None:
                 expected=f"{now[key]!r}, as in the configuration",
                 remedy="use a new folder, or the configuration of the run",
             )
+
+
+def _source(config: TrainingConfig) -> dict[str, str]:
+    """Checksum of the weights that an arm takes from elsewhere, wherever they lie; nothing without any."""
+    if config.arm.kind != "frozen":
+        return {}
+    found = hashlib.sha256()
+    for name, value in sorted(read_weights(Path(config.arm.source)).items()):
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return {SOURCE: found.hexdigest()}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,13 +14,15 @@ import numpy as np
 
 from bids_scseg import NUMERICAL_VERSION
 from bids_scseg.errors import DataError
-from bids_scseg.training.cases import find_cases
+from bids_scseg.files import lock
+from bids_scseg.training.cases import find_cases, read_record
 from bids_scseg.training.config import ValidationConfig
 from bids_scseg.training.experiment import ExperimentConfig, Run, SplitPlan, deciding
-from bids_scseg.training.files import write_json
+from bids_scseg.training.files import read_json, write_json
 from bids_scseg.training.split import split_subjects
 
 RUNS, CASES, SPLIT, STATE = "runs", "cases", "split.json", "experiment.json"
+LOCK, LOCK_WAIT_S = ".opening.lock", 600.0  # thousands of cases on a slow disk are opened in less (ours)
 TEST_SEED = 104_729  # added to the split's seed where test subjects are drawn: another draw, ours
 
 
@@ -59,6 +61,8 @@ class Place:
 def open_experiment(place: Place) -> dict[str, Any]:
     """Make or check the experiment's folder: its split, and what it was begun with.
 
+    Processes that begin together, such as tasks of a cluster, do it one after another.
+
     Returns
     -------
     What ``experiment.json`` says.
@@ -70,6 +74,8 @@ def open_experiment(place: Place) -> dict[str, Any]:
     DataError
         If the folder belongs to an experiment with other data, another split or other shared settings, or if
         the test cases are the training cases.
+    BusyError
+        If another process takes too long over it.
     """
     if place.test is not None and place.test.resolve() == place.data.resolve():
         raise DataError("test cases are the training cases", file=place.test, expected="another folder")
@@ -97,16 +103,23 @@ def open_experiment(place: Place) -> dict[str, Any]:
         "numerical_version": NUMERICAL_VERSION,
     }
     state: dict[str, Any] = json.loads(json.dumps(stated))
+    with lock(place.out / LOCK, wait_s=LOCK_WAIT_S, what="another process is opening this experiment"):
+        _begin(place, subjects, state)
+    return state
+
+
+def _begin(place: Place, subjects: set[str], state: Mapping[str, Any]) -> None:
+    """Write what is not there yet; what is there stays as it is."""
     file = place.out / STATE
     if file.is_file():
         _check_state(file, state)
-    place.out.mkdir(parents=True, exist_ok=True)
     if not (place.out / SPLIT).is_file():
-        write_json(place.out / SPLIT, _draw_split(subjects, config.split, own_test=test is None))
+        own_test = place.test is None
+        write_json(place.out / SPLIT, _draw_split(subjects, place.config.split, own_test=own_test))
     if place.cases != place.data:
         _thin_out(place)
-    write_json(file, state)
-    return state
+    if read_json(file) != state:
+        write_json(file, state)
 
 
 def _thin_out(place: Place) -> None:
@@ -116,7 +129,7 @@ def _thin_out(place: Place) -> None:
     """
     plan = place.config.availability
     for folder in find_cases(place.data):
-        record = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        record = read_record(folder)
         own = place.cases / folder.relative_to(place.data)
         own.mkdir(parents=True, exist_ok=True)
         for file in folder.iterdir():
@@ -129,7 +142,9 @@ def _thin_out(place: Place) -> None:
             bool(there and (name in plan.keep or drawn))
             for name, there, drawn in zip(record["sequences"], record["available"], draws, strict=True)
         ]
-        write_json(own / "case.json", {**record, "available": kept if any(kept) else record["available"]})
+        thinned = {**record, "available": kept if any(kept) else record["available"]}
+        if read_json(own / "case.json") != thinned:  # other processes may be reading it
+            write_json(own / "case.json", thinned)
 
 
 def _survey(root: Path) -> tuple[set[str], str]:
@@ -137,7 +152,7 @@ def _survey(root: Path) -> tuple[set[str], str]:
     subjects, found = set(), hashlib.sha256()
     for folder in find_cases(root):
         content = (folder / "case.json").read_bytes()
-        subjects.add(str(json.loads(content).get("subject") or folder.name))
+        subjects.add(str(read_record(folder).get("subject") or folder.name))
         label = folder / "label.npy"
         found.update(folder.name.encode() + hashlib.sha256(content).digest())
         found.update(str(label.stat().st_size if label.is_file() else -1).encode())

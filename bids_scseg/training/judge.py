@@ -113,9 +113,7 @@ class Trial:
         rows, columns = there.any(axis=(1, 2)), there.any(axis=(0, 2))
         if not rows.any():
             return self
-        window = tuple(
-            slice(int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in (rows, columns)
-        )
+        window = _extent(rows), _extent(columns)
         return replace(
             self,
             truth=self.truth[window],
@@ -222,6 +220,11 @@ class Judge:
             cord=case.cord,
             voxel_mm3=self.recipe.grid.spacing_mm**3,
         )
+
+
+def _extent(there: Bools) -> slice:
+    """From the first to the last that is there."""
+    return slice(int(there.argmax()), len(there) - int(there[::-1].argmax()))
 
 
 def _mean(values: Iterable[float]) -> float:

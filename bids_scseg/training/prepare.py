@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +18,6 @@ import numpy as np
 from bids_scseg import NUMERICAL_VERSION
 from bids_scseg.bids.dataset import is_own_dataset
 from bids_scseg.bids.plan import make_plan
-from bids_scseg.bids.query import find_studies
 from bids_scseg.bids.references import LesionMap, find_lesion_maps
 from bids_scseg.bids.write import write_tsv
 from bids_scseg.errors import CordNotFoundError, DataError, MissingInputError, ScsegError
@@ -25,14 +25,11 @@ from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.processes import end_with_parent
 from bids_scseg.recipe.load import recipe_to_json
-from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import Plan, Study
 from bids_scseg.training.files import digest, read_json
 from bids_scseg.training.session import (
-    JITTER_MM,
     Preparation,
     load_finder,
-    prepare_case,
     publish_case,
     read_session,
     write_case,
@@ -41,6 +38,8 @@ from bids_scseg.training.session import (
 State = Literal["done", "kept", "refused", "failed"]
 
 TABLE = "prepared.tsv"
+WRITE_EVERY_S = 5.0  # writing the table of a large dataset after each session would take longer than them
+WRITE_SHARE = 0.05  # of the time at most, however large the table (ours)
 COLUMNS = ("session", "state", "cause", "remedy", "sequences", "lesions", "volume_mm3", "warnings")
 
 
@@ -78,53 +77,6 @@ class PreparedRow:
     def ok(self) -> bool:
         """Whether there is a case."""
         return self.state in ("done", "kept")
-
-
-def prepare_dataset(
-    dataset: Path,
-    labels: Path,
-    *,
-    recipe: Recipe,
-    out: Path,
-    participants: Iterable[str] = (),
-    jitter_mm: float = JITTER_MM,
-    register: bool = False,
-    seed: int = 0,
-) -> list[Path]:
-    """Prepare every session of a synthetic training set, in this process; the first error ends it.
-
-    For people's data see :func:`prepare_one` and ``scseg prepare``.
-
-    Parameters
-    ----------
-    dataset
-        Root of a raw BIDS dataset.
-    labels
-        Root of its derivatives with cord masks and lesion maps.
-    recipe
-        What is trained.
-    out
-        Folder for the cases, one folder each.
-    participants
-        Labels wanted; empty: all.
-    jitter_mm, register, seed
-        See :class:`Preparation`. Training sets are generated as after a registration.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Folders of the cases written; sessions without a usable image are left out.
-    """
-    written = []
-    for study in find_studies(dataset, participants=tuple(participants)):
-        plan = make_plan(study, recipe, derivatives=(labels,))
-        if plan.anchor is None:
-            continue
-        rng = np.random.default_rng([seed, *plan.label.encode()])
-        folder = out / plan.label
-        prepare_case(plan, recipe, labels=labels, out=folder, rng=rng, jitter_mm=jitter_mm, register=register)
-        written.append(folder)
-    return written
 
 
 # -- a group's own data ----------------------------------------------------------------------------
@@ -255,7 +207,7 @@ def prepare_sessions(
     workers: int = 1,
     progress: Callable[[PreparedRow], None] = lambda row: None,
 ) -> list[PreparedRow]:
-    """Prepare many sessions; the table is written anew after each.
+    """Prepare many sessions; the table is written anew every few seconds and at the end, however that comes.
 
     Parameters
     ----------
@@ -277,10 +229,18 @@ def prepare_sessions(
     for leftover in setting.out.glob(".sub-*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     rows: list[PreparedRow] = []
-    for row in _rows(studies, setting, workers):
-        rows.append(row)
-        write_table(setting.out, rows)
-        progress(row)
+    due = 0.0
+    try:
+        for row in _rows(studies, setting, workers):
+            rows.append(row)
+            if (start := time.monotonic()) >= due:
+                write_table(setting.out, rows)
+                took = time.monotonic() - start
+                due = start + max(WRITE_EVERY_S, took / WRITE_SHARE)
+            progress(row)
+    finally:
+        if rows:
+            write_table(setting.out, rows)
     return rows
 
 

@@ -8,16 +8,18 @@ import json
 import logging
 import multiprocessing
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bids_scseg import __version__
 from bids_scseg.errors import BusyError, DataError, MissingInputError, ScsegError, SessionError
+from bids_scseg.files import is_full, write_error
 from bids_scseg.measure.trials import TrialRow
 from bids_scseg.processes import end_with_parent
 from bids_scseg.training.cases import TrainingCase, check_rules, load_cases
@@ -27,9 +29,11 @@ from bids_scseg.training.files import read_json, write_json
 from bids_scseg.training.folder import SPLIT, STATE, Place, open_experiment
 from bids_scseg.training.journal import LOG, read_rows
 from bids_scseg.training.judge import Judge, judge_cases
+from bids_scseg.training.parse import merge
 from bids_scseg.training.train import train
 
 TRAINED, EVALUATION, LOCK = "trained.json", "evaluation.json", ".lock"
+TRACEBACK = "traceback.txt"  # of an error that nobody foresaw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +94,8 @@ def _at_once(place: Place, runs: Sequence[Run], jobs: int) -> Iterator[Ending]:
                     run for run in waiting if _need(place.config, run) not in {*waiting, *open_.values()}
                 ]
                 for run in ready[: jobs - len(open_)]:
-                    waiting.remove(run)
                     open_[pool.submit(do_run, place, run)] = run
+                    waiting.remove(run)  # not before: a broken pool refuses, and every run gets an ending
                 done, _ = wait(open_, return_when=FIRST_COMPLETED)
                 for future in done:
                     run = open_.pop(future)
@@ -128,14 +132,37 @@ def _need(config: ExperimentConfig, run: Run) -> Run | None:
 
 
 def do_run(place: Place, run: Run) -> Ending:
-    """Train one run where that is not done, judge it where that is not done; errors end in the ending."""
+    """Train one run where that is not done, judge it where that is not done; errors end in the ending.
+
+    A traceback that nobody foresaw is left in the run's folder.
+    """
     try:
         with _lock(place.folder(run), run):
             words = _trained(place, run)
             words += "; " + _judged(place, run)
+            (place.folder(run) / TRACEBACK).unlink(missing_ok=True)
         return Ending(run=run, words=f"{run.label}: {words}")
-    except ScsegError as error:
-        return Ending(run=run, words=f"{run.label}: {error}", error=error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, other runs go on
+        known = error if isinstance(error, ScsegError) else _unforeseen(error, run, place.folder(run))
+        return Ending(run=run, words=f"{run.label}: {known}", error=known)
+
+
+def _unforeseen(error: Exception, run: Run, folder: Path) -> ScsegError:
+    """An error that is none of ours, as one of ours."""
+    if isinstance(error, OSError) and is_full(error):
+        return write_error(error, error.filename or folder)
+    if isinstance(error, MemoryError):
+        return SessionError(
+            f"memory ran out in {run.label}", file=folder,
+            remedy="free memory or lower --jobs; the same command goes on from the last checkpoint",
+        )  # fmt: skip
+    with suppress(OSError):
+        (folder / TRACEBACK).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    words = str(error).strip().splitlines() or [""]
+    return SessionError(
+        f"unexpected {type(error).__name__} in {run.label}: {words[-1]}", file=folder,
+        remedy=f"please report it, with {TRACEBACK} of this folder",
+    )  # fmt: skip
 
 
 @contextmanager
@@ -173,7 +200,7 @@ def _trained(place: Place, run: Run) -> str:
     stated = _identity(place, run)
     done = read_json(folder / TRAINED)
     if done:
-        if done.get("configuration") != stated:
+        if _with_defaults(done.get("configuration")) != stated:
             raise DataError(
                 "was trained with another configuration of this arm",
                 file=folder,
@@ -202,6 +229,13 @@ def _identity(place: Place, run: Run) -> dict[str, Any]:
     ).to_json()
     out: dict[str, Any] = json.loads(json.dumps(deciding(config), default=str))
     return out
+
+
+def _with_defaults(recorded: object) -> dict[str, Any]:
+    """A recorded configuration with the defaults of options that there were not when it was recorded."""
+    blank = deciding(TrainingConfig(name="", recipe="").to_json())
+    defaults: dict[str, Any] = json.loads(json.dumps(blank, default=str))
+    return merge(defaults, recorded) if isinstance(recorded, Mapping) else {}
 
 
 def _seconds(folder: Path, fallback: float) -> float:

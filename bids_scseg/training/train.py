@@ -20,7 +20,15 @@ from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.config import TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
 from bids_scseg.training.files import write_json
-from bids_scseg.training.fit import Schedule, Trained, check_same_run, device_kind, fit, is_first_process
+from bids_scseg.training.fit import (
+    Schedule,
+    Trained,
+    check_same_run,
+    device_kind,
+    fit,
+    is_first_process,
+    machine_in_words,
+)
 from bids_scseg.training.ground import Ground, described, open_ground
 from bids_scseg.training.validate import HeldOut, Scores
 
@@ -118,7 +126,8 @@ def _held_out(config: TrainingConfig, cases: list[TrainingCase], recipe: Recipe)
 
 
 def _calibrate(trained: Trained, look: HeldOut, *, out: Path, kind: str) -> Scores:
-    best, table = look.calibrate(trained.network.to(kind))
+    with machine_in_words(out):
+        best, table = look.calibrate(trained.network.to(kind))
     trained.network.cpu()
     write_json(
         out / "thresholds.json",

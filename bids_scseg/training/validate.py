@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -164,29 +164,50 @@ def score_case(
     Predicted lesions are those that the app keeps: where the case has its cord, those beside it are dropped.
     Lesions that lie outside the coverage of every kept sequence count nowhere.
     """
+    pair = (threshold, min_volume_mm3)
+    return score_candidates(case, prob, candidates=[pair], spec=spec, grid=grid, kept=kept)[0]
+
+
+def score_candidates(
+    case: TrainingCase,
+    prob: Floats,
+    *,
+    candidates: Iterable[tuple[float, float]],
+    spec: InferenceSpec,
+    grid: GridSpec,
+    kept: npt.NDArray[np.bool_],
+) -> list[CaseScore]:
+    """:func:`score_case` for pairs of threshold and smallest volume; the truth is looked at once."""
     truth = _countable(case, kept=kept)
-    predicted = label_lesions(
-        np.where(case.label == IGNORE, np.float32(0), prob),
-        threshold=threshold,
-        connectivity=spec.connectivity,
-        min_volume_mm3=min_volume_mm3,
-        voxel_volume=grid.spacing_mm**3,
-        cord=case.cord,
-    )
     numbers = np.flatnonzero(np.bincount(truth.ravel(), minlength=2)[1:]) + 1
     dense = np.zeros(int(truth.max(initial=0)) + 1, np.int32)
     dense[numbers] = np.arange(1, len(numbers) + 1)
-    found, right = PROFILE.match(overlap_table(dense[truth], predicted))
     shown = np.array([_is_visible(case, int(n), kept) for n in numbers], bool)
-    return CaseScore(
-        visible=int(shown.sum()),
-        visible_found=int(found[shown].sum()),
-        lesions=len(numbers),
-        found=int(found.sum()),
-        predicted=len(right),
-        right=int(right.sum()),
-        dice=_dice(truth > 0, predicted > 0),
-    )
+    lesions = dense[truth]
+    prob = np.where(case.label == IGNORE, np.float32(0), prob)
+    out = []
+    for threshold, min_volume_mm3 in candidates:
+        predicted = label_lesions(
+            prob,
+            threshold=threshold,
+            connectivity=spec.connectivity,
+            min_volume_mm3=min_volume_mm3,
+            voxel_volume=grid.spacing_mm**3,
+            cord=case.cord,
+        )
+        found, right = PROFILE.match(overlap_table(lesions, predicted))
+        out.append(
+            CaseScore(
+                visible=int(shown.sum()),
+                visible_found=int(found[shown].sum()),
+                lesions=len(numbers),
+                found=int(found.sum()),
+                predicted=len(right),
+                right=int(right.sum()),
+                dice=_dice(truth > 0, predicted > 0),
+            )
+        )
+    return out
 
 
 def _countable(case: TrainingCase, *, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
@@ -202,8 +223,8 @@ def _is_visible(case: TrainingCase, lesion: int, kept: npt.NDArray[np.bool_]) ->
 
 
 def choose_threshold(
-    cases: Sequence[TrainingCase],
-    probabilities: Sequence[Floats],
+    cases: Iterable[TrainingCase],
+    probabilities: Iterable[Floats],
     *,
     config: ValidationConfig,
     spec: InferenceSpec,
@@ -211,28 +232,32 @@ def choose_threshold(
 ) -> tuple[Scores, list[Scores]]:
     """The candidate with the best lesion-wise F1 (then Dice) on held-out cases, and all candidates.
 
-    ``probabilities`` come from the sequences ``config.sequences`` of each case (empty: all available ones).
-    Cases without lesions tell no candidate from another: the first item then has the threshold and the
-    smallest volume of ``spec``, and is none of the candidates.
+    ``probabilities`` come from the sequences ``config.sequences`` of each case (empty: all available ones);
+    one at a time is asked for, scored with every candidate and let go. Cases without lesions tell no
+    candidate from another: the first item then has the threshold and the smallest volume of ``spec``, and is
+    none of the candidates.
     """
-
-    def scored(threshold: float, volume: float) -> Scores:
-        return score_all(
-            cases,
-            probabilities,
-            threshold=threshold,
-            min_volume_mm3=volume,
-            spec=spec,
-            grid=grid,
-            sequences=config.sequences,
-        )
-
-    table = [
-        scored(threshold, volume) for threshold in config.thresholds for volume in config.min_volumes_mm3
-    ]
-    if not any(scores.lesions for scores in table):
-        return scored(spec.threshold, spec.min_volume_mm3), table
+    candidates = [(t, volume) for t in config.thresholds for volume in config.min_volumes_mm3]
+    default = (spec.threshold, spec.min_volume_mm3)
+    scored: list[list[CaseScore]] = [[] for _ in candidates]
+    plain: list[CaseScore] = []  # at the default, until a case has lesions
+    lesions = False
+    for case, prob in zip(cases, probabilities, strict=True):
+        kept = kept_sequences(case, config.sequences)
+        found = score_candidates(case, prob, candidates=candidates, spec=spec, grid=grid, kept=kept)
+        for scores, score in zip(scored, found, strict=True):
+            scores.append(score)
+        lesions = lesions or any(score.lesions for score in found)
+        if not lesions:
+            plain += score_candidates(case, prob, candidates=[default], spec=spec, grid=grid, kept=kept)
+    table = [_scores(*pair, scores) for pair, scores in zip(candidates, scored, strict=True)]
+    if not lesions:
+        return _scores(*default, plain), table
     return max(table, key=lambda scores: (round(scores.f1, 3), np.nan_to_num(scores.dice))), table
+
+
+def _scores(threshold: float, min_volume_mm3: float, cases: Iterable[CaseScore]) -> Scores:
+    return Scores(threshold=threshold, min_volume_mm3=min_volume_mm3, cases=tuple(cases))
 
 
 def end_of_candidates(scores: Scores, thresholds: Sequence[float]) -> str:
@@ -240,32 +265,6 @@ def end_of_candidates(scores: Scores, thresholds: Sequence[float]) -> str:
     if not scores.lesions or len(thresholds) < 2:
         return ""
     return {min(thresholds): "lowest", max(thresholds): "highest"}.get(scores.threshold, "")
-
-
-def score_all(
-    cases: Sequence[TrainingCase],
-    probabilities: Sequence[Floats],
-    *,
-    threshold: float,
-    min_volume_mm3: float,
-    spec: InferenceSpec,
-    grid: GridSpec,
-    sequences: tuple[str, ...] = (),
-) -> Scores:
-    """Scores of several cases, each with its available sequences among ``sequences`` (empty: all)."""
-    scores = [
-        score_case(
-            case,
-            prob,
-            threshold=threshold,
-            min_volume_mm3=min_volume_mm3,
-            spec=spec,
-            grid=grid,
-            kept=kept_sequences(case, sequences),
-        )
-        for case, prob in zip(cases, probabilities, strict=True)
-    ]
-    return Scores(threshold=threshold, min_volume_mm3=min_volume_mm3, cases=tuple(scores))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,21 +288,14 @@ class HeldOut:
 
     def calibrate(self, network: nn.Module) -> tuple[Scores, list[Scores]]:
         """The best candidate on all cases, and all candidates."""
-        maps = self.probabilities(network, self.cases)
+        maps = self.probabilities(network, self.cases)  # one at a time: together they could fill the memory
         return choose_threshold(self.cases, maps, config=self.config, spec=self.spec, grid=self.grid)
 
-    def probabilities(self, network: nn.Module, cases: Sequence[TrainingCase]) -> list[Floats]:
-        """Foreground probability of each case."""
-        return [
-            predict(
-                network,
-                case,
-                self.spec,
-                kept=kept_sequences(case, self.config.sequences),
-                by_patch=self.by_patch,
-            )
-            for case in cases
-        ]
+    def probabilities(self, network: nn.Module, cases: Iterable[TrainingCase]) -> Iterator[Floats]:
+        """Foreground probability of each case, predicted when it is asked for."""
+        for case in cases:
+            kept = kept_sequences(case, self.config.sequences)
+            yield predict(network, case, self.spec, kept=kept, by_patch=self.by_patch)
 
 
 def _dice(truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> float:

@@ -44,12 +44,23 @@ def test_a_seed_is_asked_for_and_copies_are_bounded() -> None:
         (f"implant = {IMPLANT_VERSION}", "implant = 99", "version 99"),
         ("seed", "speed", "speed"),
         ("= 3", "= =", "not valid TOML"),
+        ("seed = 3", "seed = -3", "seed"),
+        ("copies = 2", "copies = 0", "copies"),
+        ("copies = 2", "lesions = -1.0", "lesions"),
+        ("copies = 2", "lesions = nan", "lesions"),
     ],
 )
 def test_a_wrong_description_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     file = tmp_path / "wrong.toml"
     file.write_text(GOOD.replace(old, new))
     with pytest.raises(DataError, match=message):
+        read_settings(file)
+
+
+def test_impossible_keys_alone_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text(GOOD.replace("seed = 3", "seed = -3") + "lesions = -1.0\n")
+    with pytest.raises(DataError, match=r"keys \['lesions', 'seed'\]"):
         read_settings(file)
 
 

@@ -115,3 +115,48 @@ def test_how_a_case_was_made_is_read(tmp_path: Path) -> None:
 def test_kept_sequences_are_the_available_ones_among_the_wanted() -> None:
     assert kept_sequences(make_case(), ()).tolist() == [True, True, False]
     assert kept_sequences(make_case(), ("STIR", "MP2RAGE")).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "malformed"),
+        ("[]", "malformed"),
+        ('{"1": {"visible": []}}', "malformed.*faint"),
+        ('{"a": {"visible": [], "faint": []}}', "malformed"),
+        ('{"1": {"visible": null, "faint": []}}', "malformed"),
+    ],
+)
+def test_malformed_visibility_is_named(tmp_path: Path, content: str, word: str) -> None:
+    folder = save(tmp_path / "a", make_case())
+    (folder / "lesions.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"lesions\.json: {word}"):
+        load_case(folder, sequences=NAMES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sequences": None},
+        {"sequences": [1, 2, 3]},
+        {"available": ["a", "b", "c"]},
+        {"rules": [1]},
+        {"geometry": {"slabs": [{"key": "T2Sag"}]}},
+        {"geometry": {"slabs": [{"key": "T2Sag", "grid": {"affine": [1]}}]}},
+        {"geometry": [1]},
+    ],
+)
+def test_malformed_records_are_named(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = save(tmp_path / "a", make_case())
+    record = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps({**record, **change}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"case\.json: malformed"):
+        load_case(folder, sequences=NAMES)
+
+
+def test_a_case_without_a_name_has_its_folders(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", make_case())
+    record = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps({**record, "subject": None, "case": ""}), encoding="utf-8")
+    case = load_case(folder, sequences=NAMES)
+    assert (case.subject, case.name) == ("a", "a")

@@ -144,3 +144,43 @@ def test_plain_data_make_a_configuration() -> None:
     assert config.arm.kind == "latent"
     with pytest.raises(DataError, match="here"):
         config_from_mapping({"name": "x"}, file="here")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("validation", "thresholds", [20.0, 30.0]),
+        ("validation", "thresholds", [0.0]),
+        ("validation", "thresholds", [float("nan")]),
+        ("validation", "min_volumes_mm3", [-5.0]),
+        ("validation", "min_volumes_mm3", [float("inf")]),
+        ("sampling", "window_vox", [-48, 48, 96]),
+        ("sampling", "window_vox", [0, 48, 96]),
+        ("sampling", "window_vox", [48, 48, 100]),
+        ("sampling", "window_vox", [48, 48, 2048]),
+        ("sampling", "patch_vox", [48, 48, 0]),
+        ("sampling", "patch_vox", [48, 48, 100]),
+        ("augment", "flip_axes", [3]),
+        ("augment", "flip_axes", [0, 0]),
+        ("augment", "scale", 1.0),
+        ("augment", "scale", float("nan")),
+        ("augment", "gamma_range", [-1.0, 1.5]),
+        ("augment", "gamma_range", [0.7, float("inf")]),
+        ("augment", "blur_mm", [1.0, 0.5]),
+        ("augment", "noise_sd", [-0.3, -0.1]),
+        ("augment", "contrast_factor", [0.0, 1.7]),
+        ("augment", "elastic_mm", [float("nan"), 0.8]),
+        ("augment", "low_resolution_factor", [0.5, 2.0]),
+        ("loss", "alpha", -1.0),
+        ("loss", "beta", float("inf")),
+        ("loss", "output_weights", [-1.0, 2.0]),
+        ("optimizer", "ema", 1.0),
+        ("optimizer", "lr", 0.0),
+        ("optimizer", "lr", float("inf")),
+        ("optimizer", "weight_decay", float("nan")),
+    ],
+)
+def test_impossible_values_are_refused_before_the_training(table: str, key: str, value: object) -> None:
+    data = {"name": "x", "recipe": "cord-lesion", table: {key: value}}
+    with pytest.raises(DataError, match=rf"{table}\.{key} is .*expected .*Correct the configuration"):
+        configured_recipe(config_from_mapping(data, file="here"), load_recipe("cord-lesion"))

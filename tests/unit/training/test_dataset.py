@@ -19,6 +19,7 @@ from bids_scseg.training.dataset import (
     draw_sequences,
     lesion_places,
     reaching,
+    shown_places,
 )
 from bids_scseg.training.sample import IGNORE
 
@@ -168,3 +169,30 @@ def test_values_that_are_not_finite_name_their_case() -> None:
         crop(case, (8, 8, 20), (8, 8, 8), kept=kept)
     crop(case, (8, 8, 20), (8, 8, 8), kept=np.array([True, False, False]))
     crop(case, (8, 8, 32), (8, 8, 8), kept=kept)
+
+
+def test_patches_are_centred_on_lesions_that_count() -> None:
+    case = make_case(visible={1: ("MP2RAGE",)})  # lesion 1 lies in slices 5 to 7, STIR begins at slice 10
+    covered_partly = np.array(case.label)
+    covered_partly[6:9, 6:9, 8:12] = 3
+    case = replace(case, label=covered_partly)
+    kept, patch = np.array([False, True, False]), (16, 16, 4)
+    sampling = SamplingConfig(patch_vox=patch, foreground=1.0, shown_lesions=True)
+    places = shown_places(case, lesion_places(case), kept=kept)
+    assert [sorted(set(voxels[:, 2])) for voxels in places] == [[30, 31, 32, 33], [10, 11]]
+    for number in range(40):
+        place = draw_place(np.random.default_rng(number), case, sampling, kept=kept)
+        assert (crop(case, place, patch, kept=kept).label == 1).any()
+    # where none counts, places are those of patches on no lesion
+    none = replace(case, visible={1: (), 2: ("T2Sag",), 3: ()})
+    places_ = [draw_place(np.random.default_rng(n), none, sampling, kept=kept) for n in range(40)]
+    assert {place[:2] for place in places_} == {(8, 8)}
+    assert min(place[2] for place in places_) >= 10
+
+
+def test_lesions_that_do_not_count_are_drawn_unless_asked_otherwise() -> None:
+    case, kept = make_case(visible={1: (), 2: ()}), np.array([True, False, False])
+    sampling = SamplingConfig(patch_vox=(16, 16, 4), foreground=0.75)
+    drawn = [draw_place(np.random.default_rng(n), case, sampling, kept=kept) for n in range(6)]
+    # as drawn by the first version: experiments that were begun with it must end with it
+    assert drawn == [(6, 8, 30), (8, 8, 31), (6, 8, 7), (6, 8, 4), (8, 8, 35), (8, 8, 0)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,14 @@ def test_what_is_no_whole_object_is_nothing(tmp_path: Path, content: str | None)
 
 def test_a_checksum_does_not_depend_on_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(40):
+            write_json(tmp_path / "a.json", {"content": [number] * 200})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert len(set(read_json(tmp_path / "a.json")["content"])) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

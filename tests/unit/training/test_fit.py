@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bids_scseg.errors import DataError
+from bids_scseg.errors import DataError, SessionError
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 from bids_scseg.training.checkpoint import load_weights
 from bids_scseg.training.config import LossConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from bids_scseg.training.fit import device_kind, devices, fit, polynomial
+from bids_scseg.training.fit import device_kind, devices, fit, machine_in_words, polynomial
 from bids_scseg.training.sample import Sample
 
 
@@ -290,3 +290,27 @@ def test_what_is_wrong_with_an_example_ends_the_training_in_its_words(tmp_path: 
 
     with pytest.raises(DataError, match=r"^sub-07: image with values that are not finite$"):
         fit(tiny_config(), Broken(), recipe=tiny_recipe(), out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "draws patches was killed"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "draws patches was killed"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12"), "memory ran out"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory ran out"),
+        (MemoryError(), "memory ran out"),
+    ],
+)
+def test_want_of_memory_is_said_in_words(tmp_path: Path, error: Exception, words: str) -> None:
+    class Failing(torch.nn.Module):
+        def forward(self, outputs: list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(SessionError, match=f"{words}.*sampling.workers"):
+        fit(tiny_config(), Blobs(), recipe=tiny_recipe(), out=tmp_path, loss=Failing())
+
+
+def test_mistakes_of_the_program_keep_their_traceback(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="Caught KeyError"), machine_in_words(tmp_path):
+        raise RuntimeError("Caught KeyError in DataLoader worker process 0.")

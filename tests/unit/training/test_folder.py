@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from tiny_experiment import NAMES, SIZE, tiny_experiment, write_cases
 
-from bids_scseg.errors import DataError
+from bids_scseg.errors import BusyError, DataError
+from bids_scseg.files import lock
+from bids_scseg.training import folder
 from bids_scseg.training.cases import load_case
 from bids_scseg.training.experiment import ExperimentConfig
 from bids_scseg.training.folder import Place, open_experiment
@@ -83,3 +85,25 @@ def test_without_test_cases_some_subjects_are_held_out(
     few = write_cases(tmp_path / "few", 1)
     with pytest.raises(DataError, match="Prepare more subjects"):
         open_experiment(replace(place, data=few, out=tmp_path / "out"))
+
+
+def test_what_is_there_already_is_not_written_again(opened: Place) -> None:
+    files = [opened.out / "experiment.json", opened.out / "split.json", *opened.cases.rglob("case.json")]
+    before = [file.stat().st_ino for file in files]
+    open_experiment(opened)
+    assert [file.stat().st_ino for file in files] == before
+
+
+def test_one_process_opens_at_a_time(opened: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "LOCK_WAIT_S", 0.0)
+    with lock(opened.out / folder.LOCK), pytest.raises(BusyError, match="opening this experiment"):
+        open_experiment(opened)
+    open_experiment(opened)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"case": "a", "subject": "a"}'])
+def test_a_malformed_case_is_named(opened: Place, tmp_path: Path, content: str) -> None:
+    data = write_cases(tmp_path / "data", 3)
+    (data / "sub-01" / "case.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"sub-01/case\.json: malformed"):
+        open_experiment(replace(opened, data=data, out=tmp_path / "out"))

@@ -16,7 +16,7 @@ from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.space.grid import Grid
 from bids_scseg.training import prepare, session
 from bids_scseg.training.cases import load_case, rules_of
-from bids_scseg.training.prepare import PreparedRow, prepare_dataset, prepare_sessions
+from bids_scseg.training.prepare import PreparedRow, prepare_sessions
 from bids_scseg.training.session import Preparation
 
 
@@ -149,8 +149,27 @@ def test_two_processes_give_what_one_gives(dataset: Path, tmp_path: Path) -> Non
         assert one == two
 
 
-def test_a_training_set_is_prepared_by_one_call(dataset: Path, tmp_path: Path) -> None:
-    labels = dataset / "derivatives/labels"
-    folders = prepare_dataset(dataset, labels, recipe=recipe(), out=tmp_path, participants=("01", "02"))
-    assert [folder.name for folder in folders] == ["sub-01", "sub-02"]
-    assert load_case(folders[0], sequences=("Sag", "Ax")).lesions == (1, 2)
+def test_the_table_is_written_now_and_then_and_at_the_end(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    original = prepare.write_table
+
+    def counted(out: Path, rows: list[PreparedRow]) -> Path:
+        writes.append(len(rows))
+        return original(out, rows)
+
+    def stopped(row: PreparedRow) -> None:
+        if row.session == "sub-30":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "write_table", counted)
+    monkeypatch.setattr(prepare, "prepare_one", lambda study, _: PreparedRow(session=study, state="refused"))
+    names = [f"sub-{number:02d}" for number in range(50)]
+    with pytest.raises(KeyboardInterrupt):
+        prepare_sessions(names, setting(dataset, tmp_path), progress=stopped)  # type: ignore[arg-type]
+    assert writes == [1, 31]
+    assert sorted(table(tmp_path)) == names[:31]
+    prepare_sessions(names[31:], setting(dataset, tmp_path))  # type: ignore[arg-type]
+    assert writes[2:] == [1, 19]
+    assert sorted(table(tmp_path)) == names

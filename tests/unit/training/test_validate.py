@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -170,3 +172,26 @@ def test_by_patch_windows_have_what_covers_them() -> None:
     predict(network, two_sequences(), SPEC, kept=np.array([True, True]), by_patch=True)
     # windows start at slices 0, 8 and 16; B covers slices 16 to 24
     assert network.seen == [[True, False], [True, True], [True, True]]
+
+
+def test_one_map_is_held_at_a_time() -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def maps() -> Iterator[np.ndarray]:
+        for _ in range(4):
+            # the last one may still be known to the loop; those before it must be gone
+            assert not any(one() is not None for one in alive[:-1])
+            prob = np.zeros(SIZE, np.float32)
+            alive.append(weakref.ref(prob))
+            yield prob
+            del prob
+
+    config = ValidationConfig(thresholds=(0.3, 0.6), min_volumes_mm3=(0.0, 1.0))
+    _, table = choose_threshold([case()] * 4, maps(), config=config, spec=SPEC, grid=GRID)
+    assert [len(scores.cases) for scores in table] == [4] * 4
+    look = HeldOut(cases=[case()], spec=SPEC, grid=GRID, config=config)
+    best, table = look.calibrate(Echo())
+    (prob,) = look.probabilities(Echo(), [case()])
+    for scores in table:
+        assert scores.cases == (score(prob, scores.threshold, scores.min_volume_mm3),)
+    assert best in table
