@@ -18,6 +18,9 @@ def play(job, *, progress):
     if subject.startswith("killed"):
         time.sleep(0.3)  # a step that has just begun may not have been told yet
         os.kill(os.getpid(), signal.SIGKILL)
+    if subject == "onceended":
+        while not (Path(job.started) / "told").exists():
+            time.sleep(0.05)
     if subject.startswith("once"):
         mark = Path(job.started) / subject
         if not mark.exists():

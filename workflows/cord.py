@@ -24,6 +24,7 @@ def init_cord_wf(
     bundle: str,
     bundle_sha256: str,
     socket: str,
+    sct_sha256: str = "",
     deterministic: bool = False,
     mem_gb: float = DEFAULT_GB,
     name: str = "cord",
@@ -40,6 +41,8 @@ def init_cord_wf(
         ``sct`` or ``builtin``, for the other images.
     bundle, bundle_sha256, socket
         Built-in finder: its bundle, and the inference process.
+    sct_sha256
+        Checksum of SCT's release and network, where it finds the cords.
     deterministic
         Whether that process keeps to repeatable bits; results of one that does not are not taken then.
     mem_gb
@@ -58,7 +61,8 @@ def init_cord_wf(
         if image in masks:
             last = make_node(_given_mask(image, masks[image]), name=f"given_cord_{stem}", mem_gb=mem_gb)
         elif method == "sct":
-            segment = make_node(SCTDeepSeg(in_file=image), name=f"sct_cord_{stem}", mem_gb=LATE_GB)
+            tool = SCTDeepSeg(in_file=image, engine_sha256=sct_sha256)
+            segment = make_node(tool, name=f"sct_cord_{stem}", mem_gb=LATE_GB)
             clean = UseCordMask(in_file=image, source="sct_deepseg spinalcord", found=True)
             last = make_node(clean, name=f"clean_cord_{stem}", mem_gb=mem_gb)
             workflow.connect(segment, "out_file", last, "mask_file")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -25,6 +24,7 @@ from bids_scseg.errors import (
     ScsegError,
     SessionError,
 )
+from bids_scseg.inference.server import peak_memory_gb
 from bids_scseg.options import RunOptions
 from bids_scseg.recipe.study import Plan
 
@@ -61,7 +61,7 @@ class SessionJob:
     cord_method
         ``sct`` or ``builtin``, for images without a mask of the user's.
     cord_path, cord_sha256
-        The same of the built-in cord finder.
+        The same of what finds cords: the built-in finder, or SCT (a checksum alone, of release and network).
     threshold, min_volume_mm3
         Lesion probability in force, and the smallest lesion that counts.
     device
@@ -255,12 +255,12 @@ def _gone(folder: Path) -> Path:
 
 def record_outputs(out: Path, plan: Plan, *, drawn_again: bool = False) -> None:
     """Write the checksums of a session's files, or of its page and figures alone if they were drawn again."""
-    from bids_scseg.bids.checksums import owners, record, session_files
+    from bids_scseg.bids.checksums import has_list, record, session_files
     from bids_scseg.bids.derivatives import written_outputs
 
     if not drawn_again:
         record(out, plan.label, session_files(out, plan.label, written_outputs(out, plan)))
-    elif plan.label in owners(out):
+    elif has_list(out, plan.label):
         record(out, plan.label, session_files(out, plan.label, ()), add=True)
 
 
@@ -373,7 +373,7 @@ class StepWatch:
         return tuple(self._memory.items())
 
     def _note_memory(self) -> None:
-        self._memory[self.current] = max(self._memory.get(self.current, 0.0), peak_memory_gb())
+        self._memory[self.current] = max(self._memory.get(self.current, 0.0), _peak_gb())
 
 
 @contextmanager
@@ -419,19 +419,15 @@ def configure_nipype(folder: Path, options: RunOptions) -> None:
 
 
 def reset_peak_memory() -> None:
-    """Let :func:`peak_memory_gb` count from now on, where the system can (Linux)."""
+    """Let :func:`.server.peak_memory_gb` count from now on, where the system can (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process since the last reset, GB (0.01 GB steps)."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) * 1024 / 1e9, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
-
-
 def _largest(memory: Iterable[tuple[str, float]]) -> float:
-    return max([peak_memory_gb(), *(gb for _, gb in memory)])
+    return max([_peak_gb(), *(gb for _, gb in memory)])
+
+
+def _peak_gb() -> float:
+    """Largest resident memory since the last reset, in steps that a log needs."""
+    return round(peak_memory_gb(), 2)

@@ -58,12 +58,25 @@ def rewrite_report(plan: Plan, options: RunOptions) -> Path:
             remedy="name it by --work-dir, or run without --reports-only",
         )
     _check_current(plan, read_json(files["row_file"]))
-    files["record_files"] = [os.path.normpath(records.parent / path) for path in read_json(records)]
+    files["record_files"] = _record_files(plan, records)
     run = {**summary["run"], "model_path": _model_path(summary, options)}
     page = ReportSession(plan=plan, options=options, run=run, written=summary["outputs"], **files)
     drawn = Path(page.run(cwd=str(folder)).outputs.html_file)
     record_outputs(options.output_dir, plan, drawn_again=True)
     return drawn
+
+
+def _record_files(plan: Plan, records: Path) -> list[str]:
+    """Cord record of each image of a plan; refused where the run had other images."""
+    known = read_json(records)
+    names = [file.relative for sequence in plan.sequences for file in sequence.files]
+    if set(names) != set(known):
+        raise MissingInputError(
+            "the images of the session are not those of the results",
+            file=next((name for name in sorted(set(names) ^ set(known))), None),
+            remedy="run without --reports-only; finished steps are kept",
+        )
+    return [os.path.normpath(records.parent / known[name]) for name in names]
 
 
 def _check_current(plan: Plan, row: dict[str, Any]) -> None:

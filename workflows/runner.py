@@ -92,7 +92,7 @@ def run_sessions(
 
     A worker that is killed (out of memory, as a rule) breaks the whole pool: the sessions that were
     running are tried once more, each alone; a second death is that session's failure and nobody else's.
-    When the disk is full no further session starts.
+    When the disk is full no further session starts, nor is one tried once more.
 
     Parameters
     ----------
@@ -130,7 +130,12 @@ def run_sessions(
             stuck = _fill(running, source, pool, run)
         watch.drain(pool.events)
     for job in suspects:
-        yield run_alone(job, context, watch, run=run)
+        if source.ended:
+            yield killed(job, step=watch.steps.get(job.plan.label, ""))
+            continue
+        outcome = run_alone(job, context, watch, run=run)
+        yield outcome
+        source.end_after([outcome], stop_on_first_crash=stop_on_first_crash)
 
 
 class _Source:
@@ -138,6 +143,7 @@ class _Source:
 
     def __init__(self, jobs: Iterator[SessionJob], budget: Budget) -> None:
         self.budget = budget
+        self.ended = False  # nothing more may start, whatever waits
         self._jobs = jobs
         self._next: SessionJob | None = None
 
@@ -155,7 +161,7 @@ class _Source:
     def end_after(self, outcomes: Iterable[SessionOutcome], *, stop_on_first_crash: bool) -> None:
         """Start nothing more after a full disk, or after a failure if asked."""
         if any(outcome.ends_run or (stop_on_first_crash and not outcome.ok) for outcome in outcomes):
-            self._jobs, self._next = iter(()), None
+            self._jobs, self._next, self.ended = iter(()), None, True
 
 
 class _Watch:

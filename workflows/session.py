@@ -14,7 +14,7 @@ from bids_scseg.interfaces.engine import load_engine
 from bids_scseg.interfaces.measure import MeasureLesions
 from bids_scseg.interfaces.outputs import ReportSession, WriteResults
 from bids_scseg.interfaces.prepare import PrepareSession
-from bids_scseg.interfaces.sct import DISCS_RECORD, LabelDiscs, labels_words, level_source
+from bids_scseg.interfaces.sct import DISCS_RECORD, LabelDiscs, labels_words, level_source, sct_sha256
 from bids_scseg.interfaces.segment import SegmentLesions
 from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.study import Plan
@@ -25,7 +25,8 @@ from bids_scseg.workflows.segment import OUTPUTS, LesionEngine, init_lesion_wf, 
 
 WORKFLOW_NAME = "session"
 DISCS_TO_MEASURE = (
-    ("label_files", "landmark_files"), ("levels_from", "levels_from"), ("warnings", "warnings"),
+    ("label_files", "landmark_files"), ("levels_from", "levels_from"),
+    ("warnings", "level_warnings"),
 )  # fmt: skip
 
 
@@ -54,6 +55,7 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
         method=job.cord_method,
         bundle=job.cord_path,
         bundle_sha256=job.cord_sha256,
+        sct_sha256=job.cord_sha256,
         socket=job.socket,
         deterministic=job.options.deterministic,
         mem_gb=memory["cord"],
@@ -86,7 +88,7 @@ def init_session_wf(*, job: SessionJob, base_dir: Path) -> Workflow:
     )
     if levels == "sct":
         anchor = [file.path for name, file in files if name == plan.anchor]
-        label = LabelDiscs(in_files=anchor, warnings=list(plan.warnings))
+        label = LabelDiscs(in_files=anchor, engine_sha256=sct_sha256("spine"))
         discs = make_node(label, name="sct_discs", mem_gb=LATE_GB)
         discs.inputs.threads = sct_threads(job)
         found = [(key, f"measure.{name}") for key, name in DISCS_TO_MEASURE]

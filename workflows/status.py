@@ -1,17 +1,20 @@
-"""The run's logs: one JSON per session, from which ``status.tsv`` is rebuilt."""
+"""The run's logs: one JSON per session, from which ``status.tsv`` is rebuilt now and then."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import time
 from pathlib import Path
 
-from bids_scseg import files
-from bids_scseg.bids.write import write_json, write_text
+from bids_scseg.bids import checksums
+from bids_scseg.bids.write import rebuild, write_json, write_text
 from bids_scseg.workflows.job import SessionOutcome
 
-STATUS_WAIT_S = 120.0  # for other runs, which need milliseconds for the same
+LOCK = "logs/.status.lock"
+REBUILD_S = 30.0  # between rebuilds of what is made from the files of all sessions (ours)
+REBUILD_SHARE = 0.05  # of a run's time that they may take: they read every session's files (ours)
 
 STATUS_COLUMNS = (
     "session", "state", "step", "cause", "file", "remedy", "seconds", "peak_memory_gb", "device",
@@ -20,7 +23,7 @@ STATUS_COLUMNS = (
 
 
 def write_outcome(out: Path, outcome: SessionOutcome, *, run: dict[str, object]) -> None:
-    """Write ``logs/<label>.json`` and rebuild ``logs/status.tsv``.
+    """Write ``logs/<label>.json``.
 
     Parameters
     ----------
@@ -48,17 +51,50 @@ def read_outcomes(out: Path) -> list[dict[str, object]]:
 
 
 def write_status(out: Path) -> None:
-    """Rebuild ``logs/status.tsv`` from the sessions' logs; safe to do from several runs at once."""
+    """Rebuild ``logs/status.tsv`` from the sessions' logs, or let another run that is at it do so."""
     # One at a time, from reading to writing: a run with an older view must not write last.
-    with files.lock(out / "logs" / ".status.lock", wait_s=STATUS_WAIT_S):
-        text = io.StringIO()
-        table = csv.writer(text, delimiter="\t", lineterminator="\n")
-        table.writerow(STATUS_COLUMNS)
-        for data in read_outcomes(out):
-            table.writerow(
-                [_cell(data.get("label" if name == "session" else name)) for name in STATUS_COLUMNS]
-            )
-        write_text(out, "logs/status.tsv", text.getvalue())
+    rebuild(out, LOCK, lambda: write_text(out, "logs/status.tsv", _table(out)))
+
+
+class Derived:
+    """What is made from the files of all sessions: ``status.tsv`` and the list of all checksums.
+
+    Made anew after every session it would cost a run of thousands more than the sessions themselves.
+
+    Parameters
+    ----------
+    out
+        The derivatives folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._next = -float("inf")  # the first session's row is there at once
+
+    def renew(self, *, now: bool = False) -> None:
+        """Rebuild them if the last time is long enough ago, or at once.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written.
+        """
+        start = time.monotonic()
+        if start < self._next and not now:
+            return
+        write_status(self._out)
+        checksums.merge(self._out)
+        end = time.monotonic()
+        self._next = end + max(REBUILD_S, (end - start) / REBUILD_SHARE)
+
+
+def _table(out: Path) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")
+    table.writerow(STATUS_COLUMNS)
+    for data in read_outcomes(out):
+        table.writerow([_cell(data.get("label" if name == "session" else name)) for name in STATUS_COLUMNS])
+    return text.getvalue()
 
 
 def _cell(value: object) -> str:

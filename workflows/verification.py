@@ -11,13 +11,12 @@ from bids_scseg import files
 from bids_scseg.bids import checksums
 from bids_scseg.bids.validator import Judgement, validate
 from bids_scseg.bids.verify import Problem, Verification, dataset_links, total, verify_owner
-from bids_scseg.bids.write import write_json
+from bids_scseg.bids.write import rebuild, write_json
 from bids_scseg.errors import ScsegError
 
 FOLDER = "logs/verification"
 MERGED = "logs/verification.json"
 LOCK = "logs/.verification.lock"
-LOCK_WAIT_S = 120.0  # for other runs, which need milliseconds for the same
 MAX_VALIDATED = 200  # sessions up to which the validator runs after every run (ours: about a minute)
 
 
@@ -108,9 +107,8 @@ def verify_run(out: Path, labels: Iterable[str]) -> Verdict:
 
 
 def write_merged(out: Path) -> None:
-    """Rebuild ``logs/verification.json`` from the verdicts of all sessions."""
-    with files.lock(out / LOCK, wait_s=LOCK_WAIT_S):
-        write_json(out, MERGED, _merged(list(_read_parts(out))))
+    """Rebuild ``logs/verification.json`` from all sessions' verdicts, or let another run at it do so."""
+    rebuild(out, LOCK, lambda: write_json(out, MERGED, _merged(list(_read_parts(out)))))
 
 
 def _merged(parts: list[Mapping[str, object]]) -> dict[str, object]:
@@ -155,7 +153,7 @@ def _finished(out: Path) -> list[str]:
 
 def _validate_after(out: Path, mine: list[str]) -> Judgement:
     """Run the validator, unless others are writing, or the folder is large and mostly of other runs."""
-    others = set(_finished(out)) - set(mine)
+    others = {owner for owner in checksums.owners(out) if owner.startswith("sub-")} - set(mine)
     if len(others) > MAX_VALIDATED:
         return Judgement(state="not run", why="many sessions of other runs; use scseg verify")
     if any(_is_held(path) for path in (out / "logs").glob(".sub-*.lock")):

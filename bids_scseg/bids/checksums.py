@@ -1,7 +1,8 @@
 """SHA-256 of every output, in the form of ``sha256sum``: a list for each session, and one of all.
 
 A session's list is written when it is complete and removed before its files change, so a session without a
-list is unfinished. The list of all is rebuilt from those, as ``status.tsv`` is from the sessions' logs.
+list is unfinished. The list of all is rebuilt from those now and then and at the end of a run, as
+``status.tsv`` is from the sessions' logs.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from pathlib import Path
 
 from bids_scseg import files
 from bids_scseg.bids import dataset
-from bids_scseg.bids.write import safe_join, write_text
+from bids_scseg.bids.write import rebuild, safe_join, write_text
 from bids_scseg.errors import DataError
 
 FOLDER = "logs/checksums"
 MERGED = "logs/sha256sums.txt"
 LOCK = "logs/.checksums.lock"
-LOCK_WAIT_S = 120.0  # for other runs, which need milliseconds for the same
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 MAX_LIST_BYTES = 50_000_000  # half a million files
 DATASET = "dataset"  # owner of the files at the root
@@ -30,7 +30,7 @@ ROOT_FILES = ("dataset_description.json", *dataset.ROOT_FILES)
 
 
 def record(out: Path, owner: str, paths: Iterable[str], *, add: bool = False) -> None:
-    """Write the checksums of an owner's files, and rebuild the list of all.
+    """Write the checksums of an owner's files; the list of all is :func:`merge`'s.
 
     Parameters
     ----------
@@ -49,7 +49,6 @@ def record(out: Path, owner: str, paths: Iterable[str], *, add: bool = False) ->
         with suppress(FileNotFoundError, IsADirectoryError):
             known[path] = files.sha256(safe_join(out, path))
     write_text(out, _name(owner), _text(known))
-    merge(out)
 
 
 def forget(out: Path, owner: str) -> None:
@@ -78,19 +77,30 @@ def read_list(out: Path, owner: str) -> Mapping[str, str]:
     return found
 
 
+def has_list(out: Path, owner: str) -> bool:
+    """Whether an owner has a list."""
+    return safe_join(out, _name(owner)).is_file()
+
+
 def owners(out: Path) -> tuple[str, ...]:
     """Whose lists there are, sorted."""
     return tuple(sorted(path.name.removesuffix(".sha256") for path in (out / FOLDER).glob("[!.]*.sha256")))
 
 
 def merge(out: Path) -> None:
-    """Rebuild the list of all; a damaged list is left out (verification tells of it)."""
-    with files.lock(out / LOCK, wait_s=LOCK_WAIT_S):
-        found: dict[str, str] = {}
-        for owner in owners(out):
-            with suppress(DataError):
-                found |= read_list(out, owner)
-        write_text(out, MERGED, _text(found))
+    """Rebuild the list of all, or let whoever is at it do so; a damaged list is left out.
+
+    Verification tells of the latter. It reads every list: not for after each session.
+    """
+    rebuild(out, LOCK, lambda: write_text(out, MERGED, _text(_all(out))))
+
+
+def _all(out: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for owner in owners(out):
+        with suppress(DataError):
+            found |= read_list(out, owner)
+    return found
 
 
 def record_group(out: Path) -> None:
@@ -99,6 +109,7 @@ def record_group(out: Path) -> None:
     found = [path for pattern in GROUP_FILES for path in out.glob(pattern) if path.is_file()]
     made = [path for path in found if path not in given and not path.name.startswith(".")]
     record(out, GROUP, (path.relative_to(out).as_posix() for path in made))
+    merge(out)
 
 
 def session_files(out: Path, label: str, outputs: Iterable[str]) -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from bids_scseg import files
 from bids_scseg.bids.names import session_label
 from bids_scseg.bids.plan import not_asked_for
 from bids_scseg.errors import DataError, GeometryError
@@ -39,9 +39,9 @@ def read_geometry(path: str | Path) -> Geometry:
         If the file is no geometry of this version.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read as JSON ({error})", file=path, remedy=REMEDY) from error
+        data = files.read_json(Path(path))
+    except DataError as error:
+        raise DataError(error.found, file=path, expected=error.expected, remedy=REMEDY) from error
     if not isinstance(data, dict):
         raise DataError("is no geometry", file=path, remedy=REMEDY)
     try:

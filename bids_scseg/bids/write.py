@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +14,7 @@ import numpy.typing as npt
 
 from bids_scseg import files
 from bids_scseg.bids.names import sidecar
-from bids_scseg.errors import OutputError
+from bids_scseg.errors import BusyError, OutputError
 from bids_scseg.space.grid import Grid
 
 BIDS_VERSION = "1.10.0"
@@ -148,24 +146,39 @@ def write_image(
     return write_bytes(root, relative, packed)
 
 
-def publish(
-    source: str | Path, root: str | Path, relative: str, *, metadata: Mapping[str, object] | None = None
-) -> Path:
-    """Copy a finished file to its place, atomically, after its sidecar.
+def rebuild(root: str | Path, lock: str, make: Callable[[], object]) -> None:
+    """Make a file anew from many others, by one process at a time, without waiting for another.
+
+    Whoever finds another at it leaves a mark beside the lock, upon which that one does it once more: what
+    was written before the call is in the file when the last of them has returned.
+
+    Parameters
+    ----------
+    root, lock
+        Output folder and path of the lock below it, ending in ``.lock``.
+    make
+        Reads the others and writes the file.
 
     Raises
     ------
     OutputError
-        If it cannot be read or written.
+        If a file cannot be written.
     """
-    if metadata is not None:
-        write_json(root, sidecar(relative), metadata)
-
-    def copy(stream: BinaryIO) -> None:
-        with Path(source).open("rb") as content:
-            shutil.copyfileobj(content, stream)
-
-    return files.write_atomically(safe_join(root, relative), copy)
+    place = safe_join(root, lock)
+    asked = place.with_suffix(".asked")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        asked.touch()
+    except OSError as error:
+        raise files.write_error(error, asked) from error
+    # Looked at only after the lock is let go: a mark that came meanwhile is of one that was turned away.
+    while asked.exists():
+        try:
+            with files.lock(place):
+                asked.unlink(missing_ok=True)
+                make()
+        except BusyError:
+            return
 
 
 def _stored(data: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

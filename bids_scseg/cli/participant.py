@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bids_scseg import NUMERICAL_VERSION, __version__
-from bids_scseg.bids.checksums import DATASET, ROOT_FILES, owners, record
+from bids_scseg.bids.checksums import DATASET, ROOT_FILES, has_list, merge, record
 from bids_scseg.bids.corrections import correction_links, with_corrections
 from bids_scseg.bids.dataset import check_output_folder, write_dataset_files
 from bids_scseg.bids.filters import Filters, read_filters
@@ -41,7 +41,7 @@ from bids_scseg.inference.bundle import ModelBundle, load_bundle, session_mismat
 from bids_scseg.inference.client import InferenceServer
 from bids_scseg.inference.pool import InferencePool
 from bids_scseg.interfaces.engine import check_engine, load_engine
-from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct
+from bids_scseg.interfaces.sct import CORD_TASK, SCT_RELEASE, find_sct, sct_release, sct_sha256
 from bids_scseg.options import CORD_METHODS, RunOptions
 from bids_scseg.recipe.study import Plan, Study
 from bids_scseg.workflows.budget import Budget, Device
@@ -56,7 +56,7 @@ from bids_scseg.workflows.resources import (
     worker_gb,
 )
 from bids_scseg.workflows.runner import run_sessions
-from bids_scseg.workflows.status import write_outcome, write_status
+from bids_scseg.workflows.status import Derived, write_outcome
 from bids_scseg.workflows.verification import verify_run
 
 CORD_FINDER = "cord-finder"
@@ -85,9 +85,18 @@ class Models:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries behind the numbers, and of another program that finds the lesions."""
+        """Versions of the libraries behind the numbers, and another program's that finds lesions or cords."""
         release = {"Spinal Cord Toolbox": self.engine_release} if self.lesion.engine else {}
+        if self.cord_method == "sct":
+            release = {"Spinal Cord Toolbox": sct_release() or "unknown"}
         return {**library_versions(), **release}
+
+    @property
+    def cord_sha256(self) -> str:
+        """Checksum of what finds cords: weights of the built-in network, or SCT's release and network."""
+        if self.cord is not None:
+            return self.cord.weights_sha256
+        return sct_sha256(CORD_TASK) if self.cord_method == "sct" else ""
 
     @property
     def engine_release(self) -> str:
@@ -286,13 +295,16 @@ def _rewrite_reports(options: RunOptions, plans: Iterator[Plan]) -> int:
     """Draw the reports of finished sessions again; the exit code."""
     from bids_scseg.workflows.reports import rewrite_report
 
-    left = 0
+    drawn = left = 0
     for plan in plans:
         try:
             words = f"{plan.label}: {rewrite_report(plan, options)}"
+            drawn += 1
         except ScsegError as error:
             left, words = left + 1, f"{plan.label}: no report: {error}"
         sys.stderr.write(words + "\n")
+    if drawn:
+        merge(options.output_dir)
     return 1 if left else 0
 
 
@@ -393,6 +405,7 @@ def _run_jobs(
     budget: Budget,
 ) -> list[SessionOutcome]:
     outcomes: list[SessionOutcome] = []
+    derived = Derived(options.output_dir)
     finished = run_sessions(
         jobs,
         workers=worker_count(options, total),
@@ -400,25 +413,29 @@ def _run_jobs(
         progress=console.step,
         budget=budget,
     )
-    with closing(finished):
-        for ended in finished:
-            outcome = _logged(options.output_dir, ended, facts)
-            outcomes.append(outcome)
-            console.end(outcome)
-            if outcome.ends_run and not ended.ends_run:
-                break  # not even a log can be written
+    try:
+        with closing(finished):
+            for ended in finished:
+                outcome = _logged(options.output_dir, ended, facts, derived)
+                outcomes.append(outcome)
+                console.end(outcome)
+                if outcome.ends_run and not ended.ends_run:
+                    break  # not even a log can be written
+    finally:  # also of a run that is interrupted
+        with suppress(DiskFullError):  # told of by a session, or by verification; the next run makes them
+            derived.renew(now=True)
     return outcomes
 
 
-def _logged(out: Path, outcome: SessionOutcome, facts: dict[str, object]) -> SessionOutcome:
+def _logged(out: Path, outcome: SessionOutcome, facts: dict[str, object], derived: Derived) -> SessionOutcome:
     """Write a session's log, and its page if it failed; where the disk is too full for it, it has failed."""
     if outcome.state == "busy":
         return outcome  # the log and page of that session are the other run's
     try:
         write_outcome(out, outcome, run=facts)
-        write_status(out)
         if not outcome.ok:
             write_failure_page(out, outcome, facts)
+        derived.renew()
     except DiskFullError as error:
         return outcome if outcome.ends_run else failed(outcome.label, error, step="log")
     return outcome
@@ -429,7 +446,8 @@ def write_failure_page(out: Path, outcome: SessionOutcome, facts: dict[str, obje
     from bids_scseg.report.session import write_failure_report
 
     details = {"step": outcome.step, "file": outcome.file, "state": outcome.state, "device": outcome.device}
-    if any(out.glob(f"sub-*/**/anat/{outcome.label}_summary.json")):
+    folder = out.joinpath(*outcome.label.split("_"), "anat")  # sub-X[/ses-Y]: labels have no other parts
+    if (folder / f"{outcome.label}_summary.json").is_file():
         details["earlier results"] = "images and tables of an earlier run of this session are still in place"
     write_failure_report(
         outcome.label,
@@ -439,7 +457,7 @@ def write_failure_page(out: Path, outcome: SessionOutcome, facts: dict[str, obje
         facts={key: value for key, value in details.items() if value},
         date=str(facts["started"]),
     )
-    if outcome.label in owners(out):  # of an earlier run, whose page this one replaces
+    if has_list(out, outcome.label):  # of an earlier run, whose page this one replaces
         record(out, outcome.label, [f"{outcome.label}.html"], add=True)
 
 
@@ -461,7 +479,7 @@ def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, ob
         model_sha256=models.lesion.inference_sha256,
         cord_method=models.cord_method,
         cord_path=str(models.cord.path) if models.cord else "",
-        cord_sha256=models.cord.inference_sha256 if models.cord else "",
+        cord_sha256=models.cord.inference_sha256 if models.cord else str(facts["cord_sha256"] or ""),
         threshold=threshold,
         min_volume_mm3=_min_volume(options, models),
         device=str(facts["device"]),
@@ -514,7 +532,7 @@ def run_facts(options: RunOptions, models: Models, *, device: str) -> dict[str, 
         "model": models.lesion.name,
         "model_sha256": models.lesion.weights_sha256,
         "cord_method": models.cord_method,
-        "cord_sha256": models.cord.weights_sha256 if models.cord else None,
+        "cord_sha256": models.cord_sha256 or None,
         "device": device,
         "seed": options.random_seed,
     }

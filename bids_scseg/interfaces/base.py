@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, isdefined, traits
 
-from bids_scseg import errors, files
+from bids_scseg import files
 from bids_scseg.errors import ScsegError
+from bids_scseg.inference.protocol import error_from_json, error_to_json
 
 FAILURE_FILE = "failure.json"
 
@@ -51,21 +51,6 @@ class ScsegInterface(SimpleInterface):
         """Value of an input, None if undefined."""
         value = getattr(self.inputs, name)
         return value if isdefined(value) else None
-
-
-def error_to_json(error: ScsegError) -> dict[str, str | None]:
-    """An error's class and parts as plain data."""
-    parts = {key: getattr(error, key) for key in ("found", "file", "expected", "remedy")}
-    return {"class": type(error).__name__, **parts}
-
-
-def error_from_json(data: Mapping[str, Any]) -> ScsegError:
-    """The error that :func:`error_to_json` took apart."""
-    cls = getattr(errors, str(data["class"]), ScsegError)
-    error: ScsegError = cls(
-        data["found"], file=data["file"], expected=data["expected"], remedy=data["remedy"]
-    )
-    return error
 
 
 def save_failure(error: ScsegError, folder: Path) -> None:

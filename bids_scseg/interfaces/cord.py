@@ -19,26 +19,29 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, traits
 
 from bids_scseg.bids.corrections import read_cord
 from bids_scseg.bids.masks import same_lattice
-from bids_scseg.errors import CordNotFoundError, ImageError, ScsegError, SessionError
+from bids_scseg.errors import CordNotFoundError, ImageError, MissingInputError, ScsegError, SessionError
 from bids_scseg.inference.client import request, request_cord
-from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
+from bids_scseg.inference.protocol import error_to_json
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.preprocess.align import clean_cord, found_cord, near
 from bids_scseg.space.grid import Grid
-from bids_scseg.space.nifti import READ_ERRORS, read_image
+from bids_scseg.space.nifti import read_image, read_values
 
 RECORD_FILE = "cord.json"
 NETWORK = "built-in network"  # as the source of a mask
 
 
 class CordRecord(TypedDict):
-    """What is known about the cord in one image; file names are relative to the record's folder."""
+    """What is known about the cord in one image; file names are relative to the record's folder.
 
-    image: str
+    It does not say where the image is: hashes know its content alone, so the record outlives its place.
+    """
+
     source: str
     mask: str | None
     weights: str | None
     sha256: str | None
-    problem: dict[str, str | None] | None
+    problem: dict[str, object] | None
 
 
 class CordOutputSpec(TraitedSpec):
@@ -102,14 +105,14 @@ class FindCord(ScsegInterface):
         try:
             request_cord(address, bundle=Path(self.inputs.bundle), image=image, output=found)
         except ImageError as error:
-            return {"record_file": write_record(cwd, image, source=NETWORK, problem=error)}
+            return {"record_file": write_record(cwd, source=NETWORK, problem=error)}
         except SessionError as error:
             if not _answers(address, error):
                 raise
             problem = type(error)(
                 error.found, file=error.file or image, expected=error.expected, remedy=error.remedy
             )
-            record = write_record(cwd, image, source=NETWORK, problem=problem)
+            record = write_record(cwd, source=NETWORK, problem=problem)
             return {"record_file": record, "run_folder": Path(address).parent}
         return {"record_file": record_cord(image, found, cwd, source=NETWORK, found=True)}
 
@@ -169,11 +172,11 @@ def record_cord(
         weights = _on_grid(mask_file, grid) if own is None else own
         mask = (found_cord if found else clean_cord)(weights, grid, file=image_file)
     except (ImageError, CordNotFoundError) as error:
-        return write_record(folder, image_file, source=source, problem=error)
+        return write_record(folder, source=source, problem=error)
     _save(mask.astype(np.uint8), grid, folder / "mask.nii.gz")
     weights = np.clip(weights, 0, 1).astype(np.float32)
     _save(weights if not found else near(weights, mask), grid, folder / "weights.nii.gz")
-    return write_record(folder, image_file, source=source, problem=None)
+    return write_record(folder, source=source, problem=None)
 
 
 def _readers_mask(image_file: Path, mask_file: Path) -> npt.NDArray[np.float32] | None:
@@ -187,16 +190,14 @@ def _readers_mask(image_file: Path, mask_file: Path) -> npt.NDArray[np.float32] 
 
 def _on_grid(mask_file: Path, grid: Grid) -> npt.NDArray[np.float32]:
     try:
-        image = nib.Nifti1Image.from_filename(mask_file)
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
-    except READ_ERRORS as error:
+        data, own = read_values(mask_file)
+    except (ImageError, MissingInputError) as error:
         raise ImageError(
-            f"cord mask cannot be read ({error})",
+            f"cord mask cannot be read ({error.found})",
             file=mask_file,
-            expected="a NIfTI volume",
+            expected=error.expected or "a NIfTI volume",
             remedy="make it again, or remove it from the derivatives folder",
         ) from error
-    own = Grid(shape=(data.shape[0], data.shape[1], data.shape[2]), affine=image.affine)
     if not same_lattice(own, grid):
         raise ImageError(
             f"cord mask of shape {own.shape} is not on the image's grid",
@@ -216,12 +217,11 @@ def load_volume(path: Path) -> npt.NDArray[np.float32]:
     return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float32)
 
 
-def write_record(folder: Path, image_file: Path, *, source: str, problem: ScsegError | None) -> Path:
+def write_record(folder: Path, *, source: str, problem: ScsegError | None) -> Path:
     """Write ``cord.json``; with the checksum of its files, so whatever reads the record notices a change."""
     files = folder / "mask.nii.gz", folder / "weights.nii.gz"
     there = problem is None
     record = CordRecord(
-        image=str(image_file),
         source=source,
         mask=files[0].name if there else None,
         weights=files[1].name if there else None,

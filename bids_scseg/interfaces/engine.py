@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 from bids_scseg.errors import MissingToolError, UsageError
 from bids_scseg.inference.bundle import NUMERICAL_VERSION, ModelBundle, load_bundle, packaged_models
-from bids_scseg.interfaces.sct import SCT_RELEASE, find_sct, sct_folder, sct_models, sct_release
+from bids_scseg.interfaces.sct import (
+    LESION_TASKS,
+    SCT_RELEASE,
+    TASK_MODELS,
+    find_sct,
+    sct_folder,
+    sct_release,
+    sct_sha256,
+    task_models,
+)
 from bids_scseg.options import DEFAULT_MODEL
 from bids_scseg.recipe.load import load_recipe
 
 SCT_PREFIX = "sct:"
-#: Task of ``sct_deepseg`` → part of the name of the folder in which its network is installed.
-SCT_TASKS = {"lesion_ms": "ms_lesion"}
 RECIPE = "cord-lesion"  # sequences, anchors and grid; its network is not used
 #: By what SCT itself says of its maps, half of its five networks; never validated for fused values.
 THRESHOLD = 0.5
@@ -58,10 +63,10 @@ def sct_task(name: str) -> str:
         If it is none of those that this program knows.
     """
     task = name.removeprefix(SCT_PREFIX)
-    if task not in SCT_TASKS:
+    if task not in LESION_TASKS:
         raise UsageError(
             f"--model {name}: there is no engine {task!r}",
-            expected=", ".join([*(f"{SCT_PREFIX}{known}" for known in SCT_TASKS), *packaged_models()]),
+            expected=", ".join([*(f"{SCT_PREFIX}{known}" for known in LESION_TASKS), *packaged_models()]),
             remedy="correct --model",
         )
     return task
@@ -90,22 +95,15 @@ def check_engine(bundle: ModelBundle) -> None:
         raise MissingToolError(
             f"--model {bundle.engine}: SCT has no network for {task}",
             file=models,
-            expected=f"a folder *{SCT_TASKS[task]}* with source.json",
+            expected=f"a folder *{TASK_MODELS[task][0]}* with source.json",
             remedy=f"install it while online: sct_deepseg {task} -install, or {INSTEAD}",
         )
-
-
-def task_models(task: str) -> dict[str, str]:
-    """Installed networks of a task → checksum of the file that says which release each of them is."""
-    return {name: checksum for name, checksum in sct_models().items() if SCT_TASKS[task] in name}
 
 
 def _sct_bundle(name: str) -> ModelBundle:
     task = sct_task(name)
     release = sct_release() or "unknown"
-    models = task_models(task)
     recipe = load_recipe(RECIPE)
-    identity = json.dumps({"task": task, "release": release, "models": models}, sort_keys=True)
     facts = {"program": "Spinal Cord Toolbox", "release": release, "task": task}
     return ModelBundle(
         name=name,
@@ -113,8 +111,8 @@ def _sct_bundle(name: str) -> ModelBundle:
         recipe=recipe,
         network=recipe.network,
         threshold=THRESHOLD,
-        provenance=tuple(sorted({**facts, **models}.items())),
-        weights_sha256=hashlib.sha256(identity.encode()).hexdigest(),
+        provenance=tuple(sorted({**facts, **task_models(task)}.items())),
+        weights_sha256=sct_sha256(task),
         numerical_version=NUMERICAL_VERSION,
         summary=SUMMARY,
         engine=name,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class MeasureLesionsInputSpec(VersionedInputSpec):
     model = traits.Str(mandatory=True, desc="name of the model")
     model_sha256 = traits.Str(mandatory=True, desc="checksum of its weights")
     warnings = traits.List(traits.Str, desc="warnings of the plan")
+    level_warnings = traits.List(traits.Str, desc="why SCT could not label an image")
 
 
 class MeasureLesionsOutputSpec(TraitedSpec):
@@ -82,7 +84,8 @@ class MeasureLesions(ScsegInterface):
             "sequences": case.sequences, "landmarks": marks,
         }  # fmt: skip
         table = lesion_table(labels, probability, image=case.image, **shared)
-        flags = [*(self.given("warnings") or []), *read_json(self.inputs.report_file)["warnings"], *unread]
+        told = [*(self.given("warnings") or []), *(self.given("level_warnings") or [])]
+        flags = [*told, *read_json(self.inputs.report_file)["warnings"], *unread]
         if corrected is not None:
             flags += correction_notes(corrected)
         origin = MODEL_ORIGIN if corrected is None else corrected.origin
@@ -205,11 +208,19 @@ def read_json(path: str | Path) -> Any:
 
 def write_json(path: Path, data: object) -> str:
     """Write a JSON file for the next node; numbers that are not finite become null."""
-    path.write_text(json.dumps(data, default=_plain), encoding="utf-8")
+    path.write_text(json.dumps(_plain(data), allow_nan=False), encoding="utf-8")
     return str(path)
 
 
 def _plain(value: object) -> object:
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int):
+        return value
     raise TypeError(f"{type(value).__name__} is not plain data")

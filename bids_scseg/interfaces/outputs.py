@@ -24,7 +24,7 @@ from bids_scseg.measure.cordmap import cord_map
 from bids_scseg.measure.landmarks import Landmarks
 from bids_scseg.measure.quality import quality_columns, quality_row, scanner_row
 from bids_scseg.preprocess.case import PreparedCase
-from bids_scseg.recipe.study import Plan
+from bids_scseg.recipe.study import ImageFile, Plan
 from bids_scseg.report.assemble import ReportInput, assemble_report
 from bids_scseg.report.history import read_history
 from bids_scseg.report.quality import read_outliers
@@ -100,7 +100,9 @@ class WriteResults(ScsegInterface):
             sequences=case.sequences,
         )
         # Which of the cord records in the work folder are of this run, for reports drawn again later.
-        write_json(cwd / RECORDS_FILE, [os.path.relpath(path, cwd) for path in self.inputs.record_files])
+        names = [file.relative for file in _images(self.inputs.plan)]
+        places = [os.path.relpath(path, cwd) for path in self.inputs.record_files]
+        write_json(cwd / RECORDS_FILE, dict(zip(names, places, strict=True)))
         options = self.inputs.options
         return {
             "written": list(write_results(options.output_dir, results, output_spaces=options.output_spaces))
@@ -197,21 +199,30 @@ def _words(run: dict[str, Any]) -> dict[str, str]:
 def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:
     """Native images of a session with their cord masks.
 
+    Parameters
+    ----------
+    plan
+        Of the session; it says where the images are now.
+    records
+        Cord record of each image, in the plan's order.
+
     Returns
     -------
     Relative path → (volume, lattice, cord mask or None, who made it); unreadable images are left out.
     """
-    names = {file.path: file.relative for sequence in plan.sequences for file in sequence.files}
     found: dict[str, NativeCord] = {}
-    for path in map(Path, records):
+    for file, path in zip(_images(plan), map(Path, records), strict=True):
         record = read_record(path)
-        if record["image"] not in names:
-            continue  # a report drawn again after files were renamed
         try:
-            data, grid = read_image(record["image"])
+            data, grid = read_image(file.path)
         except ImageError:
             continue  # the cord node has recorded it, and the fit report names it
         mask = record["mask"]
         cord = None if mask is None else load_volume(path.parent / mask) > 0
-        found[names[record["image"]]] = (data, grid, cord, record["source"])
+        found[file.relative] = (data, grid, cord, record["source"])
     return found
+
+
+def _images(plan: Plan) -> list[ImageFile]:
+    """Images of a plan in the order of their cord records."""
+    return [file for sequence in plan.sequences for file in sequence.files]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from nipype.interfaces.base import File, InputMultiPath, OutputMultiPath, Traite
 
 from bids_scseg.bids.given import read_geometry
 from bids_scseg.errors import CordNotFoundError, DataError, ImageError, ScsegError, SessionError
-from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_from_json
+from bids_scseg.files import sha256
+from bids_scseg.inference.protocol import error_from_json
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.cord import load_volume, read_record
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.preprocess.prepare import prepare_session
@@ -31,10 +32,10 @@ Problem = tuple[str, ScsegError]  # of an image: sequence, and what is wrong
 
 
 class PrepareSessionInputSpec(VersionedInputSpec):
-    """Cord records (they name their images) and the sequence that each image serves."""
+    """Cord records, their images, and the sequence that each image serves."""
 
     record_files = InputMultiPath(File(exists=True), mandatory=True, desc="one cord record per image")
-    in_files = InputMultiPath(File(exists=True), mandatory=True, desc="the images, for their content's sake")
+    in_files = InputMultiPath(File(exists=True), mandatory=True, desc="image of each record")
     keys = traits.List(traits.Str, mandatory=True, desc="sequence of each image")
     names = traits.List(traits.Str, mandatory=True, desc="each image's path relative to the dataset")
     recipe = traits.Str(mandatory=True, desc="recipe as JSON")
@@ -59,7 +60,10 @@ class PrepareSession(ScsegInterface):
 
     def _call(self, cwd: Path) -> dict[str, Any]:
         images, cords, problems = load_session(
-            [Path(path) for path in self.inputs.record_files], self.inputs.keys, names=self.inputs.names
+            [Path(path) for path in self.inputs.record_files],
+            [Path(path) for path in self.inputs.in_files],
+            keys=self.inputs.keys,
+            names=self.inputs.names,
         )
         recipe = recipe_from_json(json.loads(self.inputs.recipe))
         given = self.given("given_file")
@@ -76,16 +80,12 @@ class PrepareSession(ScsegInterface):
         unread = {key: problem.found for key, problem in problems if key not in images}
         data["dropped"] = [*unread.items(), *report.dropped]
         if given is not None:
-            data["geometry"] = {"file": Path(given).name, "sha256": _sha256(Path(given))}
+            data["geometry"] = {"file": Path(given).name, "sha256": sha256(Path(given))}
         return {
             "case_files": [str(cwd / "case" / name) for name in CASE_FILES if (cwd / "case" / name).exists()],
             "geometry_file": _write(cwd / "geometry.json", case.geometry.to_json() if case.geometry else {}),
             "report_file": _write(cwd / "fit_report.json", data),
         }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(path: Path, data: object) -> str:
@@ -94,14 +94,14 @@ def _write(path: Path, data: object) -> str:
 
 
 def load_session(
-    records: Sequence[Path], keys: Sequence[str], *, names: Sequence[str]
+    records: Sequence[Path], files: Sequence[Path], *, keys: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, list[Native]], dict[str, list[npt.NDArray[np.float32] | None]], list[Problem]]:
     """Read a session's images and cord masks.
 
     Parameters
     ----------
-    records
-        Cord records, one per image.
+    records, files
+        Cord records, and the image of each. Records do not say where: a dataset may be moved.
     keys, names
         Sequence and name of each image.
 
@@ -114,18 +114,25 @@ def load_session(
     images: dict[str, list[Native]] = {}
     cords: dict[str, list[npt.NDArray[np.float32] | None]] = {}
     problems: list[Problem] = []
-    for path, key, name in zip(records, keys, names, strict=True):
+    for path, file, key, name in zip(records, files, keys, names, strict=True):
         record = read_record(path)
         try:
-            data, grid = read_image(record["image"])
+            data, grid = read_image(file)
         except ImageError as error:
             problems.append((key, error))
             continue
         if record["problem"] is not None:
-            problems.append((key, error_from_json(record["problem"])))
+            problems.append((key, _found_here(error_from_json(record["problem"]), file)))
         images.setdefault(key, []).append((data, grid, name))
         cords.setdefault(key, []).append(load_weights(path))
     return images, cords, problems
+
+
+def _found_here(problem: ScsegError, file: Path) -> ScsegError:
+    """A recorded problem of an image with the image's present place."""
+    if problem.file is None or Path(problem.file).name != file.name:
+        return problem
+    return type(problem)(problem.found, file=file, expected=problem.expected, remedy=problem.remedy)
 
 
 def cause_of(problems: Sequence[Problem]) -> ScsegError | None:

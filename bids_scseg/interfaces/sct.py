@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 from nipype.interfaces.base import (
     CommandLine,
     CommandLineInputSpec,
@@ -26,8 +24,10 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_scseg.errors import MissingToolError, SessionError
+from bids_scseg.errors import ImageError, MissingInputError, MissingToolError, SessionError
+from bids_scseg.files import sha256
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, save_failure
+from bids_scseg.space.nifti import read_values
 
 SCT_RELEASE = "7.3"
 TIMEOUT_S = 1800  # ours: the task takes under a minute on two cores; a hang must not last for ever
@@ -38,6 +38,14 @@ DISCS_ENDING = "_totalspineseg_discs"
 DISCS_RECORD = "discs.json"
 SCT_LEVELS = "Spinal Cord Toolbox"  # how the words for levels begin where the toolbox found them
 NO_LEVELS = "give labels of yours with --derivatives, or use --levels none"
+#: Task of ``sct_deepseg`` → parts of the names of the folders in which its networks are installed.
+TASK_MODELS = {
+    "lesion_ms": ("ms_lesion",),
+    "spinalcord": ("contrast_agnostic", "spinalcord"),
+    "spine": ("totalspineseg", "spine"),
+}
+LESION_TASKS = ("lesion_ms",)
+CORD_TASK = "spinalcord"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 MISSING_MODEL_SIGNS = ("not installed", "download", "urlopen", "connectionerror", "max retries")
 
@@ -47,6 +55,7 @@ class SCTDeepSegInputSpec(CommandLineInputSpec):
 
     task = traits.Enum("spinalcord", "lesion_ms", argstr="%s", position=0, usedefault=True, desc="task")
     in_file = File(exists=True, argstr="-i %s", position=1, mandatory=True, desc="image")
+    engine_sha256 = traits.Str(desc="checksum of SCT's release and its network's")
     out_file = File("cord.nii.gz", argstr="-o %s", position=2, usedefault=True, desc="segmentation")
     timeout_s = traits.Int(TIMEOUT_S, usedefault=True, nohash=True, desc="seconds until it counts as hanging")
     threads = traits.Int(0, usedefault=True, nohash=True, desc="CPUs that it may take; 0: it decides")
@@ -95,7 +104,7 @@ class LabelDiscsInputSpec(VersionedInputSpec):
     """The anchor's images, uppermost first."""
 
     in_files = InputMultiPath(File(exists=True), mandatory=True, desc="images")
-    warnings = traits.List(traits.Str, desc="what is known already; handed on")
+    engine_sha256 = traits.Str(desc="checksum of SCT's release and its network's")
     timeout_s = traits.Int(
         SPINE_TIMEOUT_S, usedefault=True, nohash=True, desc="seconds until it counts as hanging"
     )
@@ -106,8 +115,8 @@ class LabelDiscsOutputSpec(TraitedSpec):
     """Label images, and what the user should know."""
 
     label_files = traits.List(File(exists=True), desc="disc labels, as many as could be made")
-    warnings = traits.List(traits.Str, desc="the given ones, and why an image has no labels")
-    record_file = File(exists=True, desc="discs.json: the latter alone")
+    warnings = traits.List(traits.Str, desc="why an image has no labels")
+    record_file = File(exists=True, desc="discs.json: the same")
     levels_from = traits.Str(desc="who labelled them: the toolbox with its release, in words")
 
 
@@ -133,7 +142,7 @@ class LabelDiscs(ScsegInterface):
         record.write_text(json.dumps({"warnings": problems}), encoding="utf-8")
         return {
             "label_files": files,
-            "warnings": [*(self.given("warnings") or []), *problems],
+            "warnings": problems,
             "record_file": str(record),
             "levels_from": f"{SCT_LEVELS} {sct_release() or 'of unknown release'} (sct_deepseg spine)",
         }
@@ -197,7 +206,13 @@ def label_discs(
             file=image,
             remedy=f"check that SCT {SCT_RELEASE} is installed, or {NO_LEVELS}",
         )
-    if not np.asarray(nib.Nifti1Image.from_filename(found).dataobj).any():
+    try:
+        discs = read_values(found)[0]
+    except (ImageError, MissingInputError) as error:
+        raise SessionError(
+            f"the output of sct_deepseg spine cannot be read ({error.found})", file=image, remedy=NO_LEVELS
+        ) from error
+    if not discs.any():
         raise SessionError("sct_deepseg spine found no disc", file=image)
     return found
 
@@ -235,7 +250,24 @@ def sct_models() -> dict[str, str]:
     """Installed models of ``sct_deepseg`` → SHA-256 of the file that says which release each of them is."""
     folder = sct_folder()
     sources = sorted(folder.glob("data/deepseg_models/*/source.json")) if folder else []
-    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+    return {path.parent.name: sha256(path) for path in sources}
+
+
+def task_models(task: str) -> dict[str, str]:
+    """Installed networks of a task → checksum of the file that says which release each of them is.
+
+    All that are installed, where none bears a known name and the task is not one of lesions: which of them
+    runs is SCT's affair, and a result must not outlive it.
+    """
+    models, parts = sct_models(), TASK_MODELS[task]
+    own = {name: checksum for name, checksum in models.items() if any(part in name for part in parts)}
+    return own if own or task in LESION_TASKS else models
+
+
+def sct_sha256(task: str) -> str:
+    """Checksum of SCT's release and of a task's networks: what decides on the output for an image."""
+    identity = {"task": task, "release": sct_release() or "unknown", "models": task_models(task)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def run_tool(

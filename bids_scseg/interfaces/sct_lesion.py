@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
 from bids_scseg.bids.masks import same_lattice
-from bids_scseg.errors import ImageError, ScsegError, SessionError
-from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec, error_to_json
+from bids_scseg.errors import ImageError, MissingInputError, ScsegError, SessionError
+from bids_scseg.inference.protocol import error_to_json
+from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.engine import INSTEAD
 from bids_scseg.interfaces.prepare import Native, load_case
 from bids_scseg.interfaces.sct import SCT_RELEASE, run_tool
 from bids_scseg.preprocess.late import fuse_maps
 from bids_scseg.space.grid import Grid
-from bids_scseg.space.nifti import READ_ERRORS, read_image
+from bids_scseg.space.nifti import read_image, read_values
 
 RECORD_FILE, VALUES_FILE = "lesion_map.json", "lesions.npy"
 MAP_FILE, MAP_SIDECAR = "lesions.nii.gz", "lesions.json"  # SCT writes the second beside the first
@@ -47,13 +47,12 @@ Kind = Literal["soft", "binary"]
 class MapRecord(TypedDict):
     """What SCT said of one image; file names are relative to the record's folder."""
 
-    image: str
     map: str | None
     grid: dict[str, Any] | None
     kind: Kind | None
     sha256: str | None
     model_url: list[str]
-    problem: dict[str, str | None] | None
+    problem: dict[str, object] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +147,10 @@ def record_map(image: Path, folder: Path, *, task: str, limits: Limits) -> str:
     try:
         grid = read_image(image)[1]
     except ImageError as error:  # the cord's node says so too, and the session's other images go on
-        return _write_record(folder, image, problem=error)
+        return _write_record(folder, problem=error)
     values, kind = segment_image(image, grid, folder, task=task, limits=limits)
     np.save(folder / VALUES_FILE, values, allow_pickle=False)
-    return _write_record(folder, image, values=values, grid=grid, kind=kind, urls=_model_urls(folder))
+    return _write_record(folder, values=values, grid=grid, kind=kind, urls=_model_urls(folder))
 
 
 def segment_image(image: Path, grid: Grid, folder: Path, *, task: str, limits: Limits) -> tuple[Volume, Kind]:
@@ -220,11 +219,9 @@ def _read_map(file: Path, grid: Grid, *, image: Path, task: str) -> Volume:
         If the file is none.
     """
     try:
-        given = nib.Nifti1Image.from_filename(file)
-        values = np.asarray(given.dataobj, dtype=np.float32).reshape(given.shape[:3])
-    except READ_ERRORS as error:
-        raise _useless(f"cannot be read ({error})", image, task) from error
-    own = Grid(shape=(values.shape[0], values.shape[1], values.shape[2]), affine=given.affine)
+        values, own = read_values(file)
+    except (ImageError, MissingInputError) as error:
+        raise _useless(f"cannot be read ({error.found})", image, task) from error
     if not same_lattice(own, grid):
         raise _useless(
             f"has shape {own.shape} or another affine", image, task, expected="the image's lattice"
@@ -246,7 +243,6 @@ def _useless(found: str, image: Path, task: str, *, expected: str | None = None)
 
 def _write_record(
     folder: Path,
-    image: Path,
     *,
     values: Volume | None = None,
     grid: Grid | None = None,
@@ -255,7 +251,6 @@ def _write_record(
     problem: ScsegError | None = None,
 ) -> str:
     record = MapRecord(
-        image=str(image),
         map=None if values is None else VALUES_FILE,
         grid=None if grid is None else grid.to_json(),
         kind=kind,

@@ -80,7 +80,8 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column(
         name="cord_sha256",
         dtype="str",
-        description="SHA-256 of the weights that find the cord; n/a where no network of this program does.",
+        description="SHA-256 of what finds the cord: weights of the built-in network, or the Spinal Cord "
+        "Toolbox's release and network; n/a where neither does.",
     ),
     Column(
         name="cord_source",

@@ -23,6 +23,7 @@ from bids_scseg.space.grid import FloatArray, Grid, frozen, transform_points
 from bids_scseg.space.resample import broadcast_affine, footprint_offsets, sample_linear
 
 JSON_VERSION = 1
+RIGID_TOLERANCE = 1e-3  # of a slab transform that went through files (ours)
 MIN_FEATHER_MM = 1e-3  # narrower blends are hard seams (ours; far below any voxel)
 BLOCK_SLICES = 64  # slices mapped at once; bounds memory to some 10 MB for windows
 
@@ -59,7 +60,7 @@ class Slab:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "xfm", frozen(self.xfm))
-        if self.xfm.shape != (4, 4) or abs(np.linalg.det(self.xfm[:3, :3]) - 1) > 1e-3:
+        if not _is_rigid(self.xfm):
             raise GeometryError("slab transform is not rigid", file=self.file, expected="a 4x4 rigid matrix")
 
     def to_index(self, ras: npt.ArrayLike) -> FloatArray:
@@ -96,6 +97,15 @@ class Slab:
             scale=float(data["scale"]),
             serves=(-np.inf if low is None else float(low), np.inf if high is None else float(high)),
         )
+
+
+def _is_rigid(xfm: FloatArray) -> bool:
+    """Whether a matrix turns and moves, and does nothing else."""
+    if xfm.shape != (4, 4) or not np.isfinite(xfm).all():
+        return False
+    turn = xfm[:3, :3]
+    off = max(np.abs(turn.T @ turn - np.eye(3)).max(), np.abs(xfm[3] - (0, 0, 0, 1)).max())
+    return bool(off <= RIGID_TOLERANCE and np.linalg.det(turn) > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

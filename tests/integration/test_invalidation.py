@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from integration.checks import outputs, page_text
 from integration.cohorts import image_path, mask_path, rewrite
 
 from bids_scseg.inference.bundle import load_bundle, save_bundle
@@ -32,10 +34,11 @@ def stamps(work: Path) -> dict[str, list[int]]:
 def computed(run, again):
     """Run subject 2 again; which steps were computed anew."""
 
-    def steps(*more: object, work: Path = again.out / "work") -> set[str]:
+    def steps(*more: object, work: Path = again.out / "work", bids: Path = again.bids) -> set[str]:
         before = stamps(work)
-        one = ("-d", again.labels, "--output-spaces", "all", "--participant-label", "02", "-w", work)
-        result = run(again.bids, again.out, *one, *more)
+        labels = f"labels={bids / 'derivatives' / 'labels'}"
+        one = ("-d", labels, "--output-spaces", "all", "--participant-label", "02", "-w", work)
+        result = run(bids, again.out, *one, *more)
         assert result.code == 0, result.err
         after = stamps(work)
         assert all(before.values()) and all(after.values())
@@ -61,6 +64,14 @@ def test_threads_memory_and_places_change_nothing(computed, again, own_inputs, t
     for path in own_inputs:
         os.utime(path, (time.time() + 60,) * 2)
     assert computed("--omp-nthreads", "3", "--nprocs", "2", "--mem", "9GB", work=moved) == set()
+
+
+def test_a_dataset_that_was_moved_changes_nothing(computed, again, tmp_path):
+    before = outputs(again.out)
+    moved = Path(shutil.copytree(again.bids, tmp_path / "moved"))
+    assert computed(bids=moved) == set()
+    assert outputs(again.out) == before
+    assert "acq-ax_T2starw" in page_text(again.out / "sub-02.html")
 
 
 def test_a_changed_image_computes_again_what_depends_on_it(computed, own_inputs):

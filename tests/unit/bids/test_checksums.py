@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from bids_scseg import files
 from bids_scseg.bids import checksums
 from bids_scseg.errors import DataError, OutputError
 
@@ -25,6 +26,8 @@ def test_lists_of_owners_and_of_all(tmp_path):
     checksums.record(tmp_path, "sub-02", ["c.txt"])
     assert checksums.read_list(tmp_path, "sub-01") == {"a.txt": ABC, "b.txt": ABC}
     assert checksums.owners(tmp_path) == ("sub-01", "sub-02")
+    assert checksums.has_list(tmp_path, "sub-01") and not checksums.has_list(tmp_path, "sub-03")
+    checksums.merge(tmp_path)
     merged = (tmp_path / checksums.MERGED).read_text()
     assert merged == f"{ABC}  a.txt\n{ABC}  b.txt\n{ABC}  c.txt\n"
     (tmp_path / "a.txt").write_text("other")
@@ -43,6 +46,7 @@ def test_a_damaged_list_is_told_and_does_not_stop_the_others(tmp_path):
     with pytest.raises(DataError, match="no checksum"):
         checksums.read_list(tmp_path, "sub-01")
     checksums.record(tmp_path, "sub-02", ["b.txt"])
+    checksums.merge(tmp_path)
     assert (tmp_path / checksums.MERGED).read_text() == f"{ABC}  b.txt\n"
 
 
@@ -74,12 +78,26 @@ def test_files_of_the_group_level(tmp_path):
 def test_runs_side_by_side_leave_one_list_with_everything(tmp_path):
     names = [f"{n}.txt" for n in range(12)]
     write(tmp_path, *names)
-    threads = [
-        threading.Thread(target=checksums.record, args=(tmp_path, f"sub-{n}", [name]))
-        for n, name in enumerate(names)
-    ]
+
+    def finish(number, name):
+        checksums.record(tmp_path, f"sub-{number}", [name])
+        checksums.merge(tmp_path)
+
+    threads = [threading.Thread(target=finish, args=item) for item in enumerate(names)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len((tmp_path / checksums.MERGED).read_text().splitlines()) == 12
+
+
+def test_a_session_is_recorded_without_reading_those_of_all_others(tmp_path, monkeypatch):
+    """Nor does it wait for another run that is at the list of all: a finished session would be lost."""
+    write(tmp_path, "a.txt", "b.txt")
+    checksums.record(tmp_path, "sub-01", ["a.txt"])
+    monkeypatch.setattr(checksums, "owners", lambda _: pytest.fail("all lists"))
+    with files.lock(tmp_path / checksums.LOCK):
+        checksums.record(tmp_path, "sub-02", ["b.txt"])
+        checksums.merge(tmp_path)
+    assert checksums.read_list(tmp_path, "sub-02") == {"b.txt": ABC}
+    assert not (tmp_path / checksums.MERGED).exists()

@@ -134,7 +134,16 @@ def test_a_model_that_needs_a_sequence(earlier):
     assert "no place for T2Sag, which this model needs" in plan.refusal
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"version": 99}'])
+def test_a_transform_that_is_none_is_refused(earlier):
+    data = BOTH.to_json()
+    data["slabs"][0]["xfm"][0][1] = 3.0
+    folder = earlier(json.dumps(data))
+    assert "slab transform is not rigid" in with_geometry(plan_of(SAG, AX), folder, RECIPE).refusal
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"version": 1}', '{"version": 99}', "[" * 100_000, '{"a": ' * 70 + "1" + "}" * 70]
+)
 def test_files_that_are_no_geometry(text, earlier):
     folder = earlier(text)
     with pytest.raises(DataError, match="leave --geometry out"):

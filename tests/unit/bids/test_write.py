@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bids_scseg.bids.write import (
-    publish,
+    rebuild,
     safe_join,
     write_bytes,
     write_image,
@@ -165,10 +165,16 @@ def test_data_of_another_shape_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_publish(tmp_path):
-    source = tmp_path / "work.svg"
-    source.write_text("<svg/>")
-    path = publish(source, tmp_path / "out", "figures/a.svg", metadata={"x": 1})
-    assert path.read_text() == "<svg/>" and (tmp_path / "out/figures/a.svg.json").is_file()
-    with pytest.raises(OutputError):
-        publish(tmp_path / "absent", tmp_path / "out", "b.svg")
+def test_who_finds_another_at_a_rebuild_leaves_it_to_that_one(tmp_path):
+    """Nobody waits, and what came while the other was reading is in the file all the same."""
+    made, known = [], ["first"]
+
+    def make():
+        made.append(list(known))
+        if len(made) == 1:  # another run ends while this one writes
+            known.append("second")
+            rebuild(tmp_path, "logs/.all.lock", lambda: pytest.fail("two at once"))
+
+    rebuild(tmp_path, "logs/.all.lock", make)
+    assert made == [["first"], ["first", "second"]]
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == [".all.lock"]

@@ -11,8 +11,9 @@ from nipype.pipeline.engine import Node
 from nipype.pipeline.engine.nodes import NodeExecutionError
 
 from bids_scseg.errors import ImageError, SessionError
+from bids_scseg.inference.protocol import error_from_json
 from bids_scseg.interfaces import cord
-from bids_scseg.interfaces.base import error_from_json, load_failure
+from bids_scseg.interfaces.base import load_failure
 from bids_scseg.interfaces.cord import FindCord, read_record, record_cord
 from bids_scseg.workflows.job import NIPYPE_EXECUTION
 
@@ -123,3 +124,25 @@ def test_what_a_program_found_is_held_against_a_cord(tmp_path):
     assert read_record(record_cord(image, mask, tmp_path, source="test"))["problem"] is None
     record = read_record(record_cord(image, mask, tmp_path, source="test", found=True))
     assert "no spinal cord found" in record["problem"]["found"]
+
+
+@pytest.mark.parametrize("end", [".nii", ".nii.gz"])
+def test_a_mask_may_be_of_either_nifti(end, tmp_path):
+    """As the plan has it; and a damaged one is told before its voxels are taken."""
+    image, mask = tmp_path / "image.nii.gz", tmp_path / f"mask{end}"
+    data = np.random.default_rng(0).random((12, 12, 8)).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), image)
+    share = np.zeros(data.shape, np.uint8)
+    share[4:8, 4:8] = 1
+    nib.save(nib.Nifti2Image(share, np.eye(4)), mask)
+    assert read_record(record_cord(image, mask, tmp_path, source="test"))["problem"] is None
+    content = bytearray(mask.read_bytes())
+    if end == ".nii.gz":
+        content[-6] ^= 1  # in the checksum of the voxels
+    else:
+        content = content[:-6]
+    mask.write_bytes(content)
+    problem = read_record(record_cord(image, mask, tmp_path, source="test"))["problem"]
+    assert problem["class"] == "ImageError"
+    assert problem["found"].startswith("cord mask cannot be read (")
+    assert problem["file"] == str(mask)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_scseg.interfaces.measure import read_landmarks
+from bids_scseg.interfaces.measure import MeasureLesions, read_json, read_landmarks, write_json
+from bids_scseg.interfaces.sct import LabelDiscs
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import Grid
+from bids_scseg.workflows.session import DISCS_TO_MEASURE
 
 SHIFT_MM = 6.0  # the lower slab's world lies so much higher than the reference world
 
@@ -86,3 +90,20 @@ def test_what_labels_are_follows_from_their_entity_alone(geometry, tmp_path):
     marks, _ = read_landmarks([bodies], geometry)
     # the border between two bodies lies midway, at world 30; a disc would be the border itself
     assert {level.name: level.bottom_s_mm for level in marks.levels}["C3"] == pytest.approx(30.0)
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    values = {"a": [np.float32("nan"), np.inf, -np.inf, 1.5], "b": (np.int64(2), None, True), "c": np.nan}
+    path = Path(write_json(tmp_path / "x.json", values))
+    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
+    assert read_json(path) == {"a": [None, None, None, 1.5], "b": [2, None, True], "c": None}
+    with pytest.raises(TypeError, match="Path is not plain data"):
+        write_json(tmp_path / "y.json", {"a": tmp_path})
+
+
+def test_a_warning_of_the_plan_does_not_label_the_spine_again(tmp_path):
+    """It goes to the measures past the toolbox, whose spine model may take hours."""
+    assert "warnings" not in LabelDiscs.input_spec().copyable_trait_names()
+    both = MeasureLesions(warnings=["of the plan"], level_warnings=["of the levels"])
+    assert (both.inputs.warnings, both.inputs.level_warnings) == (["of the plan"], ["of the levels"])
+    assert ("warnings", "level_warnings") in DISCS_TO_MEASURE

@@ -22,7 +22,9 @@ from bids_scseg.interfaces.sct import (
     run_tool,
     sct_models,
     sct_release,
+    sct_sha256,
 )
+from bids_scseg.workflows.cord import init_cord_wf
 
 STAND_IN = """#!{python}
 import os, sys, time
@@ -52,6 +54,9 @@ if task == "spine":
     options["-o"] = options["-o"].replace(".nii.gz", "_totalspineseg_discs.nii.gz")
 if mode != "silent":
     nib.save(nib.Nifti1Image(mask, image.affine), options["-o"])
+if mode == "cut":
+    content = open(options["-o"], "rb").read()
+    open(options["-o"], "wb").write(content[:-9])
 """
 
 
@@ -136,16 +141,16 @@ def test_disc_labels_have_the_values_of_the_toolbox_and_a_name_that_says_discs(s
         ("no-model", "sct_deepseg spine -install"),
         ("silent", "wrote no image-1_label-discs_totalspineseg_discs.nii.gz"),
         ("empty", "found no disc"),
+        ("cut", "cannot be read"),
     ],
 )
 def test_without_levels_a_session_goes_on_with_a_warning(mode, words, sct, image, tmp_path, monkeypatch):
     monkeypatch.setenv("STAND_IN", mode)
     node = tmp_path / "node"
     node.mkdir()
-    result = LabelDiscs(in_files=[str(image)], warnings=["known before"]).run(cwd=str(node))
+    result = LabelDiscs(in_files=[str(image)]).run(cwd=str(node))
     assert result.outputs.label_files == []
-    known, new = result.outputs.warnings
-    assert known == "known before"
+    (new,) = result.outputs.warnings
     assert new.startswith("no vertebral levels from SCT: ")
     assert words in new
     assert json.loads((node / "discs.json").read_text()) == {"warnings": [new]}
@@ -211,6 +216,33 @@ def test_installed_models_are_told_apart_by_their_source(sct, tmp_path):
     # sha256sum of the two bytes "{}"
     assert sct_models()["a"] == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     assert set(sct_models()) == {"a", "b"}
+
+
+def hashes(*interfaces):
+    return [item.inputs.get_hashval(hash_method="content")[1] for item in interfaces]
+
+
+def test_another_release_or_network_of_the_task_is_another_result(sct, image, tmp_path):
+    def install(name, text):
+        folder = tmp_path / "data" / "deepseg_models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "source.json").write_text(text)
+
+    found = [sct_sha256("spinalcord")]
+    (tmp_path / "version.txt").write_text("7.3\n")
+    found.append(sct_sha256("spinalcord"))
+    for text in ("{}", "[]"):
+        install("model_seg_sc_contrast_agnostic_nnunet", text)
+        found.append(sct_sha256("spinalcord"))
+    install("model_seg_ms_lesion", "{}")  # does not find cords
+    assert sct_sha256("spinalcord") == found[-1] != sct_sha256("spine")
+    assert len(set(found)) == 4
+    unused = {"masks": {}, "bundle": "", "bundle_sha256": "", "socket": ""}
+    parts = [init_cord_wf(images=[str(image)], method="sct", sct_sha256=one, **unused) for one in found]
+    graphs = [part.get_node("sct_cord_01").interface for part in parts]
+    assert len(set(hashes(*graphs))) == 4
+    assert len(set(hashes(*(LabelDiscs(in_files=[str(image)], engine_sha256=one) for one in found)))) == 4
+    assert {graph.cmdline for graph in graphs} == {f"sct_deepseg spinalcord -i '{image}' -o cord.nii.gz"}
 
 
 def test_nothing_is_told_of_an_absent_toolbox(tmp_path, monkeypatch):

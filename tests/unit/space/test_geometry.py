@@ -181,3 +181,15 @@ def test_wrong_number_of_images_and_wrong_maps_are_refused():
         space.apply([], key="A")
     with pytest.raises(GeometryError, match="map of shape"):
         space.restore(np.zeros((2, 2, 2)), space.slabs[0])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [((0, 0), np.nan), ((0, 3), np.inf), ((0, 1), 3.0), ((2, 2), -1.0), ((3, 0), 1.0), ((1, 1), 1.01)],
+)
+def test_a_transform_that_does_more_than_turn_and_move_is_refused(place, value):
+    """Not finite, a shear (of determinant 1), a mirror, a projection, a scale."""
+    xfm = np.eye(4)
+    xfm[place] = value
+    with pytest.raises(GeometryError, match="not rigid"):
+        Slab(key="A", index=0, file="a", grid=centered((5, 5, 5), np.eye(4)), xfm=xfm)

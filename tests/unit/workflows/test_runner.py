@@ -115,6 +115,19 @@ def test_a_full_disk_ends_the_run():
     assert not failed("sub-1", OutputError("x"), step="write").ends_run
 
 
+def test_after_the_end_of_a_run_no_session_is_tried_once_more(tmp_path):
+    """Its worker is killed after another session has told of the full disk."""
+    jobs = [job(subject, tmp_path) for subject in ("full", "onceended", "a")]
+    outcomes = {}
+    for outcome in run_sessions(
+        jobs, workers=2, stop_on_first_crash=False, progress=lambda *_: None, run=play
+    ):
+        outcomes[outcome.label] = outcome
+        (tmp_path / "told").touch()
+    assert list(outcomes) == ["sub-full", "sub-onceended"]
+    assert "the worker was killed" in outcomes["sub-onceended"].cause
+
+
 def test_sessions_get_devices_and_wait_for_memory():
     devices = tuple(Device(address=f"/s{n}", description=f"cuda:{n}") for n in range(2))
     outcomes, _ = run(["device1", "device2", "device3"], budget=Budget(devices=devices))

@@ -9,8 +9,9 @@ import pytest
 
 from bids_scseg.cli.participant import exit_code
 from bids_scseg.errors import BusyError, CordNotFoundError, GeometryError, ImageError
+from bids_scseg.workflows import status
 from bids_scseg.workflows.job import SessionOutcome, failed
-from bids_scseg.workflows.status import STATUS_COLUMNS, write_outcome, write_status
+from bids_scseg.workflows.status import STATUS_COLUMNS, Derived, write_outcome, write_status
 
 
 def rows_of(out):
@@ -74,3 +75,23 @@ def test_runs_side_by_side_leave_a_status_with_everybody(tmp_path):
         thread.join()
     assert len(rows_of(tmp_path)) == 12
     assert sorted(path.name for path in (tmp_path / "logs").glob(".*")) == [".status.lock"]
+
+
+def test_what_is_made_of_all_sessions_is_made_now_and_then(tmp_path, monkeypatch):
+    """And it takes a small share of the time, however many sessions there are."""
+    clock, made = [100.0], []
+    monkeypatch.setattr(status.time, "monotonic", lambda: clock[0])
+
+    def slow(_):
+        made.append(clock[0])
+        clock[0] += 2.0
+
+    monkeypatch.setattr(status, "write_status", slow)
+    monkeypatch.setattr(status.checksums, "merge", lambda _: None)
+    derived = Derived(tmp_path)
+    for _ in range(50):
+        derived.renew()
+        clock[0] += 1.0
+    assert made == [100.0, 142.0]  # 2 s are a twentieth of 40 s
+    derived.renew(now=True)
+    assert len(made) == 3
