@@ -110,10 +110,9 @@ class Trial:
         there = self.truth | (self.probability >= threshold)
         if self.cord is not None:
             there |= np.asarray(self.cord) > 0
-        rows, columns = there.any(axis=(1, 2)), there.any(axis=(0, 2))
-        if not rows.any():
+        if not there.any():
             return self
-        window = _extent(rows), _extent(columns)
+        window = _extent(there.any(axis=(1, 2))), _extent(there.any(axis=(0, 2)))
         return replace(
             self,
             truth=self.truth[window],
@@ -222,9 +221,10 @@ class Judge:
         )
 
 
-def _extent(there: Bools) -> slice:
-    """From the first to the last that is there."""
-    return slice(int(there.argmax()), len(there) - int(there[::-1].argmax()))
+def _extent(there: npt.ArrayLike) -> slice:
+    """From the first to the last that is true."""
+    true = np.flatnonzero(there)
+    return slice(int(true[0]), int(true[-1]) + 1)
 
 
 def _mean(values: Iterable[float]) -> float:
