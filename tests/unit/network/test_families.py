@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from bids_scseg.inference.bundle import load_bundle, save_bundle
 from bids_scseg.inference.predict import load_network
+from bids_scseg.network.attention import ConvolutionalAttention
 from bids_scseg.network.build import SegmentationNet, build_network, fold_missing, parameter_count
 from bids_scseg.network.families import FAMILIES
 from bids_scseg.recipe.load import load_recipe, network_from_json, network_to_json
@@ -182,6 +183,18 @@ def test_half_precision_training_gives_finite_gradients(family: str) -> None:
         outputs = network(images(2, (8, 8, 8)), flags((1, 1, 0), (0, 0, 1)))
         sum(logits.float().square().mean() for logits in outputs).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+
+
+def test_cbam_weighs_places_in_full_precision_under_autocast() -> None:
+    kernel, seen = network_of("cbam"), []
+    for block in kernel.modules():
+        if isinstance(block, ConvolutionalAttention):
+            block.where.register_forward_hook(
+                lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype))
+            )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kernel(images(), flags((1, 1, 0)))
+    assert seen and set(seen) == {(torch.float32, torch.float32)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
