@@ -74,8 +74,8 @@ class ConvolutionalAttention(nn.Module):
         what = torch.sigmoid(self.what(flat.mean(2)) + self.what(flat.amax(2)))
         features = features * what[:, :, None, None, None]
         summary = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1)
-        # float32 under autocast too: oneDNN's bfloat16 gradient of so large a kernel (torch 2.13, AVX-512) is NaN at
-        # times, or never comes back
+        # float32 under autocast too: oneDNN's bfloat16 gradient of so large a kernel (torch 2.13) is NaN
+        # at times, or never comes back
         with torch.autocast(summary.device.type, enabled=False):
             where = torch.sigmoid(self.where(summary.float()))
         weighted: Tensor = features * where.to(features.dtype)
