@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from bids_scseg.preprocess.normalize import CLIP
+from bids_scseg.training.config import PaintConfig
 from bids_scseg.training.paint import PURE, Spacing, average, sign_of
 from bids_scseg.training.sample import Sample
 
@@ -31,9 +32,8 @@ WIDE, NARROW = (0.10, 0.32), (0.04, 0.14)
 FRONT, BACK = (0.30, 0.70), (0.40, 0.80)
 #: Widths and contrast change along the cord by this relative deviation, over this length in mm.
 CHANGE, CHANGE_MM = 0.3, 8.0
-#: Contrast in standard deviations of the cord; share of sequences that show the horns; share of these where
-#: contrast is against that of lesions.
-CONTRAST, SHOWN, REVERSED = (0.3, 3.0), 0.7, 0.15
+#: Share of sequences that show the horns; share of these where contrast is against that of lesions.
+SHOWN, REVERSED = 0.7, 0.15
 #: Softness of the horns' surface in voxels.
 SOFT_VOX = (0.5, 1.2)
 #: Factor of values outside the cord, about the cord's mean, log-uniform; share of sequences that change.
@@ -47,11 +47,11 @@ def add_grey(
     cord: Floats,
     rng: Rng,
     *,
-    probability: float,
+    config: PaintConfig,
     sequences: Sequence[str],
     spacings: Sequence[Spacing],
 ) -> Sample:
-    """The sample with horns of its own, by ``probability``.
+    """The sample with horns of its own, by ``config.grey``.
 
     Mean and spread of the cord without lesions stay in every sequence, as normalisation would make them.
 
@@ -61,8 +61,8 @@ def add_grey(
         A patch, prepared with intensities normalised to the cord.
     cord : (i, j, k) float32
         Share of cord in each voxel.
-    rng, probability
-        Where the draw comes from; share of patches that are changed.
+    rng, config
+        Where the draw comes from; share of patches that are changed, contrast, strength of anterior horns.
     sequences
         Names of the channels.
     spacings
@@ -73,9 +73,9 @@ def add_grey(
     DataError
         If it is not known whether lesions are bright or dark in one of the sequences.
     """
-    if rng.random() >= probability:
+    if rng.random() >= config.grey:
         return sample
-    share = draw_horns(rng, cord)
+    share = draw_horns(rng, cord, front=config.grey_front)
     if not share.any():
         return sample
     image = sample.image.copy()
@@ -83,7 +83,7 @@ def add_grey(
         if rng.random() >= SHOWN:
             continue
         sign = sign_of(sequences[channel]) * (-1 if rng.random() < REVERSED else 1)
-        added = sign * rng.uniform(*CONTRAST) * average(share, spacings[channel], rng)
+        added = sign * rng.uniform(*config.grey_contrast) * average(share, spacings[channel], rng)
         inside = sample.coverage[channel]
         pure = inside & (cord >= PURE) & (sample.label == 0)
         image[channel] = np.where(inside, _like_before(image[channel], added, pure), image[channel])
@@ -124,8 +124,11 @@ def _like_before(before: Floats, added: Floats, pure: npt.NDArray[np.bool_]) -> 
     return np.asarray(np.clip(out, -CLIP, CLIP), np.float32)
 
 
-def draw_horns(rng: Rng, cord: Floats) -> Floats:
-    """Share of grey matter (i, j, k) in each voxel, 0 outside the cord and where a slice has hardly any."""
+def draw_horns(rng: Rng, cord: Floats, *, front: float = 0.0) -> Floats:
+    """Share of grey matter (i, j, k) in each voxel, 0 outside the cord and where a slice has hardly any.
+
+    Anterior horns are stronger than the rest by up to ``front``, and shares may then exceed 1.
+    """
     places = _in_cord(cord)
     if places is None:
         return np.zeros_like(cord)
@@ -142,6 +145,8 @@ def draw_horns(rng: Rng, cord: Floats) -> Floats:
     distance = np.maximum(np.minimum(horns, reach), bridge) * vox
     strength = np.clip(1 + CHANGE * _wave(rng, cord.shape[2]), 0.2, 2.0)
     share = strength / (1 + np.exp(-np.clip(distance * 4 / rng.uniform(*SOFT_VOX), -30, 30)))
+    if front:
+        share = share * (1 + rng.uniform(0, front) / (1 + np.exp(-(along - middle) * 8)))
     return np.asarray(np.where(cord > 0, share * cord, 0), np.float32)
 
 

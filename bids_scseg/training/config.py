@@ -207,12 +207,21 @@ class PaintConfig:
         Share of patches that get horns of grey matter, which are no lesions.
     surroundings
         Share of patches in which what surrounds the cord is brightened or dimmed.
+    wide
+        Share of painted lesions that take up a quarter to three fifths of the cord's section.
+    grey_contrast
+        Least and largest contrast of the horns, in standard deviations of the cord.
+    grey_front
+        By how much, at most, anterior horns are stronger than the rest, as a share of it.
     """
 
     probability: float = 0.0
     lesions: tuple[int, int] = (1, 3)
     grey: float = 0.0
     surroundings: float = 0.0
+    wide: float = 0.0
+    grey_contrast: tuple[float, float] = (0.3, 3.0)
+    grey_front: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -494,7 +503,7 @@ _NOT_NEGATIVE = (
 _SHARES = (
     "optimizer.momentum", "sampling.foreground", "sampling.sequence_dropout",
     "sampling.exchange", "sampling.alone_share", "paint.probability", "paint.grey",
-    "paint.surroundings", "arm.logistic_share", "validation.fraction",
+    "paint.surroundings", "paint.wide", "arm.logistic_share", "validation.fraction",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
     "augment.elastic", "augment.contrast",
@@ -528,6 +537,10 @@ def _problems(config: TrainingConfig) -> Iterator[tuple[str, str]]:
     yield from _size_problems(config.sampling)
     if not 1 <= config.paint.lesions[0] <= config.paint.lesions[1]:
         yield f"paint.lesions is {config.paint.lesions}", "fewest and most, at least 1"
+    if not 0 <= config.paint.grey_contrast[0] <= config.paint.grey_contrast[1] < math.inf:
+        yield f"paint.grey_contrast is {config.paint.grey_contrast}", "least and largest, at least 0"
+    if not 0 <= config.paint.grey_front < math.inf:
+        yield f"paint.grey_front is {config.paint.grey_front}", "at least 0"
     if any(not math.isfinite(weight) or weight < 0 for weight in config.loss.output_weights):
         yield f"loss.output_weights is {config.loss.output_weights}", "weights of at least 0"
     yield from _augment_problems(config.augment)

@@ -94,9 +94,7 @@ def draw_patch(
     if painting.probability or painting.grey or painting.surroundings:
         cord = crop_cord(case, place, sampling.patch_vox)
         spacings = [case.spacings.get(case.sequences[n], (SPACING_MM,) * 3) for n in order]
-        patch = add_grey(
-            patch, cord, rng, probability=painting.grey, sequences=case.sequences, spacings=spacings
-        )
+        patch = add_grey(patch, cord, rng, config=painting, sequences=case.sequences, spacings=spacings)
         patch = change_surroundings(patch, cord, rng, probability=painting.surroundings)
         patch = paint(patch, cord, rng, painting, sequences=case.sequences, spacings=spacings)
     patch = augment(patch, rng, augmentation)

@@ -31,6 +31,8 @@ SPACING_MM = 0.5  # of the prepared grid
 #: lesions average 9 and 8 mm² and 15 and 13 mm (docs/synthetic.md); the spread is ours, wider.
 AREA_MM2, AREA_LOG_SD, AREA_BOUNDS = 8.0, 0.6, (1.5, 35.0)
 LENGTH_MM, LENGTH_LOG_SD, LENGTH_BOUNDS = 12.0, 0.6, (3.0, 60.0)
+#: Share of the cord's section and median length of wide lesions, ours.
+WIDE_SHARE, WIDE_LENGTH_MM = (0.25, 0.6), 18.0
 #: Ours: exponents of the superellipsoids, ratio of their half axes, slant along S-I, softness in mm.
 EXPONENT, RATIO_LOG_SD, SLANT, EDGE_MM = (1.6, 4.0), 0.35, 0.12, (0.2, 1.2)
 #: Ours: the surface is roughened by smooth noise of this amplitude (share of the radius) and length in mm.
@@ -100,7 +102,8 @@ def paint(
     if rng.random() >= config.probability:
         return sample
     for _ in range(int(rng.integers(config.lesions[0], config.lesions[1] + 1))):
-        sample = _add(sample, cord, rng, sequences=sequences, spacings=spacings)
+        wide = bool(config.wide) and rng.random() < config.wide
+        sample = _add(sample, cord, rng, wide=wide, sequences=sequences, spacings=spacings)
     return sample
 
 
@@ -145,14 +148,20 @@ def sign_of(name: str) -> int:
 
 
 def _add(
-    sample: Sample, cord: Floats, rng: Rng, *, sequences: Sequence[str], spacings: Sequence[Spacing]
+    sample: Sample,
+    cord: Floats,
+    rng: Rng,
+    *,
+    wide: bool,
+    sequences: Sequence[str],
+    spacings: Sequence[Spacing],
 ) -> Sample:
     """One more lesion; the same sample where the drawn one has no room."""
     free = (cord >= 0.5) & (sample.label == 0)
     places = np.argwhere(free)
     if not len(places):
         return sample
-    shape = draw_shape(rng, places)
+    shape = draw_wide(rng, places, cord) if wide else draw_shape(rng, places)
     box, share = fill(shape, rng, cord)
     if not share.size or share.sum() * SPACING_MM**3 < LEAST_MM3:
         return sample
@@ -187,9 +196,20 @@ def _change(view: Floats, added: Floats, coverage: npt.NDArray[np.bool_]) -> Flo
 def draw_shape(rng: Rng, places: npt.NDArray[np.int64]) -> Shape:
     """A lesion with its centre at one of the places ``(n, 3)`` in voxels."""
     area = float(np.clip(rng.lognormal(np.log(AREA_MM2), AREA_LOG_SD), *AREA_BOUNDS))
-    length = float(np.clip(rng.lognormal(np.log(LENGTH_MM), LENGTH_LOG_SD), *LENGTH_BOUNDS))
+    return _shape_of(rng, places, area_mm2=area, length_mm=LENGTH_MM)
+
+
+def draw_wide(rng: Rng, places: npt.NDArray[np.int64], cord: Floats) -> Shape:
+    """A lesion as wide as a good part of the cord, whose mean section over the patch's slices is taken."""
+    section = cord.sum(axis=(0, 1)) * SPACING_MM**2
+    area = float(rng.uniform(*WIDE_SHARE)) * float(section[section > 0].mean())
+    return _shape_of(rng, places, area_mm2=area, length_mm=WIDE_LENGTH_MM)
+
+
+def _shape_of(rng: Rng, places: npt.NDArray[np.int64], *, area_mm2: float, length_mm: float) -> Shape:
+    length = float(np.clip(rng.lognormal(np.log(length_mm), LENGTH_LOG_SD), *LENGTH_BOUNDS))
     ratio = float(np.exp(rng.normal(0, RATIO_LOG_SD)))
-    radius = float(np.sqrt(area / np.pi))
+    radius = float(np.sqrt(area_mm2 / np.pi))
     i, j, k = places[rng.integers(len(places))]
     return Shape(
         centre=(float(i), float(j), float(k)),

@@ -14,7 +14,7 @@ from bids_scseg.errors import DataError
 from bids_scseg.preprocess.normalize import CLIP
 from bids_scseg.training import appearance
 from bids_scseg.training.appearance import add_grey, change_surroundings, draw_horns
-from bids_scseg.training.config import config_from_mapping
+from bids_scseg.training.config import PaintConfig, config_from_mapping
 from bids_scseg.training.sample import Sample
 
 SIZE = (48, 48, 64)
@@ -42,7 +42,11 @@ def patch() -> Sample:
 
 def greyed(seed: int, sample: Sample | None = None, share: float = 1.0) -> Sample:
     rng = np.random.default_rng(seed)
-    return add_grey(sample or patch(), cord(), rng, probability=share, sequences=NAMES, spacings=FINE)
+    return add_grey(sample or patch(), cord(), rng, config=grey(share), sequences=NAMES, spacings=FINE)
+
+
+def grey(share: float, *, contrast: tuple[float, float] = (0.3, 3.0), front: float = 0.0) -> PaintConfig:
+    return PaintConfig(grey=share, grey_contrast=contrast, grey_front=front)
 
 
 @settings(max_examples=10, deadline=None)
@@ -62,6 +66,16 @@ def test_horns_change_slowly_along_the_cord_and_end_with_it() -> None:
     assert not share[..., 30:].any()
     steps = np.abs(np.diff(share[..., :30], axis=2)).max()
     assert 0 < steps < 0.5
+
+
+def test_anterior_horns_alone_are_stronger_by_their_option() -> None:
+    plain = draw_horns(np.random.default_rng(4), cord())
+    strong = draw_horns(np.random.default_rng(4), cord(), front=1.5)
+    ratio, seen = strong / np.maximum(plain, 1e-6), plain > 0.3
+    ahead, behind = ratio[:, 24:][seen[:, 24:]], ratio[:, :16][seen[:, :16]]  # the cord's middle is at 20
+    assert len(ahead) > 50 and len(behind) > 50
+    assert 1.1 < np.median(ahead) <= 2.5
+    assert np.median(behind) == pytest.approx(1, abs=0.1)
 
 
 def test_a_remnant_of_cord_gets_no_horns() -> None:
@@ -89,9 +103,9 @@ def test_horns_are_bright_where_lesions_are_bright_and_dark_where_they_are_dark(
 ) -> None:
     monkeypatch.setattr(appearance, "REVERSED", 0.0)
     monkeypatch.setattr(appearance, "SHOWN", 1.0)
-    monkeypatch.setattr(appearance, "CONTRAST", (2.5, 3.0))
-    share = draw_horns(_after_the_first(2), cord())
-    after = greyed(2)
+    share, rng = draw_horns(_after_the_first(2), cord()), np.random.default_rng(2)
+    strong = grey(1.0, contrast=(2.5, 3.0))
+    after = add_grey(patch(), cord(), rng, config=strong, sequences=NAMES, spacings=FINE)
     inside = (share > 0.7) & patch().coverage[1]
     outside = (share < 0.05) & (cord() > 0.95) & patch().coverage[1]
     assert after.image[0][inside].mean() > after.image[0][outside].mean() + 1
@@ -109,7 +123,7 @@ def test_nothing_happens_by_default_or_without_room() -> None:
     assert greyed(0, before, share=0.0) is before
     rng = np.random.default_rng(0)
     empty = np.zeros(SIZE, np.float32)
-    assert add_grey(before, empty, rng, probability=1, sequences=NAMES, spacings=FINE) is before
+    assert add_grey(before, empty, rng, config=grey(1), sequences=NAMES, spacings=FINE) is before
     assert change_surroundings(before, cord(), rng, probability=0.0) is before
 
 
@@ -118,7 +132,7 @@ def test_a_sequence_of_unknown_sign_is_refused() -> None:
     with pytest.raises(DataError, match="T1w"):
         for seed in range(20):
             rng = np.random.default_rng(seed)
-            add_grey(patch(), cord(), rng, probability=1, sequences=names, spacings=FINE)
+            add_grey(patch(), cord(), rng, config=grey(1), sequences=names, spacings=FINE)
 
 
 @settings(max_examples=10, deadline=None)

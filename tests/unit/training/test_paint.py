@@ -17,7 +17,7 @@ from bids_scseg.preprocess.normalize import CLIP
 from bids_scseg.training.cases import load_case
 from bids_scseg.training.config import AugmentConfig, PaintConfig, SamplingConfig, config_from_mapping
 from bids_scseg.training.dataset import PreparedCases
-from bids_scseg.training.paint import average, draw_shape, exchange, fill, paint
+from bids_scseg.training.paint import average, draw_shape, draw_wide, exchange, fill, paint
 from bids_scseg.training.sample import IGNORE, Sample
 from tests.small_cases import make_case, save
 
@@ -116,6 +116,16 @@ def test_probability_zero_and_same_seed() -> None:
     assert not np.array_equal(painted(7).image, painted(8).image)
 
 
+def test_wide_lesions_come_by_their_option_only() -> None:
+    sample = replace(patch(), label=np.zeros(SIZE, np.uint8))
+    usual = PaintConfig(probability=1.0, lesions=(1, 1))
+    many = replace(usual, wide=1.0)
+    plain, wide = (
+        [int((painted(n, sample, config).label == 1).sum()) for n in range(16)] for config in (usual, many)
+    )
+    assert np.median(wide) > 1.5 * np.median(plain)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.5, 8.0))
 def test_slices_keep_means_and_bounds(seed: int, thickness: float) -> None:
@@ -151,6 +161,14 @@ def test_shapes_have_the_drawn_size() -> None:
         a, b, c = shape.half_mm
         if c < 35 and min(a, b) > 1.5:
             assert share.sum() * 0.125 == pytest.approx(4 / 3 * np.pi * a * b * c, rel=0.3)
+
+
+def test_wide_lesions_take_up_their_share_of_the_cord() -> None:
+    rng, cord = np.random.default_rng(0), np.zeros((48, 48, 64), np.float32)
+    cord[14:34, 16:32, :40] = 1  # 80 mm²
+    for _ in range(20):
+        shape = draw_wide(rng, np.array([[24, 24, 20]]), cord)
+        assert 20 <= np.pi * shape.half_mm[0] * shape.half_mm[1] <= 48
 
 
 @settings(max_examples=40, deadline=None)
