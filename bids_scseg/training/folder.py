@@ -18,11 +18,12 @@ from bids_scseg.files import lock
 from bids_scseg.training.cases import find_cases, read_record
 from bids_scseg.training.config import ValidationConfig
 from bids_scseg.training.experiment import ExperimentConfig, Run, SplitPlan, deciding
-from bids_scseg.training.files import read_json, write_json
+from bids_scseg.training.files import digest, read_json, write_json
 from bids_scseg.training.split import split_subjects
 
 RUNS, CASES, SPLIT, STATE = "runs", "cases", "split.json", "experiment.json"
 LOCK, LOCK_WAIT_S = ".opening.lock", 600.0  # thousands of cases on a slow disk are opened in less (ours)
+DECIMALS = 4  # of coordinates and volumes in the checksum of the data: 0.1 µm
 TEST_SEED = 104_729  # added to the split's seed where test subjects are drawn: another draw, ours
 
 
@@ -85,15 +86,15 @@ def open_experiment(place: Place) -> dict[str, Any]:
                 "lies among the prepared cases", file=place.out, expected="a folder elsewhere",
                 remedy="name another folder for the experiment",
             )  # fmt: skip
-    subjects, digest = _survey(place.data)
+    subjects, data = _survey(place.data)
     test = None if place.test is None else _survey(place.test)
     if place.test is not None:
         _check_apart(place.data, place.test)
     config = place.config
     stated = {
         "name": config.name,
-        "data": digest,
-        "test": digest if test is None else test[1],
+        "data": data,
+        "test": data if test is None else test[1],
         "split": asdict(config.split) if test is None else {**asdict(config.split), "test": 0.0},
         "training": deciding(config.training),
         "availability": asdict(config.availability),
@@ -151,12 +152,23 @@ def _survey(root: Path) -> tuple[set[str], str]:
     """Subjects of the prepared cases in a folder, and a checksum of what they are."""
     subjects, found = set(), hashlib.sha256()
     for folder in find_cases(root):
-        content = (folder / "case.json").read_bytes()
-        subjects.add(str(read_record(folder).get("subject") or folder.name))
+        record = read_record(folder)
+        subjects.add(str(record.get("subject") or folder.name))
         label = folder / "label.npy"
-        found.update(folder.name.encode() + hashlib.sha256(content).digest())
+        # the fingerprint has places and times of the source files: the same data prepared anew have another
+        lasting = {key: _rounded(value) for key, value in record.items() if key != "fingerprint"}
+        found.update(folder.name.encode() + digest(lasting).encode())
         found.update(str(label.stat().st_size if label.is_file() else -1).encode())
     return subjects, found.hexdigest()
+
+
+def _rounded(value: Any) -> Any:
+    """Plain data with numbers as they come out on any machine."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, DECIMALS) + 0.0 if isinstance(value, float) else value
 
 
 def _check_apart(data: Path, test: Path) -> None:

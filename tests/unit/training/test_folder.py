@@ -59,6 +59,22 @@ def test_a_folder_belongs_to_one_experiment(opened: Place, tmp_path: Path) -> No
         open_experiment(replace(opened, out=opened.data / "experiment"))
 
 
+def test_the_same_data_prepared_anew_go_on_and_others_do_not(opened: Place, tmp_path: Path) -> None:
+    place = replace(opened, data=shutil.copytree(opened.data, tmp_path / "data"), out=tmp_path / "out")
+
+    def change(**values: object) -> None:
+        for file in place.data.rglob("case.json"):
+            file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    change(fingerprint="before", geometry={"angle": 0.1})
+    open_experiment(place)
+    change(fingerprint="after", geometry={"angle": 0.1 + 1e-12})
+    open_experiment(place)
+    change(volume_mm3=12.0)
+    with pytest.raises(DataError, match="another data"):
+        open_experiment(place)
+
+
 def test_no_case_is_trained_on_and_tested(opened: Place, data: Path, tmp_path: Path) -> None:
     for test in (data / "sub-03", _copied(data / "sub-04", tmp_path / "test")):
         with pytest.raises(DataError, match=r"sub-0[34]: a test case is a training case"):
