@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ Window = tuple[slice, slice, slice]
 
 GAUSSIAN_SIGMA = 1 / 8  # of the patch size (nnU-Net)
 GAUSSIAN_FLOOR = 1e-3  # of the peak: every voxel of a patch counts a little
+VOXELS_AT_ONCE = 2**19  # of the windows that go through a network together, for the sake of memory
 SI_FIRST = (2, 0, 1)  # axis order (S, R, A)
 # A cord finder sees images as it was trained: outliers limited to this much of the 0.5-99.8 percentile range.
 LOW_PERCENTILE, HIGH_PERCENTILE, HEADROOM = 0.5, 99.8, 1.3
@@ -138,7 +139,7 @@ def predict_case(
 
     Overlapping windows, weighted by a Gaussian, as :func:`monai.inferers.sliding_window_inference` does; ours
     because windows without data are skipped, availability can depend on the window, and importing monai
-    costs more than a short prediction.
+    costs more than a short prediction. Small windows go through the network in pairs.
 
     Parameters
     ----------
@@ -243,35 +244,39 @@ def _slide(
     present = coverage.flatten(1).any(1)
     weight = gaussian_weight(patch)
     total, weights = torch.zeros(images.shape[1:]), torch.zeros(images.shape[1:])
-    for window in windows(_size(images), patch, overlap=spec.overlap):
-        here = coverage[:, *window]
-        if not bool(here.any()):
-            continue
-        there = _availability(network, here, present) if by_patch else present
-        probability = _foreground(network, images[:, *window], there, here, device=device)
-        total[window] += probability * weight
-        weights[window] += weight
+    every = windows(_size(images), patch, overlap=spec.overlap)
+    filled = (window for window in every if bool(coverage[:, *window].any()))
+    while group := tuple(islice(filled, windows_at_once(patch))):
+        here = torch.stack([coverage[:, *window] for window in group])
+        there = _availability(network, here, present) if by_patch else present.expand(len(here), -1)
+        inputs = torch.stack([images[:, *window] for window in group])
+        found = _foreground(network, inputs, there, here, device=device)
+        for window, probability in zip(group, found, strict=True):
+            total[window] += probability * weight
+            weights[window] += weight
     out: Floats = (total / weights.clamp_min(torch.finfo(torch.float32).tiny)).numpy()
     inner = tuple(slice(low, low + size) for (low, _), size in zip(padded[1:], shape, strict=True))
     return np.ascontiguousarray(out[inner])
 
 
 def _availability(network: Network, coverage: Tensor, present: Tensor) -> Tensor:
-    """Sequences that cover something of a window; under ``skips: anchor`` all of the case, for its skips."""
-    return present if network.spec.skips == "anchor" else coverage.flatten(1).any(1)
+    """(B, S) sequences with data in a window; under ``skips: anchor`` all of the case, for its skips."""
+    if network.spec.skips == "anchor":
+        return present.expand(len(coverage), -1)
+    return coverage.flatten(2).any(2)
 
 
 def _foreground(
     network: Network, images: Tensor, available: Tensor, coverage: Tensor, *, device: str
 ) -> Tensor:
-    """One minus the background probability of one window, float32 on CPU."""
+    """One minus the background probability (B, i, j, k) of some windows, float32 on CPU."""
     with torch.inference_mode():
-        tensors = [part[None].to(device) for part in (images, available, coverage)]
+        tensors = [part.to(device) for part in (images, available, coverage)]
         with _autocast(device):
             logits = network(*tensors)[0].float()
         if device != "cpu" and not bool(torch.isfinite(logits).all()):
             logits = network(*tensors)[0].float()  # beyond half precision: once more in float32
-        background = torch.softmax(logits[0], dim=0)[0]
+        background = torch.softmax(logits, dim=1)[:, 0]
         return torch.nan_to_num(1 - background, nan=0.0).cpu()
 
 
@@ -312,6 +317,11 @@ def window_starts(size: int, patch: int, *, overlap: float) -> list[int]:
     step = max(1, int(patch * (1 - overlap)))
     count = math.ceil((size - patch) / step) + 1
     return [round(number * (size - patch) / (count - 1)) for number in range(count)]
+
+
+def windows_at_once(patch: Size) -> int:
+    """How many windows a network is given together: two where they are small, which takes less time each."""
+    return min(2, max(1, VOXELS_AT_ONCE // math.prod(patch)))
 
 
 def windows(shape: Size, patch: Size, *, overlap: float) -> Iterator[Window]:

@@ -24,6 +24,7 @@ from bids_scseg.inference.predict import (
     predict_case,
     window_starts,
     windows,
+    windows_at_once,
 )
 from bids_scseg.network.build import build_network
 from bids_scseg.recipe.load import load_recipe
@@ -77,7 +78,7 @@ def case(shape: tuple[int, int, int] = SHAPE) -> dict[str, Any]:
 
 
 class Constant:
-    """A network that answers by a rule and counts its calls."""
+    """A network that answers by a rule and counts the windows that it is given."""
 
     spec = tiny_recipe().network
 
@@ -87,8 +88,8 @@ class Constant:
         self.available: list[list[bool]] = []
 
     def __call__(self, images: Tensor, available: Tensor, coverage: Tensor | None = None) -> list[Tensor]:
-        self.calls += 1
-        self.available.append(available[0].tolist())
+        self.calls += len(images)
+        self.available += available.tolist()
         lesion = self.rule(images)
         return [torch.stack([torch.zeros_like(lesion), lesion], dim=1)]
 
@@ -218,6 +219,24 @@ def test_windows_without_data_are_skipped() -> None:
     network = Constant(lambda images: images[:, 0])
     predict_case(network, _bare_bundle(tiny_recipe()), **arguments)
     assert network.calls == 2  # windows at 0 and 8 of 0, 8, … 48
+
+
+def test_windows_together_give_what_each_gives_alone(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**case((8, 8, 72)), "by_patch": True}  # an odd number of windows, of different sequences
+    network = load_network(bundle)
+    together = predict_case(network, bundle, **given)
+    monkeypatch.setattr("bids_scseg.inference.predict.VOXELS_AT_ONCE", 1)
+    assert windows_at_once((8, 8, 16)) == 1
+    alone = predict_case(network, bundle, **given)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_large_windows_go_one_by_one() -> None:
+    assert windows_at_once((48, 48, 96)) == 2
+    assert windows_at_once((64, 96, 128)) == 1
+    assert windows_at_once((400, 400, 400)) == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 5), (3, 4, 16), (9, 8, 17)])
