@@ -1,4 +1,5 @@
 # make demo: environment, demo dataset, participant and group level, path of the report.
+# Again: what is there is kept; where the dataset was interrupted, make clean first.
 # make test: everything that guards the project.
 
 PYTHON ?= python3
@@ -20,7 +21,8 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 	touch $@
 
 demo: environment
-	$(BIN)/scseg demo $(DEMO)/bids --subjects 3 --seed 0
+	test -e $(DEMO)/.complete || $(BIN)/scseg demo $(DEMO)/bids --subjects 3 --seed 0
+	touch $(DEMO)/.complete
 	$(BIN)/bids_scseg $(DEMO)/bids $(DEMO)/out participant
 	$(BIN)/bids_scseg $(DEMO)/bids $(DEMO)/out group
 	@echo "Group page:      $(abspath $(DEMO)/out/group.html)"
