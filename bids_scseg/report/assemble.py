@@ -11,10 +11,12 @@ import numpy.typing as npt
 from bids_scseg.bids.plan import not_asked_for
 from bids_scseg.bids.table import imputation
 from bids_scseg.inference.bundle import ModelBundle, session_mismatch
+from bids_scseg.measure.cohort import CORD_SOURCES
 from bids_scseg.preprocess.case import PreparedCase
+from bids_scseg.preprocess.reuse import GIVEN
 from bids_scseg.recipe.study import Plan
 from bids_scseg.report.flags import derive_flags
-from bids_scseg.report.methods import BY_HAND, MethodsFacts, compose
+from bids_scseg.report.methods import CORD_PROGRAMS, MethodsFacts, compose
 from bids_scseg.report.records import (
     NOTHING,
     AbsentSequence,
@@ -50,7 +52,7 @@ class ReportInput:
     fit
         Fit report as plain data.
     levels
-        (name, position s in mm) of vertebral levels.
+        (name, bottom, top) of vertebral levels, positions s in mm.
     origin
         Where arc length counts from, in words; empty if not anatomical.
     natives
@@ -75,7 +77,7 @@ class ReportInput:
     lesions: Sequence[Row]
     measures: Row
     fit: Mapping[str, object]
-    levels: Sequence[tuple[str, float]]
+    levels: Sequence[tuple[str, float, float]]
     origin: str
     natives: Mapping[str, tuple[npt.NDArray[np.float32], Grid, npt.NDArray[np.bool_] | None, str]]
     run: Mapping[str, str]
@@ -118,6 +120,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
         seeds={"random seed": given.run.get("seed", "0")},
         settings=_settings(given),
         correction=correction_words(given.measures),
+        normalize=given.bundle.recipe.normalize,
         methods=methods.text,
         references=methods.references,
         links=tuple(given.links),
@@ -138,7 +141,7 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         sequences=tuple((key, recipe.rule(key).description) for key in used),
         absent=tuple(name for name in recipe.sequence_names if name not in used),
         anchor=geometry.anchor,
-        cord_sources={key: _source_word(given, geometry, key) for key in geometry.keys},
+        cord_sources={key: _cord_sources(given, geometry, key) for key in geometry.keys},
         slabs=tuple((key, count) for key, count in slabs if count > 1),
         registered=tuple(str(item["name"]) for item in moved),
         spacing_mm=float(geometry.grid.spacing[2]),
@@ -167,16 +170,16 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
     )
 
 
-def _source_word(given: ReportInput, geometry: Geometry, key: str) -> str:
-    """``sct``, ``builtin`` or the words for a given or corrected mask, for the methods text."""
-    sources = [given.natives[slab.file][3] for slab in geometry.slabs_of(key) if slab.file in given.natives]
-    by_hand = [source for source in dict.fromkeys(sources) if source.startswith(BY_HAND)]
-    if by_hand:  # of some slabs at least
-        return BY_HAND + " " + ", ".join(source.removeprefix(BY_HAND).strip() for source in by_hand)
-    words = " ".join(sources)
-    if "sct" in words:
-        return "sct"
-    return "builtin" if "built-in" in words else words or "unknown"
+def _cord_sources(given: ReportInput, geometry: Geometry, key: str) -> tuple[str, ...]:
+    """Who drew the cord masks of a sequence, for the methods text; images without a mask do not count."""
+    natives = [given.natives[slab.file] for slab in geometry.slabs_of(key) if slab.file in given.natives]
+    return tuple(dict.fromkeys(_cord_source(who) for _, _, cord, who in natives if cord is not None))
+
+
+def _cord_source(said: str) -> str:
+    """The program that a source names; masks of people keep their words, whatever their files are called."""
+    kind = next((kind for words, kind in CORD_SOURCES.items() if said.startswith(words)), "")
+    return kind if kind in CORD_PROGRAMS else said
 
 
 def _geometry(case: PreparedCase) -> Geometry:
@@ -398,7 +401,9 @@ def _engine_settings(engine: Mapping[str, object]) -> dict[str, str]:
 def _slab_notes(fit: Mapping[str, object]) -> tuple[str, ...]:
     notes = []
     for slab in _list(fit, "slabs")[1:]:
-        if slab.get("accepted"):
+        if slab.get("reason") == GIVEN:
+            notes.append(f"slab {GIVEN}")
+        elif slab.get("accepted"):
             notes.append(
                 f"slab moved by {_number(slab.get('shift_mm')):.1f} mm and "
                 f"{_number(slab.get('rotation_deg')):.1f}° by registration"
@@ -408,10 +413,13 @@ def _slab_notes(fit: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _level_slices(levels: Sequence[tuple[str, float]], geometry: Geometry) -> tuple[tuple[str, float], ...]:
+def _level_slices(
+    levels: Sequence[tuple[str, float, float]], geometry: Geometry
+) -> tuple[tuple[str, float, float], ...]:
+    """Levels in slices of the grid; those that it reaches in part are among them."""
     start, step, count = geometry.s_mm[0], geometry.grid.spacing[2], geometry.grid.shape[2]
-    placed = [(name, float((s - start) / step)) for name, s in levels]
-    return tuple((name, k) for name, k in placed if 0 <= k < count)
+    placed = [(name, float((low - start) / step), float((high - start) / step)) for name, low, high in levels]
+    return tuple((name, low, high) for name, low, high in placed if low <= count - 1 and high > 0)
 
 
 def _number(value: object, *, otherwise: float = float("nan")) -> float:

@@ -276,7 +276,7 @@ def along_cord(
     slices, spacing_mm
         Size of the prepared grid along the cord.
     levels
-        (name, slice index).
+        Vertebral levels, drawn above.
     """
     lanes = [*COLUMNS]
     if any(columns.get(lesion.number, "") not in COLUMNS for lesion in lesions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import accumulate
 from pathlib import Path
 
 from bids_scseg.measure.longitudinal import FATES
@@ -11,6 +12,7 @@ from bids_scseg.report.records import History, Line
 from bids_scseg.report.tables import ABSENT, Cell, Header, Table
 
 MISSING = "n/a"
+COMPARED = ("compared", "totals only")  # states of pairs whose volumes were held against each other
 #: Drawing of the volumes, in the template's units: left, right, top and bottom of its area.
 AREA = (60.0, 560.0, 14.0, 120.0)
 WIDTH, HEIGHT = 620.0, 160.0
@@ -112,14 +114,29 @@ def history_facts(history: History | None, *, repeated: bool) -> dict[str, objec
             "here."
         )
         return {**empty, "history_words": words if repeated else ""}
-    count = len(history.sessions)
     return {
-        "history_words": f"As of the last run of the group level, which compared {count} sessions of this "
-        "participant. A change is enlarged or shrunken only if it is beyond measurement noise.",
+        "history_words": _words(history),
         "history_pairs": _pairs(history),
         "history_lesions": _lesions(history) if history.lesions else None,
         "history_chart": _chart(history),
     }
+
+
+def _words(history: History) -> str:
+    """How many sessions were compared: those of refused pairs alone were not."""
+    compared = [_text(pair, "state") in COMPARED for pair in history.pairs]
+    count = sum(any(pair) for pair in zip([False, *compared], [*compared, False], strict=True))
+    if not count:
+        return (
+            "As of the last run of the group level, no two sessions of this participant could be compared: "
+            "the table says why."
+        )
+    most = len(history.sessions)
+    sessions = f"{count} sessions" if count == most else f"{count} of {most} sessions"
+    return (
+        f"As of the last run of the group level, which compared {sessions} of this participant. A change is "
+        "enlarged or shrunken only if it is beyond measurement noise."
+    )
 
 
 def _pairs(history: History) -> Table:
@@ -169,12 +186,21 @@ def _lesions(history: History) -> Table:
 
 
 def _chart(history: History) -> dict[str, object] | None:
-    """Lesion volume of each session in the template's units; None with fewer than two that are known."""
-    known = [(label, count, volume) for label, count, volume in history.sessions if volume is not None]
+    """Lesion volume of each session in the template's units; None with fewer than two that are known.
+
+    Lines join sessions that were compared with each other; others were measured otherwise.
+    """
+    refused = [_text(pair, "state") not in COMPARED for pair in history.pairs]
+    stretches = accumulate(refused, initial=0)  # number of the stretch of comparable sessions of each
+    known = [
+        (stretch, label, count, volume)
+        for stretch, (label, count, volume) in zip(stretches, history.sessions, strict=False)
+        if volume is not None
+    ]
     if len(known) < 2:
         return None
     left, right, top, bottom = AREA
-    most = max(max(volume for _, _, volume in known), 1e-6)
+    most = max(max(volume for *_, volume in known), 1e-6)
     marks = [
         {
             "x": round(left + (right - left) * n / (len(known) - 1), 1),
@@ -184,12 +210,16 @@ def _chart(history: History) -> dict[str, object] | None:
             "alt": f"{label}: {tables.number(0)(volume)} mm³"
             + ("" if count is None else f" in {count:.0f} lesions"),
         }
-        for n, (label, count, volume) in enumerate(known)
+        for n, (_, label, count, volume) in enumerate(known)
     ]
+    lines: dict[int, list[str]] = {}
+    for (stretch, *_), mark in zip(known, marks, strict=True):
+        lines.setdefault(stretch, []).append(f"{mark['x']},{mark['y']}")
     return {
         "marks": marks, "width": WIDTH, "height": HEIGHT, "left": left, "right": right, "bottom": bottom,
         "top": top, "most": tables.number(0)(most),
-        "points": " ".join(f"{mark['x']},{mark['y']}" for mark in marks),
+        "lines": [" ".join(points) for points in lines.values() if len(points) > 1],
+        "apart": len(lines) > 1,
         "alt": "Lesion volume by session: " + "; ".join(str(mark["alt"]) for mark in marks),
     }  # fmt: skip
 

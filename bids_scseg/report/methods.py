@@ -47,6 +47,12 @@ REFERENCES: Mapping[str, str] = {
 Imputation = Literal["mean", "voxel"]
 SCT = "Spinal Cord Toolbox"  # how the words for levels begin where the toolbox labelled them
 BY_HAND = "manual correction"  # how a cord mask's source begins where a reader corrected it
+GIVEN_MASK = "given mask"  # and where it was given with the dataset
+#: Programs that draw cord masks, by their names in :attr:`MethodsFacts.cord_sources`.
+CORD_PROGRAMS: Mapping[str, str] = {
+    "sct": "by the Spinal Cord Toolbox (sct_deepseg spinalcord) [@sct]",
+    "builtin": "by the built-in, contrast-agnostic cord finder",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,8 @@ class MethodsFacts:
     anchor
         Sequence that gave the grid.
     cord_sources
-        Sequence name to ``sct``, ``builtin`` or the name of a derivatives folder.
+        Sequence name to who drew its cord masks, each once: ``sct``, ``builtin``, or ``given mask`` and
+        ``manual correction`` with the file's name.
     slabs
         (sequence, number of slabs) where there is more than one.
     registered
@@ -107,7 +114,7 @@ class MethodsFacts:
     model: str
     threshold: float
     absent: tuple[str, ...] = ()
-    cord_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    cord_sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NOTHING)
     slabs: tuple[tuple[str, int], ...] = ()
     registered: tuple[str, ...] = ()
     spacing_mm: float = 0.5
@@ -177,14 +184,14 @@ def recipe_facts(
     engine: str = "",
     engine_release: str = "",
 ) -> MethodsFacts:
-    """Facts of a whole run, from what its recipe says; sources and engine as in :class:`MethodsFacts`."""
+    """Facts of a whole run, from what its recipe says; ``cord_source`` is ``sct`` or ``builtin``."""
     return MethodsFacts(
         version=version,
         sequences=tuple((rule.name, rule.description) for rule in recipe.sequences),
         anchor=recipe.anchors[0],
         model=model,
         threshold=recipe.inference.threshold if threshold is None else threshold,
-        cord_sources={rule.name: cord_source for rule in recipe.sequences},
+        cord_sources={rule.name: (cord_source,) for rule in recipe.sequences},
         registered=tuple(rule.name for rule in recipe.sequences if rule.register_slabs),
         spacing_mm=recipe.grid.spacing_mm,
         window_vox=recipe.grid.window_vox or (0, 0),
@@ -237,27 +244,39 @@ def _software(facts: MethodsFacts) -> str:
 def _cord(facts: MethodsFacts) -> str:
     return (
         f"The cord was delineated in each image independently{_cord_sources(facts)}. Masks were reduced to "
-        "their largest component; the centerline is their centre of mass in each slice, smoothed in "
-        "millimetres. Where a sequence covers cord that its mask does not reach, its centerline follows "
-        "the other sequences of the session with its own offset."
+        f"the parts that continue each other along the cord{_swellings(facts)}; the centerline is their "
+        "centre of mass in each slice, smoothed in millimetres. Where a sequence covers cord that its mask "
+        "does not reach, its centerline follows the other sequences of the session with its own offset."
     )
+
+
+def _swellings(facts: MethodsFacts) -> str:
+    """What was cut out of masks that a program found; nothing where people gave them all."""
+    if not any(source in CORD_PROGRAMS for drawn in facts.cord_sources.values() for source in drawn):
+        return ""
+    return ", and sections far too large for a cord were cut out of those that a program found"
 
 
 def _cord_sources(facts: MethodsFacts) -> str:
     """Who drew the masks, in words; by sequence where they differ."""
-    words = {
-        "sct": "by the Spinal Cord Toolbox (sct_deepseg spinalcord) [@sct]",
-        "builtin": "by the built-in, contrast-agnostic cord finder",
-    }
-    sources: dict[str, list[str]] = {}
-    for name, source in facts.cord_sources.items():
-        said = words.get(source, f"by masks of the derivatives {source}")
-        if source.startswith(BY_HAND):
-            said = f"by masks that a reader corrected ({source.removeprefix(BY_HAND).strip()})"
-        sources.setdefault(said, []).append(name)
-    if len(sources) == 1:
-        return f" {next(iter(sources))}"
-    return "".join(f", {source} in {_listed(names)}" for source, names in sources.items())
+    said: dict[str, list[str]] = {}
+    for name, sources in facts.cord_sources.items():
+        if sources:
+            said.setdefault(_listed(_drawn(sources)), []).append(name)
+    if len(said) == 1:
+        return f" {next(iter(said))}"
+    return "".join(f", {words} in {_listed(names)}" for words, names in said.items())
+
+
+def _drawn(sources: Sequence[str]) -> list[str]:
+    """Each kind of source once, in words; masks of people with their names."""
+    kinds = {GIVEN_MASK: "by masks that were given", BY_HAND: "by masks that a reader corrected"}
+    words: dict[str, list[str]] = {}
+    for source in sources:
+        kind = next((kind for kind in kinds if source.startswith(kind)), "")
+        said = kinds.get(kind) or CORD_PROGRAMS.get(source, f"by {source}")
+        words.setdefault(said, []).extend([source.removeprefix(kind).strip()] if kind else [])
+    return [f"{said} ({', '.join(names)})" if names else said for said, names in words.items()]
 
 
 def _slabs(facts: MethodsFacts) -> str:
@@ -268,6 +287,8 @@ def _slabs(facts: MethodsFacts) -> str:
         f"Overlapping slabs of {which} were combined, the uppermost staying in place and each serving half "
         "of an overlap."
     )
+    if facts.given_geometry:  # what registration or headers said, the earlier run knows
+        return text
     if facts.registered:
         text += (
             f" Lower slabs of {_listed(facts.registered)} were registered rigidly to the one above with "

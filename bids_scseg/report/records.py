@@ -187,7 +187,8 @@ class SessionReport:
     cord : (ni, nj, K) bool or None
         Cord on the reference grid.
     levels
-        (name, slice index) of vertebral levels along the reference grid.
+        (name, bottom, top) of vertebral levels in slice indices of the reference grid, [bottom, top); a
+        border may lie between slices, or beyond the grid.
     origin
         From where lengths along the cord are counted, in words; empty if it is the top of the field of view.
     lesions
@@ -206,6 +207,9 @@ class SessionReport:
         Probability from which a voxel counts as lesion.
     correction
         That a reader corrected the lesions, in a sentence; empty where nobody did.
+    normalize
+        How the prepared images were normalised, as in :class:`~bids_scseg.recipe.model.Recipe`: the unit of
+        contrasts.
     device, versions, checksums, seeds, settings, seconds
         Provenance; ``seconds`` per step.
     methods, references
@@ -225,7 +229,7 @@ class SessionReport:
     labels: Labels | None = None
     probability: Volume | None = None
     cord: BoolArray | None = None
-    levels: tuple[tuple[str, float], ...] = ()
+    levels: tuple[tuple[str, float, float], ...] = ()
     origin: str = ""
     lesions: tuple[Row, ...] = ()
     measures: Row = field(default_factory=lambda: NOTHING)
@@ -236,6 +240,7 @@ class SessionReport:
     card: str = ""
     threshold: float = float("nan")
     correction: str = ""
+    normalize: Literal["coverage", "cord"] = "coverage"
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     checksums: Mapping[str, str] = field(default_factory=lambda: NOTHING)

@@ -51,6 +51,11 @@ ALONG = (
     "top; the dashed line is the middle of the window. Hatched: the sequence has no data there. "
     "Brightness is evened out along the cord, for display only."
 )
+#: Unit of prepared images, and so of contrasts, by the recipe's normalisation.
+CONTRAST_UNITS = {
+    "coverage": "in standard deviations of the prepared image",
+    "cord": "in units of the cord's spread",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +394,7 @@ def _facts(report: SessionReport, shown: Sequence[Shown]) -> dict[str, object]:
         "closeups": by_section["closeups"],
         "closeup_note": _closeup_note(report),
         "contrasts": tables.contrast_table(report.lesions, [view.name for view in report.sequences]),
+        "contrast_unit": CONTRAST_UNITS[report.normalize],
         "measures": tables.measures_table(report.measures),
         "levels_table": tables.levels_table(report.measures),
         "sequences_sentence": _sequences_sentence(report),
@@ -553,8 +559,8 @@ def _lesion_caption(row: Row) -> str:
 def _closeup_note(report: SessionReport) -> str:
     note = (
         f"{DISPLAY} Slices through the lesion's centre, 24 mm wide, in prepared space; dashed outlines are "
-        "other lesions. Contrast: mean signal of the lesion minus that of the cord round it, in standard "
-        "deviations."
+        "other lesions. Contrast: mean signal of the lesion minus that of the cord round it, "
+        f"{CONTRAST_UNITS[report.normalize]}."
     )
     hidden = len(display.lesion_numbers(report.labels)) - MOST_CLOSEUPS
     return note + (

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 MAX_SCALE = 0.10  # inches per mm: short cords are not blown up beyond this
 MAX_HEIGHT = 11.0  # inches: a figure stays within one printed page
 TITLE_IN, AXIS_IN, LEVEL_IN, GROUP_IN, GAP_IN, SIDE_IN = 0.2, 0.4, 0.24, 0.26, 0.3, 0.14
+LEVEL_SIZE = 6.5  # points
+LETTER = 0.65  # width of a letter in units of its size, about
 
-Levels = Sequence[tuple[str, float]]
+#: (name, bottom, top) of vertebral levels in slice indices, [bottom, top).
+Levels = Sequence[tuple[str, float, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +93,7 @@ def strip_figure(strips: Sequence[Strip], *, spacing_mm: float, levels: Levels =
     spacing_mm
         Voxel size.
     levels
-        (name, slice index) of vertebral levels, drawn as ticks above.
+        Vertebral levels, drawn above.
     """
     blocks = [list(block) for _, block in groupby(strips, key=lambda strip: strip.group)]
     depth, length = (size * spacing_mm for size in strips[0].image.shape)
@@ -181,7 +184,7 @@ def _directions(axes: Axes, strip: Strip) -> None:
 def _number_lesions(axes: Axes, strip: Strip) -> None:
     """Numbers above or below their lesions, alternating sides where they would collide."""
     depth, slices = strip.image.shape
-    room = slices * 9 / (72 * axes.get_position().width * cv.WIDTH_IN)  # slices under 9 points of text
+    room = 9 * _slices_per_point(axes, slices)
     last = {True: np.inf, False: np.inf}
     shown = [(_middle(mask & strip.examined), number) for number, mask in strip.outlines if number]
     for at, number in sorted(shown, reverse=True):
@@ -201,6 +204,11 @@ def _number_lesions(axes: Axes, strip: Strip) -> None:
             va=va,
             path_effects=cv.halo(2.0),
         )
+
+
+def _slices_per_point(axes: Axes, slices: int) -> float:
+    """How many slices lie under a point (1/72 inch) of a strip's length."""
+    return slices / (72 * axes.get_position().width * cv.WIDTH_IN)
 
 
 def _middle(mask: BoolArray) -> float:
@@ -229,21 +237,36 @@ def mm_axis(axes: Axes, slices: int, *, spacing_mm: float, length_in: float, lab
 
 
 def draw_levels(axes: Axes, levels: Levels, slices: int) -> None:
-    """Vertebral levels as ticks above a strip; those outside it are left out."""
-    for name, k in levels:
-        if not -0.5 <= k <= slices - 0.5:
+    """Vertebral levels above a strip: ticks at their borders, names in the middle of what is in view.
+
+    A level of which too little is in view for its name has none.
+    """
+    low, high = -0.5, slices - 0.5
+    ends = sorted({round(k, 3) for _, bottom, top in levels for k in (bottom, top) if low <= k <= high})
+    for k in ends:
+        axes.annotate(
+            "",
+            (k, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 9),
+            textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": cv.BLUE, "shrinkA": 0, "shrinkB": 0},
+        )
+    letter = LETTER * LEVEL_SIZE * _slices_per_point(axes, slices)
+    for name, bottom, top in levels:
+        start, stop = max(bottom, low), min(top, high)
+        if stop - start < letter * len(name):
             continue
         axes.annotate(
             name,
-            (k, 1.0),
+            ((start + stop) / 2, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(0, 7),
+            xytext=(0, 2.5),
             textcoords="offset points",
             ha="center",
             va="bottom",
-            fontsize=6.5,
+            fontsize=LEVEL_SIZE,
             color=cv.BLUE,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": cv.BLUE, "shrinkA": 0, "shrinkB": 0},
         )
 
 

@@ -35,7 +35,8 @@ def viewer_data(report: SessionReport) -> dict[str, object] | None:
 
     Every volume (i, j, k) travels as one picture with a row for each (i, j) and a column for each slice k:
     grey volumes as lossy WebP of 8 bits, with brightness evened out along the cord; lesions and cord without
-    loss, the lesion's number in red and green (low and high byte), the cord in blue.
+    loss, the lesion's number in red and green (low and high byte), the cord in blue. ``examined`` of a
+    sequence are its runs of slices [from, to); ``levels`` are (name, bottom, top), [bottom, top).
     """
     if not report.sequences:
         return None
@@ -50,7 +51,11 @@ def viewer_data(report: SessionReport) -> dict[str, object] | None:
         "shape": [*size, shape[2]],
         "spacing": report.spacing_mm,
         "sequences": [
-            {"name": view.name, "uri": encode.data_uri(data)}
+            {
+                "name": view.name,
+                "uri": encode.data_uri(data),
+                "examined": display.runs(display.examined_slices(view.coverage, report.spacing_mm)),
+            }
             for view, data in zip(report.sequences, _within([_flat(grey) for grey in greys]), strict=True)
         ],
         "masks": encode.data_uri(_masks(report, window)),
@@ -65,7 +70,7 @@ def viewer_data(report: SessionReport) -> dict[str, object] | None:
             }
             for found in display.extents(report.labels)
         ],
-        "levels": [[name, round(at, 1)] for name, at in report.levels],
+        "levels": [[name, round(bottom, 4), round(top, 4)] for name, bottom, top in report.levels],
         "anchor": report.anchor,
     }  # fmt: skip
 

@@ -119,7 +119,14 @@
     pen.font = "11px system-ui, sans-serif";
     pen.fillStyle = "#5b6875";
     pen.textAlign = "center";
-    for (const [name, k] of data.levels) pen.fillText(name, Math.min(Math.max(toX(k), 10), width - 10), 11);
+    for (const [name, bottom, top] of data.levels) {
+      // toX gives a slice's upper edge, while its index is its middle.
+      const [left, right] = [Math.min(top, nk - 0.5), Math.max(bottom, -0.5)].map((k) => toX(k - 0.5));
+      for (const [border, x] of [[top, left], [bottom, right]]) {
+        if (border >= -0.5 && border <= nk - 0.5) pen.fillRect(x - 0.5, 3, 1, 12);
+      }
+      if (right - left > pen.measureText(name).width) pen.fillText(name, (left + right) / 2, 12);
+    }
     pen.strokeStyle = "#F0E442";
     pen.lineWidth = 1.5;
     const left = toX(state.start + depth - 1);
@@ -241,13 +248,24 @@
     await refill();
   };
 
+  const examines = ({ examined }, k) => examined.some(([from, to]) => from <= k && k < to);
+
+  /** Who has no data in a slice, in words: the sequence shown, or all; empty if the sequence shown has some. */
+  const blind = (k) => {
+    const shown = data.sequences[state.sequence];
+    if (examines(shown, k)) return "";
+    return data.sequences.some((sequence) => examines(sequence, k)) ? shown.name : "any sequence";
+  };
+
   const tell = () => {
     const number = state.labels ? state.labels[index(...state.at)] : 0;
-    const level = [...data.levels].sort((a, b) => a[1] - b[1]).find(([, top]) => top >= state.at[2]);
-    const parts = [number ? `lesion ${number}` : "no lesion here"];
+    const k = state.at[2];
+    const level = data.levels.find(([, bottom, top]) => bottom <= k && k < top);
+    const unseen = blind(k) && `not examined by ${blind(k)}`;
+    const parts = number ? [`lesion ${number}`, unseen] : [unseen || "no lesion here"];
     if (level) parts.push(`level ${level[0]}`);
-    parts.push(`${((nk - 1 - state.at[2]) * mm).toFixed(1)} mm below the top of the prepared image`);
-    say(data.sequences[state.sequence].name + ": " + parts.join(", "));
+    parts.push(`${((nk - 1 - k) * mm).toFixed(1)} mm below the top of the prepared image`);
+    say(data.sequences[state.sequence].name + ": " + parts.filter(Boolean).join(", "));
     document.querySelectorAll("#lesion-table tbody tr").forEach((row) => {
       row.classList.toggle("current", number > 0 && row.dataset.lesion === String(number));
     });

@@ -138,7 +138,9 @@ def make_report() -> Callable[..., SessionReport]:
             "probability": ndimage.gaussian_filter((labels > 0).astype(np.float32), 1.0),
             "cord": np.repeat((np.hypot(*(np.mgrid[:48, :48] - 23.5)) <= 10)[:, :, None], slices, axis=2),
             "levels": tuple(
-                (f"C{n + 1}", slices - 10 - n * 34.0) for n in range(7) if slices - 10 - n * 34 > 0
+                (f"C{n + 1}", slices - 44 - n * 34.0, slices - 10 - n * 34.0)
+                for n in range(7)
+                if slices - 10 - n * 34 > 0
             ),
             "lesions": lesion_rows(count),
             "measures": {"lesion_count": count, "total_volume_mm3": 40.0 * count, "load": 0.012},

@@ -120,6 +120,34 @@ def test_style_stays_local(make_report):
     assert dict(mpl.rcParams) == before
 
 
+def test_names_of_levels_stand_in_their_middle_between_ticks_at_their_borders():
+    levels = (("C1", 90.0, 130.0), ("C2", 50.0, 90.0), ("C3", 49.0, 50.0), ("C4", -30.0, 20.0))
+    with canvas.styled():
+        page = canvas.new_canvas(canvas.WIDTH_IN, 1)
+        axes = page.axes(0.5, 0.5, 5, 0.3)
+        canvas.show(axes, np.zeros((100, 20)), (0, 1))
+        strips.draw_levels(axes, levels, 100)
+    marks = [(text.get_text(), text.xy[0]) for text in axes.texts]
+    # of C1 the slices below 99.5 are in view, of C4 those above -0.5; C3 is too short for its name
+    assert [mark for mark in marks if mark[0]] == [("C1", 94.75), ("C2", 70.0), ("C4", 9.75)]
+    assert [at for name, at in marks if not name] == [20.0, 49.0, 50.0, 90.0]
+
+
+def test_all_figures_along_the_cord_show_levels_alike(make_report):
+    report = make_report(sequences=2, slices=120, count=1)
+    facts = {"spacing_mm": 0.5, "levels": report.levels}
+    drawn_figures = (
+        strips.overview(report.sequences, report.labels, **facts),
+        strips.alignment(report.sequences, **facts),
+        figures.offsets(report.sequences, anchor="T2Sag", **facts),
+        figures.along_cord(display.extents(report.labels), {}, report.sequences, slices=120, **facts),
+    )
+    for figure in drawn_figures:
+        names = {text.get_text(): text.xy[0] for axes in figure.axes for text in axes.texts
+                 if text.get_text().startswith("C")}  # fmt: skip
+        assert names == {"C1": 93.0, "C2": 59.0, "C3": 25.0, "C4": 3.75}
+
+
 def test_ticks_are_round_and_few():
     assert strips.nice_step(500, 10) == 50
     assert strips.nice_step(20, 2) == 10

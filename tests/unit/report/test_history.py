@@ -9,6 +9,7 @@ import pytest
 from timed_sessions import write_timed_session
 
 from bids_scseg.report.history import history_facts, read_history, rows_of
+from bids_scseg.report.records import History
 from bids_scseg.report.session import write_session_report
 from bids_scseg.workflows.group import write_group
 
@@ -75,7 +76,7 @@ def test_a_table_with_its_columns_in_another_order_is_read(tmp_path):
 
 def test_the_facts_are_in_words_tables_and_a_picture(out):
     facts = history_facts(read_history(out, "sub-01_ses-2"), repeated=True)
-    assert "compared 3 sessions" in facts["history_words"]
+    assert "compared 2 of 3 sessions" in facts["history_words"]
     texts = [[cell.text for cell in row] for row in facts["history_pairs"].rows]
     assert texts[0][3] == "1 new, 1 stable, 1 resolved"
     assert texts[1][3] == "refused"
@@ -85,6 +86,42 @@ def test_the_facts_are_in_words_tables_and_a_picture(out):
     # Volumes of 179, 179 and 113 mm³: the first two at the top of the area, the third at 63 % of it.
     assert marks[0]["y"] == marks[1]["y"] == 14.0
     assert marks[2]["y"] == pytest.approx(120 - 106 * 27 / (27 + 2.5**3), abs=0.1)
+    assert facts["history_chart"]["lines"] == ["60.0,14.0 310.0,14.0"]  # the third was measured otherwise
+    assert facts["history_chart"]["apart"]
+
+
+@pytest.mark.parametrize(
+    ("states", "words", "lines"),
+    [
+        (("compared", "totals only", "compared"), "compared 4 sessions", [4]),
+        (("compared", "refused", "compared"), "compared 4 sessions", [2, 2]),
+        (("refused", "refused", "compared"), "compared 2 of 4 sessions", [2]),
+        (("refused", "refused", "refused"), "no two sessions of this participant could be compared", []),
+    ],
+)
+def test_lines_join_what_was_compared(states, words, lines):
+    history = History(
+        label="sub-1_ses-2",
+        sessions=tuple((f"sub-1_ses-{n}", 1.0, 10.0 + n) for n in range(4)),
+        pairs=tuple({"state": state} for state in states),
+        lesions=(),
+    )
+    facts = history_facts(history, repeated=True)
+    assert words in facts["history_words"]
+    chart = facts["history_chart"]
+    assert len(chart["marks"]) == 4
+    assert [len(points.split()) for points in chart["lines"]] == lines
+    assert chart["apart"] == ("refused" in states)
+
+
+def test_no_line_passes_over_a_session_without_a_volume_that_was_refused():
+    history = History(
+        label="sub-1_ses-0",
+        sessions=(("sub-1_ses-0", 1.0, 10.0), ("sub-1_ses-1", None, None), ("sub-1_ses-2", 1.0, 12.0)),
+        pairs=({"state": "refused"}, {"state": "refused"}),
+        lesions=(),
+    )
+    assert history_facts(history, repeated=True)["history_chart"]["lines"] == []
 
 
 def test_before_the_group_level_the_page_leads_to_no_page_that_is_not_there(make_report, tmp_path):
@@ -110,6 +147,8 @@ def test_the_session_page_shows_it_escaped(out, make_report, tmp_path):
     assert "&lt;b&gt;x&lt;/b&gt;" in page
     assert 'href="group.html#trajectories"' in page
     assert page.count("<circle") >= 3
+    assert page.count("<polyline") == 1
+    assert "Sessions without a line between them were not compared." in page
     assert "Changes over time" in page
     assert "Lesion volume by session" in page
 

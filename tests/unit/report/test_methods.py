@@ -14,7 +14,9 @@ FACTS = MethodsFacts(
 
 
 def test_references_are_numbered_by_first_citation_and_all_cited():
-    methods = compose(replace(FACTS, cord_sources={"T2Sag": "sct"}, versions={"nipype": "1", "torch": "2"}))
+    methods = compose(
+        replace(FACTS, cord_sources={"T2Sag": ("sct",)}, versions={"nipype": "1", "torch": "2"})
+    )
     cited = [int(number) for mark in re.findall(r"\[([\d, ]+)\]", methods.text) for number in mark.split(",")]
     firsts = list(dict.fromkeys(cited))
     assert firsts == list(range(1, len(methods.references) + 1))
@@ -40,7 +42,7 @@ def test_only_what_was_done_is_told():
             absent=("STIR", "T2Ax"),
             slabs=(("T2Sag", 2), ("STIR", 3)),
             registered=("T2Sag",),
-            cord_sources={"T2Sag": "sct", "STIR": "labels"},
+            cord_sources={"T2Sag": ("sct",), "STIR": ("given mask m.nii.gz",)},
             impute="voxel",
             skips="mean",
             flips=True,
@@ -57,7 +59,8 @@ def test_only_what_was_done_is_told():
         "ANTs",
         "For STIR the alignment of the image headers stands",
         "Spinal Cord Toolbox",
-        "derivatives labels",
+        "by masks that were given (m.nii.gz) in STIR",
+        "the parts that continue each other along the cord",
         "averaged over the available sequences",
         "mirroring",
         "under 3 mm³",
@@ -112,6 +115,38 @@ def test_a_given_geometry_is_told():
     assert "earlier run" not in compose(FACTS).text
 
 
+def test_slabs_of_a_given_geometry_lie_neither_by_headers_nor_by_registration():
+    facts = replace(
+        FACTS, slabs=(("T2Sag", 2), ("STIR", 2)), registered=("STIR",), given_geometry="g.json, SHA-256 0123"
+    )
+    text = compose(facts).text
+    assert "Overlapping slabs of T2Sag (2) and STIR (2) were combined" in text
+    assert "registered rigidly" not in text and "headers" not in text and "ANTs" not in text
+    fitted = compose(replace(facts, given_geometry="")).text
+    assert "Lower slabs of STIR were registered" in fitted
+    assert "For T2Sag the alignment of the image headers stands" in fitted
+
+
+def test_every_kind_of_cord_mask_is_told():
+    one = replace(FACTS, cord_sources={"T2Sag": ("given mask a.nii.gz", "builtin", "given mask b.nii.gz")})
+    assert (
+        "independently by masks that were given (a.nii.gz, b.nii.gz) and by the built-in, contrast-agnostic "
+        "cord finder. Masks were reduced"
+    ) in compose(one).text
+    two = replace(FACTS, cord_sources={"T2Sag": ("given mask sub-sct019.nii.gz",), "STIR": ("sct",)})
+    told = compose(two).text
+    assert "by masks that were given (sub-sct019.nii.gz) in T2Sag, by the Spinal Cord Toolbox" in told
+    without = compose(replace(two, cord_sources={"T2Sag": two.cord_sources["T2Sag"], "STIR": ()})).text
+    assert "independently by masks that were given (sub-sct019.nii.gz). Masks" in without
+    assert "Toolbox" not in without
+
+
+def test_only_of_masks_that_a_program_found_something_is_cut_out():
+    cut = "sections far too large for a cord were cut out of those that a program found"
+    assert cut in compose(replace(FACTS, cord_sources={"T2Sag": ("given mask m.nii.gz", "sct")})).text
+    assert cut not in compose(replace(FACTS, cord_sources={"T2Sag": ("given mask m.nii.gz",)})).text
+
+
 def test_a_readers_corrections_are_told():
     plain = compose(FACTS).text
     assert "corrected" not in plain
@@ -121,7 +156,7 @@ def test_a_readers_corrections_are_told():
     mixed = compose(replace(FACTS, corrected="m.nii.gz", mask_origin="mixed")).text
     assert "beyond the field of view of that correction stand" in mixed
     cords = compose(
-        replace(FACTS, cord_sources={"T2Sag": "manual correction c.nii.gz", "STIR": "builtin"})
+        replace(FACTS, cord_sources={"T2Sag": ("manual correction c.nii.gz",), "STIR": ("builtin",)})
     ).text
     assert "by masks that a reader corrected (c.nii.gz) in T2Sag" in cords
     assert "built-in, contrast-agnostic cord finder in STIR" in cords

@@ -176,6 +176,22 @@ def test_many_lesions_keep_the_page_small(make_report, tmp_path, monkeypatch):
     assert sorted(shown) == ["sub-01_ses-1_desc-lesion04_figure.png", "sub-01_ses-1_desc-lesion05_figure.png"]
 
 
+@pytest.mark.parametrize(
+    ("normalize", "unit", "other"),
+    [
+        ("coverage", "in standard deviations of the prepared image", "the cord's spread"),
+        ("cord", "in units of the cord's spread", "standard deviations of the prepared image"),
+    ],
+)
+def test_contrasts_have_the_unit_of_the_prepared_images(make_report, tmp_path, normalize, unit, other):
+    report = make_report(sequences=1, slices=40, count=1, normalize=normalize)
+    rows = tuple({**row, "T2Sag_contrast": 1.5, "T2Sag_cnr": 3.0} for row in report.lesions)
+    write_session_report(replace(report, lesions=rows), tmp_path / "x.html", figures_dir=tmp_path / "figures")
+    words = Page(tmp_path / "x.html").text
+    assert words.count(unit) == 2  # close up, and in the table's words
+    assert other not in words
+
+
 def test_failure_page(tmp_path):
     write_failure_report(
         "sub-09",

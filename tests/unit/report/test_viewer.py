@@ -67,6 +67,15 @@ def test_a_wide_window_is_cut_round_the_cord(make_report):
     assert viewer_data(wide)["masks"] == viewer_data(report)["masks"]
 
 
+def test_it_knows_what_each_sequence_examined_and_where_levels_end(make_report):
+    report = make_report(sequences=4, slices=80)
+    data = viewer_data(report)
+    assert [sequence["examined"] for sequence in data["sequences"]] == [
+        [(0, 80)], [(0, 80)], [(48, 80)], [(40, 76)]
+    ]  # fmt: skip
+    assert data["levels"] == [["C1", 36.0, 70.0], ["C2", 2.0, 36.0], ["C3", -32.0, 2.0]]
+
+
 def test_large_volumes_keep_within_the_budget(make_report, monkeypatch):
     report = make_report(slices=60)
     best = viewer_data(report)
@@ -95,6 +104,19 @@ def written(make_report, tmp_path_factory) -> Path:
     report = make_report(sequences=2, slices=160, count=2)
     bare = replace(report, sequences=tuple(replace(view, natives=()) for view in report.sequences))
     write_session_report(bare, folder / "sub-01_ses-1.html", figures_dir=folder / "figures")
+    return folder / "sub-01_ses-1.html"
+
+
+@pytest.fixture(scope="module")
+def partly(make_report, tmp_path_factory) -> Path:
+    """The third sequence covers slices 96 to 159, no one the lowest twelve; levels end at slice 14."""
+    folder = tmp_path_factory.mktemp("partly")
+    report = make_report(sequences=3, slices=160, count=2)
+    covered = np.arange(160) >= 12
+    views = tuple(replace(view, natives=(), coverage=view.coverage & covered) for view in report.sequences)
+    assert report.levels[3] == ("C4", 14.0, 48.0)
+    cut = replace(report, sequences=views, levels=report.levels[:4])
+    write_session_report(cut, folder / "sub-01_ses-1.html", figures_dir=folder / "figures")
     return folder / "sub-01_ses-1.html"
 
 
@@ -170,3 +192,58 @@ def test_the_strip_says_where_it_is(chromium, written):
     before = slider(chromium)[0]
     chromium.press("PageUp")
     assert slider(chromium)[0] < before
+
+
+def go(page: Page, k: int, *, slices: int = 160) -> str:
+    """Click the strip at a slice; what is said of it."""
+    box = page.box("#viewer-strip")
+    at = (box["x"] + (slices - 1 - k) / slices * box["width"], box["y"] + box["height"] / 2)
+    page.drag(at, at)
+    below = f"{(slices - 1 - k) * 0.5:.1f} mm below"
+    page.wait(f"document.getElementById('viewer-words').textContent.includes({json.dumps(below)})")
+    return words(page).removesuffix(f", {below} the top of the prepared image")
+
+
+def test_it_names_levels_only_where_they_are_and_says_what_was_not_examined(chromium, partly):
+    chromium.complaints.clear()
+    chromium.open(partly)
+    chromium.box("#viewer")
+    chromium.wait("document.documentElement.dataset.viewer !== undefined")
+    if chromium.evaluate("document.documentElement.dataset.viewer") != "ready":
+        pytest.skip(f"this browser has no WebGL 2: {words(chromium)}")
+    # Beside the cord, where no lesion is, whatever the slice.
+    assert go(chromium, 155) == "T2Sag: no lesion here"  # above C1
+    assert go(chromium, 116) == "T2Sag: no lesion here, level C1"
+    assert go(chromium, 115) == "T2Sag: no lesion here, level C2"
+    assert go(chromium, 14) == "T2Sag: no lesion here, level C4"
+    assert go(chromium, 13) == "T2Sag: no lesion here"
+    assert go(chromium, 11) == "T2Sag: not examined by any sequence"
+    chromium.evaluate("document.querySelectorAll('#viewer-sequences button')[2].click()")
+    chromium.wait("document.getElementById('viewer-words').textContent.startsWith('T2StarAx')")
+    assert go(chromium, 96) == "T2StarAx: no lesion here, level C2"
+    assert go(chromium, 95) == "T2StarAx: not examined by T2StarAx, level C2"
+    assert go(chromium, 5) == "T2StarAx: not examined by any sequence"
+    chromium.evaluate("document.querySelectorAll('#lesion-table .jump')[0].click()")
+    chromium.wait("document.getElementById('viewer-words').textContent.includes('lesion 1')")
+    assert words(chromium).startswith("T2StarAx: lesion 1, not examined by T2StarAx, level C4, ")
+    assert chromium.complaints == []
+
+
+def test_the_strip_has_names_of_levels_in_their_middle(chromium, partly):
+    script = chromium.command(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="window.drawn = {}; const real = CanvasRenderingContext2D.prototype.fillText;"
+        "CanvasRenderingContext2D.prototype.fillText = function (text, x, ...rest) {"
+        "window.drawn[text] = x; return real.call(this, text, x, ...rest); };",
+    )
+    try:
+        chromium.open(partly)
+        chromium.box("#viewer-strip")
+        chromium.wait("'C4' in window.drawn")
+    finally:
+        chromium.command("Page.removeScriptToEvaluateOnNewDocument", **script)
+    width = chromium.evaluate("document.getElementById('viewer-strip').clientWidth")
+    drawn = chromium.evaluate("window.drawn")
+    # Slice 159 is the first of 160 from the left; the middles are at 133, 99, 65 and 31.
+    expected = {f"C{n + 1}": width * (159.5 - (133 - 34 * n)) / 160 for n in range(4)}
+    assert drawn == pytest.approx(expected)
