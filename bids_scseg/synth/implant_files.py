@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -185,7 +185,8 @@ def write_real_session(job: Job, study: Study) -> SessionRecord:
     lesions: list[dict[str, object]] = []
     rows: list[tuple[str, dict[str, object]]] = []
     if session.cord is not None:
-        sidecars = {image.name: _sidecar(job, study, image.name) for image in session.images}
+        files = {source.image.relative: source.image for source in session.sources}
+        sidecars = {image.name: _sidecar(job, study, files[image.name]) for image in session.images}
         for copy in range(1, job.settings.copies + 1):
             done = implant_session(session, job.settings, copy)
             place = Place(root=job.out, subject=study.subject, session=_label(study, job.settings, copy))
@@ -277,16 +278,36 @@ def _header(content: bytes) -> Any:
     return kind(content[: kind.sizeof_hdr])
 
 
-def _sidecar(job: Job, study: Study, relative: str) -> dict[str, object]:
-    """The image's own sidecar; empty where it has none that can be read."""
-    own = Path(study.dataset) / sidecar(relative)
-    if not job.takes(own, Path(study.dataset)):
-        return {}
-    try:
-        content = read_json(own)
-    except DataError:  # matching the image did without it, too
-        return {}
-    return content if isinstance(content, dict) else {}
+def _sidecar(job: Job, study: Study, image: ImageFile) -> dict[str, object]:
+    """What all sidecars say of an image; those that cannot be read say nothing.
+
+    The copy bears it all itself: sidecars of the source's subject or session do not come along, and what they
+    alone say may decide which sequence the copy is.
+    """
+    root = Path(study.dataset)
+    merged: dict[str, object] = {}
+    for file in _applying(root, image):
+        if not job.takes(file, root):
+            continue
+        try:
+            content = read_json(file)
+        except DataError:  # matching the image did without it, too
+            continue
+        merged |= content if isinstance(content, dict) else {}
+    return merged
+
+
+def _applying(root: Path, image: ImageFile) -> Iterator[Path]:
+    """Sidecars that apply to an image by BIDS' inheritance, the most general first."""
+    own = set(image.entities)
+    folders = Path(image.relative).parent.parts
+    for depth in range(len(folders) + 1):
+        fitting = []
+        for file in root.joinpath(*folders[:depth]).glob("*.json"):
+            *parts, suffix = file.stem.split("_")
+            if suffix == image.suffix and own.issuperset(part.partition("-")[::2] for part in parts):
+                fitting.append((len(parts), file))
+        yield from (file for _, file in sorted(fitting))
 
 
 def _write_masks(place: Place, target: ImageFile, image: CordImage, painted: Painted) -> None:

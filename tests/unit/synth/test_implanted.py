@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_scseg.bids.match import match_image
 from bids_scseg.bids.query import find_studies
 from bids_scseg.bids.references import find_lesion_maps
 from bids_scseg.recipe.load import load_recipe
@@ -148,6 +149,39 @@ def test_files_beside_the_images_are_links_out_of_the_dataset_only_where_that_is
     assert own["SourceImage"] == "sub-01/anat/sub-01_acq-sag_T2w.nii.gz"
     assert (out / "T2w.json").exists() == follow
     assert ("age" in (out / "participants.tsv").read_text()) == follow
+
+
+def test_a_copy_bears_all_that_the_sidecars_of_its_source_say(dataset, tmp_path):
+    root, out = tmp_path / "bids", tmp_path / "out"
+    shutil.copytree(dataset, root)
+    sidecars = {
+        "T2w.json": {"EchoTime": 1.0, "ImageType": ["ORIGINAL", "PRIMARY"], "Level": "dataset"},
+        "acq-ax_T2w.json": {"InversionTime": 9.0},
+        "T1w.json": {"Level": "another suffix"},
+        "sub-01/sub-01_acq-sag_T2w.json": {"InversionTime": 0.2, "Level": "subject", "Coil": {"Ch": [1, 2]}},
+        "sub-01/sub-01_T2w.json": {"Level": "subject, of fewer entities", "SliceThickness": 1.0},
+        "sub-02/sub-02_T2w.json": {"Level": "another subject"},
+        "sub-01/sub-01_T2starw.json": ["no object"],
+    }  # own: {"EchoTime": 0.1}
+    for name, content in sidecars.items():
+        (root / name).write_text(json.dumps(content))
+    (root / "sub-01/anat/T2starw.json").write_text("{broken")
+    job = Job(
+        out=out, recipe=RECIPE, masks=(root / "derivatives/labels",),
+        settings=ImplantSettings(seed=7, copies=2),
+    )  # fmt: skip
+    studies = find_studies(root, participants=("01",))
+    write_implanted(studies, job)
+    source = next(image for image in studies[0].images if image.entity("acq") == "sag")
+    assert match_image(source, RECIPE).sequence == "STIR"  # by the subject's sidecar alone
+    for study in find_studies(out):
+        copy = next(image for image in study.images if image.entity("acq") == "sag")
+        assert match_image(copy, RECIPE).sequence == "STIR"
+        own = json.loads(Path(copy.path.replace(".nii.gz", ".json")).read_text())
+        assert {key: own[key] for key in own if key not in ("SourceImage", "ImplantedLesions")} == {
+            "EchoTime": 0.1, "ImageType": ["ORIGINAL", "PRIMARY"], "InversionTime": 0.2,
+            "Level": "subject", "Coil": {"Ch": [1, 2]}, "SliceThickness": 1.0,
+        }  # fmt: skip
 
 
 def test_header_and_voxels_outside_the_cord_keep_their_bytes(written, dataset):
