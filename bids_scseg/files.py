@@ -115,6 +115,11 @@ def tells_of_full_disk(text: str) -> bool:
     return bool(CUT_SHORT.search(text)) or any(os.strerror(number) in text for number in FULL)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one under which files are written: being written, or what a kill left."""
+    return name.startswith(".") and name.endswith(TEMPORARY)
+
+
 def sweep(folder: Path) -> tuple[Path, ...]:
     """Remove what killed writers left in a folder (not in those below it); nothing that is being written.
 
@@ -126,7 +131,7 @@ def sweep(folder: Path) -> tuple[Path, ...]:
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             path = Path(entry.path)
-            if entry.name.startswith(".") and entry.name.endswith(TEMPORARY) and _is_remains(path):
+            if is_temporary(entry.name) and _is_remains(path):
                 with suppress(OSError):
                     path.unlink()
                     removed.append(path)

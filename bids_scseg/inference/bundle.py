@@ -156,7 +156,8 @@ def load_bundle(name_or_path: str | Path) -> ModelBundle:
         If there is no such model, or a file of the bundle is missing.
     DataError
         If ``model.json`` is malformed, the checksum differs, or the folder holds any other file
-        (a pickle, for one, could run code) or a link that leads out of it.
+        (a pickle, for one, could run code) or a link that leads out of it. What a killed writer left
+        (``.NAME.tmp``) is passed over and never opened.
     """
     folder = find_bundle(name_or_path)
     _check_files(folder)
@@ -262,6 +263,7 @@ def save_bundle(
         "facts": facts_to_json(facts or ModelFacts(preparation=PREPARATION_VERSION)),
     }
     folder = Path(path)
+    files.sweep(folder)
     files.write_bytes(folder / WEIGHTS_FILE, content)
     files.write_text(folder / CARD_FILE, card.strip() + "\n")
     text = json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False)
@@ -405,7 +407,7 @@ def _stored(name: str, array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDA
 
 
 def _check_files(folder: Path) -> None:
-    present = {entry.name for entry in folder.iterdir()}
+    present = {entry.name for entry in folder.iterdir() if not files.is_temporary(entry.name)}
     strangers = sorted(present - ALLOWED_FILES)
     if strangers:
         raise DataError(

@@ -119,7 +119,8 @@ def _fatal(task: str, address: str) -> SessionError:
     return SessionError(
         f"the inference process ended twice during {task!r}{_last_words(address)}",
         expected="an answer",
-        remedy="it may have been killed for want of memory: give the run more",
+        remedy="if it was killed for want of memory, give the run more; after a CUDA error, try another GPU, "
+        "or --device cpu",
     )
 
 
@@ -274,6 +275,9 @@ class InferenceServer:
                 env=self._environment(),
             )
         try:
+            # __exit__ sets it, then stops the process that it finds: either this one, or it is set by now.
+            if self._closing.is_set():
+                raise KilledAtStartError("the run ended as the inference process started")
             self._greet(self._process, log)
         except BaseException:
             self._stop()

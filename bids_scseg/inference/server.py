@@ -55,10 +55,17 @@ OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE
 )
 ON_GPU = re.compile(r"CUDA|CUDNN|CUBLAS", re.IGNORECASE)
+#: How torch begins what CUDA (or AMD's HIP) reports; newer versions have a class of their own for it.
+GPU_ERROR = re.compile(r"(CUDA|HIP) error")
+LOST_GPU = 70  # exit status of a process that cannot use its GPU any more (EX_SOFTWARE)
 UNEXPECTED = (OSError, ValueError, RuntimeError, MemoryError, LookupError, TypeError, ArithmeticError)
 
 Message = Mapping[str, object]
 Stamp = tuple[int, ...]
+
+
+class GpuLostError(Exception):
+    """CUDA reported an error after which, mostly, nothing in this process works on the GPU any more."""
 
 
 @dataclass(slots=True)
@@ -85,7 +92,13 @@ class Worker:
     _models: dict[Path, _Loaded] = field(default_factory=dict)
 
     def serve(self, message: Message) -> dict[str, object]:
-        """Carry out one request; the answer to send. Errors become answers."""
+        """Carry out one request; the answer to send. Errors become answers.
+
+        Raises
+        ------
+        GpuLostError
+            If the GPU failed: every later request would, so this process ends, and the client starts another.
+        """
         start = time.monotonic()
         try:
             self._reset_peak()
@@ -94,6 +107,10 @@ class Worker:
             return failure(error)
         except UNEXPECTED as error:
             LOG.exception("request failed")
+            if _is_gpu_lost(error):
+                words = str(error).partition("\n")[0]
+                LOG.error("the inference process gives up: %s", words)  # the end of its log, for the client
+                raise GpuLostError(words) from error
             return failure(_unexpected(error))
         reply = Reply(
             seconds=time.monotonic() - start, peak_memory_gb=self._peak_gb(), device=self.device.description
@@ -183,6 +200,16 @@ def peak_memory_gb() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _is_gpu_lost(error: BaseException) -> bool:
+    """Whether an error is one of CUDA's own (illegal access, failed launch, ECC), and not want of memory."""
+    import torch
+
+    own = isinstance(error, getattr(torch, "AcceleratorError", ())) or (
+        isinstance(error, RuntimeError) and GPU_ERROR.match(str(error)) is not None
+    )
+    return own and not OUT_OF_MEMORY.search(str(error))
 
 
 def _unexpected(error: BaseException) -> ScsegError:
@@ -320,7 +347,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     _announce({"ok": True, "device": device.name, **asdict(device)})
     with listener:
-        serve_forever(listener, Worker(device=device))
+        try:
+            serve_forever(listener, Worker(device=device))
+        except GpuLostError:
+            os._exit(LOST_GPU)  # at once: whatever tidies up would ask the GPU and may hang
     Path(options.socket).unlink(missing_ok=True)
     return 0
 

@@ -27,6 +27,8 @@ NAN = float("nan")
 #: Borders of the lesion size classes, mm³ (ours; a single 1 x 1 x 3 mm voxel is 3 mm³, and lesions of the
 #: cord mostly have 20 to 500 mm³).
 SIZE_BORDERS_MM3 = (20.0, 50.0, 100.0, 200.0, 500.0)
+#: Relative: a volume so little below a border is on it, because voxel volumes come from rounded headers.
+SIZE_ROUNDING = 1e-5
 #: A bootstrap over fewer subjects gives intervals that are clearly too narrow; the border is ours.
 FEW_SUBJECTS = 10
 #: More distinct numbers than this in a cohort column are split at their median (ours).
@@ -335,9 +337,9 @@ def _by_subject(
 
 
 def size_class(volume_mm3: float) -> str:
-    """Name of the size class of a volume; a border belongs to the upper class."""
+    """Name of the size class of a volume; a border, up to rounding, belongs to the upper class."""
     borders = SIZE_BORDERS_MM3
-    index = int(np.searchsorted(borders, volume_mm3, side="right"))
+    index = int(np.searchsorted(borders, volume_mm3 * (1 + SIZE_ROUNDING), side="right"))
     if index == 0:
         return f"under {borders[0]:g} mm³"
     if index == len(borders):

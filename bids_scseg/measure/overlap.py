@@ -20,6 +20,9 @@ from bids_scseg.measure.profiles import PROFILES, Match, Profile
 Mask = npt.NDArray[Any]
 NAN = float("nan")
 
+#: Of a voxel. Headers hold rounded numbers: a component of 3 mm³ has 3.0000000000000004 or 2.9999997 by them.
+ROUNDING_VOX = 1e-4
+
 #: False positives per image at which the challenge's FROC reads the sensitivity (specification).
 FROC_RATES = (0.25, 0.5, 1.0, 2.0, 3.0)
 
@@ -197,7 +200,7 @@ def find_instances(
     mask : (i, j, k) bool
         Lesion.
     profile
-        Rules.
+        Rules. Its smallest volume is compared up to the rounding of headers (a ten-thousandth of a voxel).
     voxel_volume_mm3
         mm³ per voxel.
 
@@ -209,7 +212,7 @@ def find_instances(
         mask.astype(np.uint8), connectivity=profile.connectivity
     ).astype(np.int32)
     sizes = np.bincount(found.ravel()) * voxel_volume_mm3
-    keep = sizes > profile.drop_up_to_mm3
+    keep = sizes > profile.drop_up_to_mm3 + ROUNDING_VOX * voxel_volume_mm3
     keep[0] = False
     numbers = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
     return numbers[found]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bids_scseg.measure.calibration import CERTAIN_BELOW
 from bids_scseg.measure.cordcoords import slice_arc_mm
 from bids_scseg.measure.instances import CORD_FROM, Labels
 from bids_scseg.measure.landmarks import VERTEBRAE, Landmarks
@@ -23,7 +24,8 @@ EXAMINED_FROM = 0.5
 #: Radius of the disc that stands for the cord in slices without a cord mask, about the cord's own (66 mm² at
 #: C3).
 CORD_RADIUS_MM = 4.5
-#: Probabilities this close to the threshold are counted as uncertain (ours).
+#: Probabilities this close to the threshold are counted as uncertain (ours), unless they are sure background:
+#: below 0.01, as in the calibration. A low threshold is close to zero, and all background would count.
 NEAR_THRESHOLD = 0.1
 #: ``mask_origin`` of lesions that nobody corrected.
 MODEL_ORIGIN = "model"
@@ -57,7 +59,7 @@ SESSION_COLUMNS: tuple[Column, ...] = (
         name="near_threshold_volume_mm3",
         dtype="float64",
         units="mm^3",
-        description="Volume of voxels whose probability is within 0.1 of the threshold.",
+        description="Volume of voxels whose probability is within 0.1 of the threshold and at least 0.01.",
     ),
     Column(
         name="near_threshold_mass",
@@ -263,7 +265,7 @@ def _ratio(part: float, whole: float) -> float | None:
 def _near_threshold(
     probability: npt.NDArray[np.floating], threshold: float, voxel: float
 ) -> dict[str, Value]:
-    near = np.abs(probability - threshold) <= NEAR_THRESHOLD
+    near = (np.abs(probability - threshold) <= NEAR_THRESHOLD) & (probability >= CERTAIN_BELOW)
     total = float(probability.sum(dtype=np.float64))
     mass = float(probability[near].sum(dtype=np.float64))
     return {

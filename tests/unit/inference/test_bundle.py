@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -130,12 +131,47 @@ def test_changed_weights_are_noticed(tmp_path: Path) -> None:
     assert caught.value.expected == bundle.weights_sha256
 
 
-@pytest.mark.parametrize("name", ["weights.pt", "weights.pkl", "model.pth", "data.bin", "run.py", ".hidden"])
+@pytest.mark.parametrize(
+    "name", ["weights.pt", "weights.pkl", "model.pth", "data.bin", "run.py", ".hidden", "x.tmp"]
+)
 def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError, match="other files could run code"):
         load_bundle(tmp_path)
+
+
+def test_what_a_killed_writer_left_is_passed_over_unread_and_goes_with_the_next(tmp_path: Path) -> None:
+    bundle, remains = write(tmp_path), tmp_path / ".weights.safetensors.0123456789ab.tmp"
+    os.mkfifo(remains)  # opening it would wait for ever
+    assert load_bundle(tmp_path) == bundle
+    remains.unlink()
+    remains.write_bytes(b"half of the weights")
+    assert write(tmp_path) == bundle
+    assert not remains.exists()
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from bids_scseg.inference.bundle import save_bundle
+from bids_scseg.recipe.load import load_recipe
+
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+recipe = load_recipe("cord-lesion")
+weights = {"a": np.ones(3, np.float32)}
+save_bundle(sys.argv[1], weights, recipe=recipe, threshold=0.4, provenance={}, card="none")
+"""
+
+
+def test_the_same_command_succeeds_after_a_kill_while_weights_were_written(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    (remains,) = tmp_path.iterdir()
+    assert remains.name.startswith(".weights.safetensors.")
+    bundle = write(tmp_path)
+    assert bundle == load_bundle(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.json", "weights.safetensors", "card.md"}
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "card.md"])

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,14 @@ from bids_scseg.inference.client import (
 )
 from bids_scseg.inference.device import Device
 from bids_scseg.inference.protocol import error_from_json, error_to_json
-from bids_scseg.inference.server import Worker, listen, peak_memory_gb, remove_socket
+from bids_scseg.inference.server import (
+    LOST_GPU,
+    GpuLostError,
+    Worker,
+    listen,
+    peak_memory_gb,
+    remove_socket,
+)
 from bids_scseg.network.build import build_network
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.load import load_recipe
@@ -169,6 +177,29 @@ def test_what_a_library_raises_is_told_without_a_log(
     assert isinstance(found, dict)
     assert words in found["found"] and remedy in found["remedy"]
     assert "log" not in found["remedy"]
+
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(ILLEGAL),
+        RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+        RuntimeError("HIP error: unspecified launch failure"),
+        getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: unspecified launch failure"),
+    ],
+)
+def test_after_an_error_of_cuda_itself_nothing_is_answered(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Worker, "_task", lambda *_: fail)
+    with pytest.raises(GpuLostError, match=r"^\w+ error: [a-zA-Z ]+$"):
+        worker().serve({"task": "segment"})
 
 
 @pytest.mark.parametrize("kind", [value for value in vars(errors).values() if isinstance(value, type)])
@@ -340,6 +371,49 @@ def test_a_request_that_kills_the_process_twice_fails(tmp_path: Path) -> None:
     assert not Path(address).parent.exists()
 
 
+#: The process, whose GPU fails whenever it segments, and once as it looks for a cord.
+WITH_A_BROKEN_GPU = f"""
+import sys
+from pathlib import Path
+from bids_scseg.inference import server
+
+def task(worker, name):
+    return run if name in ("segment", "cord") else lambda _: None
+
+def run(message):
+    if message["task"] == "segment" or not Path(message["output"]).exists():
+        Path(message["output"]).touch()
+        raise RuntimeError({ILLEGAL!r})
+
+server.Worker._task = task
+sys.exit(server.main())
+"""
+
+
+def test_a_process_that_lost_its_gpu_makes_way_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, start = [], subprocess.Popen
+
+    def popen(arguments: list[str], **options: object) -> subprocess.Popen[bytes]:
+        own = arguments[arguments.index("--socket") :]
+        started.append(start([sys.executable, "-P", "-c", WITH_A_BROKEN_GPU, *own], **options))  # type: ignore[call-overload]
+        return started[-1]
+
+    monkeypatch.setattr(client.subprocess, "Popen", popen)
+    with InferenceServer("cpu", threads=1) as running:
+        # Paths need only be absolute: the stand-in writes there that it was asked.
+        assert request(running.address, task="cord", output=tmp_path / "cord").device  # asked once more
+        assert running.restarts == 1
+        words = (
+            r"ended twice during 'segment' \(its log ends with: .*: CUDA error: an illegal memory access was"
+        )
+        with pytest.raises(SessionError, match=words):
+            request(running.address, task="segment", output=tmp_path / "lesions")
+        assert request(running.address, task="ping").device  # others are served
+    assert [process.returncode for process in started[:-1]] == [LOST_GPU] * 3
+
+
 def test_an_absent_device_fails_at_the_start() -> None:
     with pytest.raises(MissingToolError, match="cuda:99"), InferenceServer("cuda:99"):
         pass
@@ -387,6 +461,33 @@ def test_one_that_ends_by_itself_is_not_started_again(scripted: Callable[..., li
     with pytest.raises(MissingToolError, match=r"did not start \(exit status 3\)"), InferenceServer("cpu"):
         pass
     assert left == [READY]
+
+
+def test_a_process_that_is_started_again_as_the_run_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, start = threading.Event(), threading.Event(), subprocess.Popen
+    started: list[subprocess.Popen[bytes]] = []
+
+    def popen(_: object, **options: object) -> subprocess.Popen[bytes]:
+        if started:  # the end of the run comes before there is a process that it could stop
+            begun.set()
+            go.wait(20)
+        started.append(start(["sh", "-c", READY], **options))  # type: ignore[call-overload]
+        return started[-1]
+
+    monkeypatch.setattr(client.subprocess, "Popen", popen)
+    server = InferenceServer("cpu")
+    server.__enter__()
+    os.kill(server.pid, signal.SIGKILL)
+    assert begun.wait(20)
+    ending = threading.Thread(target=server.__exit__, args=(None, None, None), daemon=True)
+    ending.start()
+    time.sleep(0.3)
+    assert ending.is_alive()
+    go.set()
+    ending.join(15)
+    assert not ending.is_alive()
+    assert len(started) == 2 and started[1].poll() is not None
+    assert not Path(server.address).parent.exists()
 
 
 def test_a_long_temporary_folder_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

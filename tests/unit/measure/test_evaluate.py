@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from bids_scseg.errors import DataError
 from bids_scseg.measure.evaluate import METRICS, ImageKey, LesionNames, evaluate_image
-from bids_scseg.measure.evaluation import evaluate_all, group_labels, size_class
+from bids_scseg.measure.evaluation import SIZE_BORDERS_MM3, evaluate_all, group_labels, size_class
 from bids_scseg.space.grid import Grid
 
 GRID = Grid(shape=(6, 6, 80), affine=np.diag([1.0, 1.0, 2.0, 1.0]))  # voxels of 2 mm³
@@ -142,6 +143,20 @@ def test_sizes_have_their_borders():
     assert [size_class(v) for v in (0, 19.9, 20, 499, 500)] == [
         "under 20 mm³", "under 20 mm³", "20 to 50 mm³", "200 to 500 mm³", "500 mm³ and more",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 5), (0.5, 0.5, 0.5), (0.4, 0.5, 1), (0.7, 1 / 0.7, 2)])
+@pytest.mark.parametrize("degrees", [0, 3, 7, 20, 25])
+def test_a_volume_on_a_border_is_on_it_whatever_the_header_rounds(spacing, degrees):
+    affine = np.eye(4)
+    rotation = Rotation.from_euler("xyz", [degrees, degrees / 2, 0], degrees=True)
+    affine[:3, :3] = rotation.as_matrix() @ np.diag(spacing)
+    volume = Grid(shape=(8, 8, 8), affine=affine.astype(np.float32)).voxel_volume
+    for border in SIZE_BORDERS_MM3:
+        voxels = round(border / np.prod(spacing))
+        assert voxels * volume == pytest.approx(border, rel=1e-6)
+        assert size_class(voxels * volume) == size_class(border)
+        assert size_class((voxels - 1) * volume) != size_class(border)
 
 
 def test_methods_are_compared_by_subject():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from bids_scseg.errors import DataError, GeometryError
 from bids_scseg.measure.overlap import (
@@ -18,6 +19,7 @@ from bids_scseg.measure.overlap import (
     score,
 )
 from bids_scseg.measure.profiles import PROFILES
+from bids_scseg.space.grid import Grid
 
 NAN = float("nan")
 ORDER = ("walsh2024", "anima", "neuropoly", "msms", "panoptica")
@@ -103,6 +105,39 @@ def test_anima_drops_small_components_on_both_sides():
     truth[5, 5, 1:5] = True  # 4 mm³: kept
     result = score(truth, truth, profile="anima", voxel_volume_mm3=1)
     assert (result.truth_count, result.predicted_count, result.f1) == (1, 1, 1)
+
+
+def _header_volume(spacing, degrees=0.0):
+    """mm³ of a voxel by a header: directions and spacings in float32."""
+    affine = np.eye(4)
+    rotation = Rotation.from_euler("xyz", [degrees, degrees / 2, -degrees / 3], degrees=True)
+    affine[:3, :3] = rotation.as_matrix() @ np.diag(spacing)
+    return Grid(shape=(8, 8, 8), affine=affine.astype(np.float32)).voxel_volume
+
+
+@pytest.mark.parametrize("degrees", [0, 3, 7, 11, 15, 20, 25, 90])
+@pytest.mark.parametrize(
+    ("spacing", "voxels"),
+    [((1, 1, 3), 1), ((0.6, 0.5, 10), 1), ((0.5, 0.5, 4), 3), ((1, 1, 1), 3), ((0.5, 0.5, 3), 4),
+     ((0.5, 0.5, 0.5), 24), ((0.3, 0.4, 0.5), 50), ((0.2, 0.2, 0.25), 300)],
+)  # fmt: skip
+def test_exactly_3_mm3_are_dropped_whatever_the_header_rounds(spacing, voxels, degrees):
+    volume = _header_volume(spacing, degrees)
+    assert voxels * volume == pytest.approx(3, rel=1e-6)
+    mask = np.zeros((5, 1, voxels + 2), bool)
+    mask[1, 0, :voxels] = True  # 3 mm³
+    mask[3, 0, : voxels + 1] = True  # one voxel more
+    found = find_instances(mask, profile=PROFILES["anima"], voxel_volume_mm3=volume)
+    assert not found[1].any()
+    assert (found[3] > 0).sum() == voxels + 1
+    result = score(mask, mask, profile="anima", voxel_volume_mm3=volume)
+    assert (result.truth_count, result.predicted_count, result.f1) == (1, 1, 1)
+
+
+def test_without_a_smallest_volume_every_voxel_is_kept():
+    mask = np.zeros((5, 5, 5), bool)
+    mask[2, 2, 2] = True
+    assert find_instances(mask, profile=PROFILES["neuropoly"], voxel_volume_mm3=1e-3).max() == 1
 
 
 @pytest.mark.parametrize(("profile", "count"), [("walsh2024", 1), ("anima", 2), ("neuropoly", 2)])

@@ -8,7 +8,7 @@ import pytest
 from bids_scseg.measure.landmarks import Landmarks, Level
 from bids_scseg.measure.lesions import lesion_table
 from bids_scseg.measure.schema import to_frame
-from bids_scseg.measure.session import Provenance, session_columns, session_row
+from bids_scseg.measure.session import Provenance, _near_threshold, session_columns, session_row
 
 NAMES = ("T2Sag", "T2Ax")
 PROVENANCE = Provenance(threshold=0.4, model="cord-lesion", model_sha256="ab12", version="0.1.0")
@@ -138,6 +138,17 @@ def test_probability_near_the_threshold(make_geometry, round_cord):
     row = _row(geometry, labels, round_cord(geometry), coverage, probability=probability)
     assert row["near_threshold_volume_mm3"] == pytest.approx(1.0)
     assert row["near_threshold_mass"] == pytest.approx(3.6 / 7.2)
+
+
+@pytest.mark.parametrize(("threshold", "near"), [(0.05, 1.0), (0.1, 1.0), (0.11, 1.0), (0.5, 0.0)])
+def test_sure_background_is_not_near_a_low_threshold(threshold, near):
+    nothing = np.zeros((8, 8, 40), np.float32)
+    found = _near_threshold(nothing, threshold, 0.125)
+    assert found == {"near_threshold_volume_mm3": 0, "near_threshold_mass": 0}
+    nothing[:, :, :10] = 0.005  # background that is not quite zero
+    assert _near_threshold(nothing, threshold, 0.125)["near_threshold_volume_mm3"] == 0
+    nothing[4, 4, 20:28] = 0.02
+    assert _near_threshold(nothing, threshold, 0.125)["near_threshold_volume_mm3"] == near
 
 
 def test_the_row_fills_the_schema(make_geometry, round_cord):
