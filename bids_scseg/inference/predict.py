@@ -152,7 +152,7 @@ def predict_case(
     available
         (S,) which sequences are present. One that covers nothing counts as missing.
     device
-        ``cpu`` (float32) or ``cuda:N`` (bfloat16 or float16 where it is exact enough).
+        ``cpu`` (float32) or ``cuda:N`` (bfloat16, or float16 on older GPUs; float32 where that overflows).
     sequences
         Names of the channels; default: the recipe's. Channels that the network does not know are left out.
     by_patch
@@ -283,8 +283,25 @@ def _foreground(
 def _autocast(device: str) -> AbstractContextManager[object]:
     if device == "cpu":
         return nullcontext()
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast("cuda", dtype=dtype)
+    return torch.autocast("cuda", dtype=half_precision(device))
+
+
+def half_precision(device: str) -> torch.dtype:
+    """What a GPU computes with: bfloat16 where its own hardware does, else float16.
+
+    ``torch.cuda.is_bf16_supported`` would ask the current device, not this one, and take NVIDIA's emulation
+    for support, which is slow (before Ampere, compute capability 8.0).
+
+    Parameters
+    ----------
+    device
+        ``cuda:N``.
+    """
+    if torch.version.hip:
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+    return torch.bfloat16 if native else torch.float16
 
 
 def _patch_size(spec: InferenceSpec, network: NetworkSpec) -> Size:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bids_scseg.errors import DataError, ImageError, MissingToolError, SessionError, UsageError
+from bids_scseg.inference import predict
 from bids_scseg.inference.bundle import ModelBundle, save_bundle
 from bids_scseg.inference.device import resolve_device
 from bids_scseg.inference.predict import (
@@ -317,6 +318,36 @@ def test_devices_are_explicit() -> None:
         resolve_device("gpu")
     with pytest.raises(MissingToolError, match="cuda:99"):
         resolve_device("cuda:99")
+
+
+def test_each_gpu_computes_in_what_its_own_hardware_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    capability = {"cuda:0": (7, 5), "cuda:1": (8, 0), "cuda:2": (9, 0)}
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[str(device)])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)  # it counts emulation
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype: (kind, dtype))
+    assert predict._autocast("cuda:0") == ("cuda", torch.float16)
+    assert predict._autocast("cuda:1") == predict._autocast("cuda:2") == ("cuda", torch.bfloat16)
+
+
+@pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_gpus_of_amd_are_asked_their_way(
+    monkeypatch: pytest.MonkeyPatch, supported: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    assert predict.half_precision("cuda:0") == dtype
+
+
+def test_what_is_beyond_float16_is_computed_once_more_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "_autocast", lambda _: torch.autocast("cpu", dtype=torch.float16))
+    images = torch.full((1, 6, 4, 4, 8), 1e3)
+    network = Constant(lambda images: torch.nn.functional.linear(images[:, 0], torch.eye(8) * 1e3))  # 1e6
+    found = predict._foreground(  # "cpu:0" computes here and is not taken for the CPU
+        network, images, torch.ones(1, 6, dtype=torch.bool), images > 0, device="cpu:0"
+    )
+    assert network.calls == 2
+    assert (found == 1).all()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
