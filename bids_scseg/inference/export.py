@@ -195,8 +195,9 @@ def export_onnx(bundle: ModelBundle, out: Path, *, sequences: tuple[str, ...] = 
     _write_onnx(network, bundle, path, names=names)
     _stamp(path, bundle, network.network.spec.sequences)
     done = compare(bundle, path, _onnx_run(path), sequences=sequences)
-    used = network.network.spec.sequences
-    write_json(out / DESCRIPTION_FILE, export_record(bundle, done, sequences=used, form="onnx", names=names))
+    used, fixed = network.network.spec.sequences, "available" not in names
+    record = export_record(bundle, done, sequences=used, form="onnx", fixed=fixed, names=names)
+    write_json(out / DESCRIPTION_FILE, record)
     (out / CARD_FILE).write_bytes((bundle.path / CARD_FILE).read_bytes())
     return done
 
@@ -391,16 +392,24 @@ def _probability(
 
 
 def export_record(
-    bundle: ModelBundle, done: Exported, *, sequences: tuple[str, ...], form: str, names: tuple[str, ...] = ()
+    bundle: ModelBundle,
+    done: Exported,
+    *,
+    sequences: tuple[str, ...],
+    form: str,
+    fixed: bool,
+    names: tuple[str, ...] = (),
 ) -> dict[str, object]:
-    """What an export is, its inputs ``names``, how it compares, and all that the bundle says of itself."""
+    """What an export is, its inputs ``names``, how it compares, and all that the bundle says of itself.
+
+    ``fixed``: all ``sequences`` have to be there; else any of them may.
+    """
     shape = [1, len(sequences), *_patch(bundle)]
     shapes = {"images": shape, "available": shape[:2], "coverage": shape}
-    flags = len(sequences) == len(bundle.network.sequences) > 1
     export = {
         "format": form,
         "sequences": list(sequences),
-        "availability": "any of these sequences" if flags else "fixed: all of these sequences",
+        "availability": "fixed: all of these sequences" if fixed else "any of these sequences",
         "inputs": {name: {"shape": shapes[name], "type": "float32"} for name in names},
         "outputs": {"probability": {"shape": [1, 1, *shape[2:]], "type": "float32"}},
         "comparison": {

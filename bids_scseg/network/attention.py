@@ -6,6 +6,7 @@ depends on an axis is a five-dimensional parameter here, and nothing is a buffer
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -76,10 +77,17 @@ class ConvolutionalAttention(nn.Module):
         summary = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1)
         # float32 under autocast too: oneDNN's bfloat16 gradient of so large a kernel (torch 2.13) is NaN
         # at times, or never comes back
-        with torch.autocast(summary.device.type, enabled=False):
+        with _without_autocast(summary.device):
             where = torch.sigmoid(self.where(summary.float()))
         weighted: Tensor = features * where.to(features.dtype)
         return weighted
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context of full precision; a device such as meta knows no autocast, nor that it could be off."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 class NonLocal(nn.Module):
@@ -143,7 +151,7 @@ def relative_bias(table: Tensor, size: Size) -> Tensor:
     steps = []
     for axis, length in enumerate(size):
         reach = table.shape[2 + axis] // 2
-        place = torch.arange(length, device=table.device)
+        place = torch.arange(length, device=table.device)  # in a trace always on CPU, where an index may be
         steps.append((place[:, None] - place).clamp(-reach, reach) + reach)
     first, second, third = steps
     row = first[:, None, :, None] * table.shape[3] + second[None, :, None, :]

@@ -27,7 +27,7 @@ class Encoded:
     skips : list of (B, channels, ...)
         Skip features, full resolution first.
     available : (B, S) bool
-        Which sequences are present.
+        Which sequences are present, on the features' device.
     """
 
     features: Tensor
@@ -104,8 +104,9 @@ class SegmentationNet(nn.Module):
             skips, bottleneck = self.encoders[name](images[rows, channel : channel + 1], bool(wanted.any()))
             features.append(_scatter(bottleneck, rows, len(images)))
             collector.add(skips, rows=rows, wanted=wanted, batch=len(images))
-        stacked = _stack_present(features)
-        return Encoded(features=stacked, skips=collector.mean(gives_skips.sum(1)), available=available)
+        stacked, skips = _stack_present(features), collector.mean(gives_skips.sum(1))
+        # flags may come on CPU; moved here and not in fuse, which is traced: a trace would keep the device
+        return Encoded(features=stacked, skips=skips, available=available.to(stacked.device))
 
     def fuse(self, encoded: Encoded, coverage: Tensor | None = None) -> Tensor:
         """Fuse, with missing features imputed or masked out: (B, S, C, i, j, k) to (B, C, i, j, k)."""

@@ -20,7 +20,8 @@ def impute(features: Tensor, weights: Tensor) -> Tensor:
     features : (B, S, C, i, j, k)
         Bottleneck features of each sequence; values of weight 0 are never used, not even NaN.
     weights : (B, S) or (B, S, 1, i, j, k)
-        1 where a sequence is present, 0 where it is missing; fractions for partial coverage.
+        1 where a sequence is present, 0 where it is missing; fractions for partial coverage. On the
+        features' device.
 
     Returns
     -------
@@ -28,13 +29,15 @@ def impute(features: Tensor, weights: Tensor) -> Tensor:
         ``w_s f_s + (1 - w_s) m`` with ``m = sum(w f) / sum(w)``. Where no sequence has weight,
         the result is 0 (callers make sure that some sequence does).
     """
-    weights = _spatial(weights).to(features)
+    weights = _spatial(weights, features.dtype)
     known = _known(features, weights) * weights
     return known + (1 - weights) * _mean(known, weights)
 
 
-def _spatial(weights: Tensor) -> Tensor:
-    return weights[:, :, None, None, None, None] if weights.ndim == 2 else weights
+def _spatial(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights as (B, S, 1, i, j, k) of that type, on the device they are on."""
+    spatial = weights[:, :, None, None, None, None] if weights.ndim == 2 else weights
+    return spatial.to(dtype)  # not .to(features): a trace would keep the device it was made on
 
 
 def _known(features: Tensor, weights: Tensor) -> Tensor:
@@ -144,7 +147,7 @@ class AttentionFusion(nn.Module):
         -------
         (B, C, i, j, k)
         """
-        weights = _spatial(weights).to(features)
+        weights = _spatial(weights, features.dtype)
         known = _known(features, weights)
         mean = _mean(known * weights, weights)[:, 0]
         answer = self._attend(mean, known, weights.expand(-1, -1, 1, *features.shape[3:]))

@@ -104,7 +104,7 @@ class SwinBlock(nn.Module):
         padding = [(-length) % step for length, step in zip(size, window, strict=True)]
         padded = functional.pad(features, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
         turned = padded.roll([-step for step in shift], (1, 2, 3)).contiguous()
-        apart = _apart(size, _size(turned), window=window, shift=shift, device=features.device)
+        apart = _apart(turned, size, window=window, shift=shift)
         tokens = window_partition(turned, window)  # type: ignore[no-untyped-call]
         mixed = self._mix(tokens, window, apart)
         whole = window_reverse(mixed, window, turned.shape[:4])  # type: ignore[no-untyped-call]
@@ -173,19 +173,22 @@ def _layout(size: Size, *, shifted: bool) -> tuple[Size, Size]:
     return (first, second, third), (a, b, c)
 
 
-def _apart(size: Size, padded: Size, *, window: Size, shift: Size, device: torch.device) -> Tensor | None:
+def _apart(turned: Tensor, size: Size, *, window: Size, shift: Size) -> Tensor | None:
     """(windows, n, n) bool: which places of a window must not see each other; None if all may.
 
     Places that the shift brought round the edge, and padding, are no neighbours of the rest. (SwinUNETR does
-    not mask padding.)
+    not mask padding.) ``turned`` is the padded and shifted map, ``size`` what it was before padding.
     """
+    padded = _size(turned)
     if size == padded and not any(shift):
         return None
-    kind = torch.zeros((), dtype=torch.long, device=device)
-    for length, whole, step in zip(size, padded, shift, strict=True):
-        place = torch.arange(whole, device=device)
+    # made from the map itself: a trace would keep the device that arange is told
+    each = torch.ones_like(turned[0, ..., 0], dtype=torch.long)
+    kind = torch.zeros_like(each)
+    for axis, (length, whole, step) in enumerate(zip(size, padded, shift, strict=True)):
+        place = each.cumsum(axis) - 1
         wrapped, padding = place >= whole - step, (place + step) % whole >= length
-        kind = kind[..., None] * 4 + wrapped + 2 * padding
+        kind = kind * 4 + wrapped + 2 * padding
     kinds = window_partition(kind[None, ..., None], window)  # type: ignore[no-untyped-call]
     kinds = kinds[..., 0]
     apart: Tensor = kinds[:, :, None] != kinds[:, None, :]

@@ -99,6 +99,7 @@ def test_onnx_with_flags(make_bundle, tmp_path, spec):
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     inputs = record["export"]["inputs"]
     assert list(inputs) == ["images", "available", "coverage"][: 3 if spec["impute"] == "voxel" else 2]
+    assert record["export"]["availability"] == "any of these sequences"
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     assert {i.name: i.shape for i in session.get_inputs()} == {n: v["shape"] for n, v in inputs.items()}
     facts = {entry.key: entry.value for entry in onnx.load(str(done.path)).metadata_props}
@@ -123,6 +124,14 @@ def test_onnx_for_a_fixed_set_of_sequences(make_bundle, tmp_path):
         logits = load_network(bundle)(torch.from_numpy(images), torch.tensor([[True, False, True]]))[0]
     found = session.run(None, {"images": images[:, [0, 2]]})[0]
     np.testing.assert_allclose(found, 1 - logits.softmax(1)[:, :1].numpy(), atol=1e-5)
+
+
+@needs_onnx
+def test_naming_all_sequences_fixes_them(make_bundle, tmp_path):
+    export_onnx(make_bundle(), tmp_path / "out", sequences=("A", "B", "C"))
+    record = json.loads((tmp_path / "out" / "export.json").read_text())["export"]
+    assert list(record["inputs"]) == ["images"]
+    assert record["availability"] == "fixed: all of these sequences"
 
 
 def test_sequences_that_a_network_cannot_do_without(make_bundle):

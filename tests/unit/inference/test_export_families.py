@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from bids_scseg.inference.bundle import save_bundle
-from bids_scseg.inference.export import compare, dense_network, export_onnx
-from bids_scseg.inference.monai_bundle import export_monai
+from bids_scseg.inference.export import compare, dense_network, export_onnx, quiet
+from bids_scseg.inference.monai_bundle import StackedNet, export_monai
 from bids_scseg.network.families import FAMILIES
 
 from .conftest import random_weights, small_recipe
@@ -57,6 +58,25 @@ def test_availability_as_arithmetic_gives_the_networks_numbers(bundle_of, name):
     done = compare(bundle, bundle.path, run, tolerance=LIMIT)
     assert done.checked == 4
     assert done.difference < LIMIT
+
+
+@each_variant
+def test_a_script_is_bound_to_no_device(bundle_of, name):
+    """Traced on CPU, run on another device: meta computes shapes alone and refuses what is not on it."""
+    bundle, file = bundle_of(name), io.BytesIO()
+    network = StackedNet(dense_network(bundle), flips=False).eval()
+    stacked = torch.ones(1, 3 * network.count, *bundle.recipe.inference.patch_vox)
+    with quiet(), torch.no_grad():
+        torch.jit.save(torch.jit.trace(network, stacked, check_trace=False), file)
+        file.seek(0)
+        script = torch.jit.load(file)
+        # weights alone: loaded with map_location="meta", plain numbers in the graph have no value
+        for module in script.modules():
+            for key, weight in list(module.named_parameters(recurse=False)):
+                setattr(module, key, weight.to("meta"))
+        found = script(stacked.to("meta"))
+    assert {weight.device.type for weight in script.parameters()} == {"meta"}
+    assert (found.device.type, found.shape) == ("meta", (1, 1, *stacked.shape[2:]))
 
 
 @pytest.mark.slow

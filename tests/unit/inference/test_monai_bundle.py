@@ -85,8 +85,36 @@ def test_a_fixed_set_of_sequences(make_bundle, tmp_path):
     assert "x[[1, 2]]" in (out / "configs/inference.json").read_text()
 
 
-def test_a_single_sequence(make_bundle, tmp_path):
-    assert export_monai(make_bundle(("A",)), tmp_path / "out").checked == 1
+@pytest.mark.parametrize(
+    ("names", "sequences", "availability"),
+    [
+        ("ABC", "", "any of these sequences"),
+        ("ABC", "ABC", "fixed: all of these sequences"),
+        ("A", "", "fixed: all of these sequences"),
+    ],
+    ids=["any", "all named", "one"],
+)
+def test_the_record_says_what_has_to_be_there(make_bundle, tmp_path, names, sequences, availability):
+    done = export_monai(make_bundle(tuple(names)), tmp_path / "out", sequences=tuple(sequences))
+    record = json.loads((tmp_path / "out/configs/export.json").read_text())["export"]
+    assert record["availability"] == availability
+    assert done.checked == (1 if sequences or len(names) == 1 else 4)
+
+
+def test_what_was_written_is_checked_on_cpu_beside_a_gpu(make_bundle, tmp_path, monkeypatch):
+    devices = []
+    right = monai_bundle.read_config
+
+    def watched(*given, **changes):
+        parser = right(*given, **changes)
+        devices.append(parser.get_parsed_content("device"))
+        return parser
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(monai_bundle, "read_config", watched)
+    export_monai(make_bundle(), tmp_path / "out")
+    assert devices == [torch.device("cpu")] * 2
+    assert right(tmp_path / "out").get_parsed_content("device") == torch.device("cuda:0")  # as users run it
 
 
 def test_a_configuration_that_gives_other_numbers_is_an_error(make_bundle, tmp_path, monkeypatch):

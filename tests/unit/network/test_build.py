@@ -124,6 +124,14 @@ def test_encoder_of_a_missing_sequence_never_runs() -> None:
     assert seen == {"T2Sag": 2, "MP2RAGE": 1}  # STIR never; MP2RAGE on the one item that has it
 
 
+def test_flags_follow_the_features_to_their_device() -> None:
+    """Which encoders run is decided by values, so flags may be on CPU beside images that have none."""
+    network = tiny(skips="mean").to("meta")
+    encoded = network.encode(images().to("meta"), flags((1, 0, 1)))
+    assert encoded.available.device == encoded.features.device == torch.device("meta")
+    assert network.fuse(encoded).shape == (1, 5, 2, 2, 2)
+
+
 def test_missing_features_are_the_mean_of_the_available_ones() -> None:
     network = tiny()
     batch = images()

@@ -4,10 +4,12 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bids_scseg.errors import DataError
 from bids_scseg.network.build import build_network, parameter_count
 from bids_scseg.network.cost import forward_flops, forward_seconds, measure_cost
+from bids_scseg.network.families import FAMILIES
 from bids_scseg.recipe.model import NetworkSpec
 
 TWO = NetworkSpec(channels=(2, 3), strides=((1, 1, 1), (2, 2, 2)), deep_supervision=1)
@@ -41,6 +43,21 @@ def test_attention_is_counted() -> None:
     block = NetworkSpec(family="nonlocal", channels=(4, 8), strides=TWO.strides, deep_supervision=1)
     # 8 places: four pointwise convolutions 8 <-> 4, and two products of 8 x 8 places with 4 channels
     assert forward_flops(block, SHAPE) - forward_flops(plain, SHAPE) == 2 * (4 * 8 * 32 + 2 * 64 * 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shapes_alone_give_the_operations_of_a_real_pass(family: str) -> None:
+    spec = NetworkSpec(
+        family=family,  # type: ignore[arg-type]
+        channels=(4, 4, 8),
+        strides=((1, 1, 1), (2, 2, 2), (1, 1, 2)),
+        sequences=("A", "B"),
+        deep_supervision=1,
+    )
+    network = build_network(spec).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 2, 4, 4, 8), torch.ones(1, 2, dtype=torch.bool))
+    assert forward_flops(spec, (4, 4, 8)) == counter.get_total_flops() > 0
 
 
 def test_costs_together() -> None:
