@@ -194,6 +194,7 @@ def methods_text(options: RunOptions, models: Models) -> str:
             versions=models.versions,
             engine=models.lesion.engine,
             engine_release=models.engine_release,
+            given_geometry="" if options.geometry is None else options.geometry.name,
         )
     )
 

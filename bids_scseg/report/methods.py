@@ -183,8 +183,12 @@ def recipe_facts(
     versions: Mapping[str, str] = NOTHING,
     engine: str = "",
     engine_release: str = "",
+    given_geometry: str = "",
 ) -> MethodsFacts:
-    """Facts of a whole run, from what its recipe says; ``cord_source`` is ``sct`` or ``builtin``."""
+    """Facts of a whole run, from what its recipe says; ``cord_source`` is ``sct`` or ``builtin``.
+
+    ``given_geometry`` names the earlier run that gives some of the sessions theirs.
+    """
     return MethodsFacts(
         version=version,
         sequences=tuple((rule.name, rule.description) for rule in recipe.sequences),
@@ -208,6 +212,7 @@ def recipe_facts(
         engine_release=engine_release,
         whole_run=True,
         versions=versions,
+        given_geometry=given_geometry,
     )
 
 
@@ -287,7 +292,9 @@ def _slabs(facts: MethodsFacts) -> str:
         f"Overlapping slabs of {which} were combined, the uppermost staying in place and each serving half "
         "of an overlap."
     )
-    if facts.given_geometry:  # what registration or headers said, the earlier run knows
+    if (
+        facts.given_geometry and not facts.whole_run
+    ):  # what registration or headers said, the earlier run knows
         return text
     if facts.registered:
         text += (
@@ -308,7 +315,12 @@ NORMALIZED = {
 def _grid(facts: MethodsFacts) -> str:
     wide = " × ".join(f"{size * facts.spacing_mm:g}" for size in facts.window_vox)
     axes = "the anchor sequence" if facts.whole_run else facts.anchor
-    if facts.given_geometry:
+    if facts.given_geometry and facts.whole_run:
+        given = (
+            " For sessions that an earlier run had prepared, grid, placement of the slabs and centerlines "
+            f"were not fitted again but taken from there ({facts.given_geometry})."
+        )
+    elif facts.given_geometry:
         given = (
             " Grid, placement of the slabs and centerlines were not fitted to these images again but taken "
             f"from an earlier run ({facts.given_geometry})."

@@ -83,14 +83,25 @@ def test_intensities_are_told_as_the_recipe_had_them():
     assert "does not reach a patch counted as missing" in text
 
 
+RULE = SequenceRule(name="T2Sag", suffixes=("T2w",), planes=("sag",), register_slabs=True)
+RECIPE = Recipe(
+    name="r", version="1", frame="centerline", target="lesion", sequences=(RULE,), anchors=("T2Sag",)
+)
+
+
 def test_text_of_a_whole_run_names_no_session():
-    rule = SequenceRule(name="T2Sag", suffixes=("T2w",), planes=("sag",), register_slabs=True)
-    recipe = Recipe(
-        name="r", version="1", frame="centerline", target="lesion", sequences=(rule,), anchors=("T2Sag",)
-    )
-    text = boilerplate(recipe_facts(recipe, version="0.1.0", cord_source="builtin", model="m"))
+    text = boilerplate(recipe_facts(RECIPE, version="0.1.0", cord_source="builtin", model="m"))
     assert "Any subset is used of T2Sag" in text and "The session provided" not in text
     assert "Missing sequences were imputed" in text and "the anchor sequence" in text
+
+
+def test_a_run_with_geometries_given_says_where_those_of_some_sessions_are_from() -> None:
+    facts = recipe_facts(
+        RECIPE, version="0.1.0", cord_source="builtin", model="m", given_geometry="earlier-run"
+    )
+    text = boilerplate(facts)
+    assert "sessions that an earlier run had prepared" in text and "(earlier-run)" in text
+    assert "registered" in text  # the others are fitted as ever
 
 
 def test_the_toolboxs_network_is_told_instead_of_ours():
