@@ -24,7 +24,12 @@ ALONG_MM = 10.0  # crop beyond the overlap, along S-I: more than the largest acc
 NEAR_CORD_MM = 15.0  # cord and surroundings whose medians set the intensity scale, ours
 MAX_SCALE = 5.0  # larger ratios of medians are not a gain setting, ours
 MIN_POINTS = 200  # fewer samples say nothing about similarity or medians, ours
+# Slabs that do not overlap have nothing in common but the cord, which looks alike over some centimetres.
+FACING_MM = 30.0  # so much cord at the ends that face each other: longer than most lesions, ours
+FACING_GAP_MM = 30.0  # ends further apart lie in another part of the coil's field, ours
+FACING_VOXELS = 50  # of fewer the median is off by a fifth of the cord's spread or more, ours
 SAMPLE_POINTS = 200_000  # samples are thinned to about this many
+OVERLAP, CORD, UNMATCHED = "overlap", "cord", "unmatched"  # what gave the factor on intensities
 FAILED = "the registration failed"  # so begins the reason of a slab whose registration came to nothing
 MIN_GAIN = 1e-4  # similarity must rise by more than rounding
 FAILURES = (RuntimeError, ValueError, GeometryError)  # of ANTs (two kinds), or of a crop without a voxel
@@ -40,6 +45,9 @@ class SlabFit:
         Reference world mm (that of the uppermost slab) to this slab's world mm.
     scale
         Factor on intensities.
+    scale_by
+        What gave it: ``overlap`` with the neighbour above, the ``cord`` at the ends that face each other, or
+        ``unmatched`` where neither could and the neighbour's factor holds; empty if none was looked for.
     accepted
         True if a registration moved it; False where the header stands.
     reason
@@ -54,6 +62,7 @@ class SlabFit:
 
     xfm: FloatArray
     scale: float = 1.0
+    scale_by: str = ""
     accepted: bool = False
     reason: str = ""
     similarity_before: float = float("nan")
@@ -117,6 +126,10 @@ def chain_slabs(
     order = uppermost_first(grids)
     # One storage order for all, so that sampling does not depend on how a file is stored.
     stored = [canonical_view(image, grid) for image, grid in zip(images, grids, strict=True)]
+    masks = [
+        None if cord is None else np.asarray(canonical_view(cord, grid)[0], bool)
+        for cord, grid in zip(cords, grids, strict=True)
+    ]
     fits: dict[int, SlabFit] = {order[0]: SlabFit(xfm=np.eye(4), reason="uppermost slab")}
     for upper, lower in pairwise(order):
         pair = _Pair(
@@ -124,6 +137,8 @@ def chain_slabs(
             lower=stored[lower][0],
             upper_grid=stored[upper][1],
             lower_grid=stored[lower][1],
+            upper_cord=masks[upper],
+            lower_cord=masks[lower],
             middle=_cord_points(cords, grids, upper, lower),
         )
         step = _place(pair, register=register, seed=seed)
@@ -137,12 +152,17 @@ def _chained(above: SlabFit, step: SlabFit) -> SlabFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Pair:
-    """Two neighbouring slabs, and (n, 3) world points along the cord (or along the middle, without masks)."""
+    """Two neighbouring slabs with their cords, if these are known.
+
+    ``middle`` has (n, 3) world points along the cord (or along the middle, without masks).
+    """
 
     upper: Image
     lower: Image
     upper_grid: Grid
     lower_grid: Grid
+    upper_cord: BoolArray | None
+    lower_cord: BoolArray | None
     middle: FloatArray
 
 
@@ -188,15 +208,17 @@ def _place(pair: _Pair, *, register: bool, seed: int) -> SlabFit:
     stay = np.eye(4)
     if not register or overlap < MIN_OVERLAP_MM or len(points) < MIN_POINTS:
         reason = "not registered by recipe" if not register else f"overlap of {overlap:.0f} mm is too short"
-        scale = _scale(pair, points[near], stay)
-        return SlabFit(xfm=stay, scale=scale, reason=reason, overlap_mm=overlap)
+        scale, by = _scale(pair, points[near], stay)
+        return SlabFit(xfm=stay, scale=scale, scale_by=by, reason=reason, overlap_mm=overlap)
     before = similarity(pair.upper, pair.upper_grid, pair.lower, pair.lower_grid, points=points, xfm=stay)
     try:
         xfm = _register(pair, low - ALONG_MM, high + ALONG_MM, seed=seed)
     except FAILURES as error:
+        scale, by = _scale(pair, points[near], stay)
         return SlabFit(
             xfm=stay,
-            scale=_scale(pair, points[near], stay),
+            scale=scale,
+            scale_by=by,
             reason=f"{FAILED}: {_one_line(error)}",
             similarity_before=before,
             overlap_mm=overlap,
@@ -205,9 +227,11 @@ def _place(pair: _Pair, *, register: bool, seed: int) -> SlabFit:
     shift, rotation = rigid_size(xfm, at=points.mean(axis=0))
     problem = _problem(before, after, shift, rotation)
     chosen = stay if problem else xfm
+    scale, by = _scale(pair, points[near], chosen)
     return SlabFit(
         xfm=chosen,
-        scale=_scale(pair, points[near], chosen),
+        scale=scale,
+        scale_by=by,
         accepted=problem is None,
         reason=problem or "registered",
         similarity_before=before,
@@ -316,15 +340,69 @@ def _paired(
     return values[0].astype(np.float64), values[1].astype(np.float64)
 
 
-def _scale(pair: _Pair, points: FloatArray, xfm: FloatArray) -> float:
-    """Ratio of medians (upper / lower) near the cord in the overlap; 1 where it cannot be told."""
+def _scale(pair: _Pair, points: FloatArray, xfm: FloatArray) -> tuple[float, str]:
+    """Ratio of medians (upper / lower) near the cord in the overlap, else in the cords that face each other.
+
+    Returns
+    -------
+    (factor, what gave it); 1 and ``unmatched`` where it cannot be told.
+    """
     a, b = _paired(pair.upper, pair.upper_grid, pair.lower, pair.lower_grid, points=points, xfm=xfm)
+    by = OVERLAP
     if a.size < MIN_POINTS:
-        return 1.0
+        a, b = _facing_cords(pair)
+        by = CORD
+    if not a.size:
+        return 1.0, UNMATCHED
     above, below = float(np.median(a)), float(np.median(b))
     if above <= 0 or below <= 0 or not 1 / MAX_SCALE <= above / below <= MAX_SCALE:
-        return 1.0
-    return above / below
+        return 1.0, UNMATCHED
+    return above / below, by
+
+
+def _facing_cords(pair: _Pair) -> tuple[FloatArray, FloatArray]:
+    """Values of the upper slab's cord at its lower end and of the lower one's at its upper end.
+
+    Of the cord's inside where both ends have enough of it, else of the whole cord. Both are empty if a slab
+    has no mask, the ends are too far apart, or they hold too few voxels.
+    """
+    nothing = np.zeros(0), np.zeros(0)
+    if pair.upper_cord is None or pair.lower_cord is None:
+        return nothing
+    bottom = _cord_ends(pair.upper_cord, pair.upper_grid)[0]
+    top = _cord_ends(pair.lower_cord, pair.lower_grid)[1]
+    if not bottom - top <= FACING_GAP_MM:
+        return nothing
+    for choose in (_inside, np.asarray):
+        upper, lower = choose(pair.upper_cord), choose(pair.lower_cord)
+        above = _values_between(pair.upper, pair.upper_grid, upper, -np.inf, bottom + FACING_MM)
+        below = _values_between(pair.lower, pair.lower_grid, lower, top - FACING_MM, np.inf)
+        if min(above.size, below.size) >= FACING_VOXELS:
+            return above, below
+    return nothing
+
+
+def _cord_ends(cord: BoolArray, grid: Grid) -> tuple[float, float]:
+    """(low, high) mm of world S of a mask in canonical view, voxels in full; (inf, -inf) for an empty one."""
+    s = grid.to_world(np.argwhere(cord))[:, 2]
+    half = abs(float(grid.affine[2, 2])) / 2
+    return float(s.min(initial=np.inf)) - half, float(s.max(initial=-np.inf)) + half
+
+
+def _inside(cord: BoolArray) -> BoolArray:
+    """A cord without its outermost voxels in each axial plane, whose share of fluid differs between slabs."""
+    from scipy.ndimage import binary_erosion, generate_binary_structure
+
+    cross = generate_binary_structure(2, 1)[..., None]
+    return np.asarray(binary_erosion(cord, structure=cross, border_value=1))
+
+
+def _values_between(image: Image, grid: Grid, cord: BoolArray, low: float, high: float) -> FloatArray:
+    """Values in the cord between two heights (world S, mm)."""
+    ijk = np.argwhere(cord)
+    s = grid.to_world(ijk)[:, 2]
+    kept = ijk[(s >= low) & (s <= high)]
+    return np.asarray(image[tuple(kept.T)], dtype=np.float64)
 
 
 # -- ANTs ------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from bids_scseg.preprocess.frames import (
     reference_axes,
     sequence_centers,
 )
-from bids_scseg.preprocess.fuse import FAILED, SlabFit, chain_slabs, uppermost_first
+from bids_scseg.preprocess.fuse import FAILED, UNMATCHED, SlabFit, chain_slabs, uppermost_first
 from bids_scseg.preprocess.normalize import cord_score, is_constant, zscore
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Geometry, Slab
@@ -402,6 +402,11 @@ def report_sentences(report: SequenceReport) -> list[str]:
         tried = not np.isnan(slab.similarity_before) or slab.reason.startswith(FAILED)
         if tried and not slab.accepted:
             out.append(f"{report.name}: {file} stays where its header says; {slab.reason}.")
+        if slab.scale_by == UNMATCHED:
+            out.append(
+                f"{report.name}: the intensities of {file} could not be matched to those of the image above "
+                "it; a step in brightness between the two may look like a lesion."
+            )
     for file, apart in zip(report.files[1:], report.seam_mm, strict=True):
         if apart > SEAM_MISMATCH_MM:
             out.append(

@@ -118,7 +118,72 @@ def test_stacks_apart_keep_header_and_scale() -> None:
     images = [np.ones(grid.shape, np.float32) for grid in grids]
     fit = fuse.chain_slabs(images, grids, [None, None], register=True)[1]
     assert fit.overlap_mm == 0
-    assert fit.scale == 1.0
+    assert (fit.scale, fit.scale_by) == (1.0, "unmatched")
+
+
+def facing(
+    gap_mm: float, *, gain: float = 0.5, masks: tuple[bool, bool] = (True, True), orientation: str = "PSR"
+) -> fuse.SlabFit:
+    """Two slabs one above the other with noise, the lower one `gain` times as bright."""
+    phantom, rng = phantoms.Phantom(), np.random.default_rng(2)
+    grids = [slab(40 + gap_mm / 2), slab(-40 - gap_mm / 2)]
+    images = [phantoms.rendered(phantom, grid) + rng.normal(0, 4, grid.shape) for grid in grids]
+    stored = [
+        phantoms.restored_as(factor * image, grid, orientation)
+        for factor, image, grid in zip((1, gain), images, grids, strict=True)
+    ]
+    cords = [
+        phantoms.restored_as(phantoms.cord_mask(phantom, grid), grid, orientation)[0] if there else None
+        for there, grid in zip(masks, grids, strict=True)
+    ]
+    return fuse.chain_slabs([i for i, _ in stored], [g for _, g in stored], cords, register=True)[1]
+
+
+@pytest.mark.parametrize("orientation", ["PSR", "LAI"])
+@pytest.mark.parametrize("gap_mm", [0.0, 5.0, 25.0])
+def test_without_overlap_the_facing_cords_give_the_scale(gap_mm: float, orientation: str) -> None:
+    fit = facing(gap_mm, orientation=orientation)
+    assert fit.scale_by == "cord"
+    assert fit.scale == pytest.approx(2.0, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("gap_mm", "gain", "masks"),
+    [
+        (35.0, 0.5, (True, True)),
+        (0.0, 0.1, (True, True)),
+        (0.0, 0.5, (True, False)),
+        (0.0, 0.5, (False, False)),
+    ],
+)
+def test_the_scale_stays_where_the_cords_cannot_tell(
+    gap_mm: float, gain: float, masks: tuple[bool, bool]
+) -> None:
+    """Too far apart, a ratio that is no gain setting, a slab without cord."""
+    fit = facing(gap_mm, gain=gain, masks=masks)
+    assert (fit.scale, fit.scale_by) == (1.0, "unmatched")
+
+
+def test_an_overlap_gives_the_scale_whatever_the_cords_say() -> None:
+    grids = [slab(20), slab(-20)]
+    images = [np.full(grids[0].shape, 10.0), np.full(grids[1].shape, 5.0)]
+    cords = [phantoms.cord_mask(phantoms.Phantom(), grid) for grid in grids]
+    images[1][cords[1]] = 4.0
+    fit = fuse.chain_slabs(images, grids, cords, register=False)[1]
+    assert (fit.scale, fit.scale_by) == (2.0, "overlap")
+
+
+def test_a_cord_too_thin_to_have_an_inside_counts_as_a_whole() -> None:
+    grids = [slab(40, spacing=(5.0, 2.0, 2.0)), slab(-40, spacing=(5.0, 2.0, 2.0))]
+    images = [
+        factor * phantoms.rendered(phantoms.Phantom(), grid)
+        for factor, grid in zip((1, 2), grids, strict=True)
+    ]
+    cords = [phantoms.cord_mask(phantoms.Phantom(), grid) for grid in grids]
+    assert not fuse._inside(fuse.canonical_view(cords[0], grids[0])[0]).any()
+    fit = fuse.chain_slabs(images, grids, cords, register=False)[1]
+    assert fit.scale_by == "cord"
+    assert fit.scale == pytest.approx(0.5, rel=0.1)
 
 
 def test_a_third_slab_is_chained_to_the_second() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,60 @@ def test_a_session_ends_normalised_centred_and_in_channel_order() -> None:
     assert report.anchor == "Sag"
     assert [item.files for item in report.sequences] == [("up", "low"), ("ax",)]
     assert report.warnings == ()
+
+
+AXIAL_STACK = {"spacing": (0.7, 0.7, 5.0), "size_mm": (56.0, 56.0, 60.0)}
+SAGITTAL = {"spacing": (2.0, 1.0, 1.0), "size_mm": (44.0, 60.0, 80.0), "orientation": "PSR"}
+
+
+class Tube(phantoms.Phantom):
+    """A straight cord in fluid, brighter in front, with the same median at every height."""
+
+    def intensity(self, ras: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.where(self.cord(ras), 100 + 1.5 * ras[..., 1], 200.0)
+
+
+def stacked(
+    shape: dict[str, object], *, gap_mm: float, gain: float
+) -> tuple[dict[str, list], dict[str, list]]:
+    """A tube in two slabs that do not overlap, the lower one `gain` times as bright."""
+    tube = Tube(sway_mm=0.0, lean=0.0)
+    half = shape["size_mm"][2] / 2 + gap_mm / 2
+    grids = [phantoms.lattice(**shape, center=(0, 0, height)) for height in (half, -half)]
+    images = [factor * phantoms.rendered(tube, grid) for factor, grid in zip((1, gain), grids, strict=True)]
+    cords = [phantoms.cord_mask(tube, grid) for grid in grids]
+    return {"Sag": list(zip(images, grids, ("up", "low"), strict=True))}, {"Sag": cords}
+
+
+@pytest.mark.parametrize("shape", [AXIAL_STACK, SAGITTAL], ids=["axial", "sagittal"])
+@pytest.mark.parametrize(("gap_mm", "gain"), [(0.0, 1.0), (0.0, 1.5), (5.0, 1.0), (5.0, 1.5)])
+def test_slabs_without_overlap_meet_without_a_step_in_the_cord(
+    shape: dict[str, object], gap_mm: float, gain: float
+) -> None:
+    """Else the step would be a lesion of four of the cord's spreads."""
+    images, cords = stacked(shape, gap_mm=gap_mm, gain=gain)
+    recipe = replace(RECIPE, normalize="cord")
+    case, report = prepare.prepare_session(images, cords, recipe, register=False)
+    (fitted,) = report.sequences
+    assert [slab.scale_by for slab in fitted.slabs] == ["", "cord"]
+    assert fitted.slabs[1].scale == pytest.approx(1 / gain, rel=0.015)
+    assert report.warnings == ()
+    core = (case.cord >= 0.9) & case.coverage[0]
+    slices = np.flatnonzero(core.any(axis=(0, 1)))
+    middle = [float(np.median(case.image[0][:, :, k][core[:, :, k]])) for k in slices]
+    assert len(slices) > 200
+    assert np.abs(middle).max() < 0.3
+
+
+def test_intensities_that_cannot_be_matched_are_told() -> None:
+    images, cords = stacked(AXIAL_STACK, gap_mm=35.0, gain=1.5)
+    _, report = prepare.prepare_session(images, cords, RECIPE, register=False)
+    assert [slab.scale for slab in report.sequences[0].slabs] == [1.0, 1.0]
+    assert [line for line in report.warnings if "matched" in line] == [
+        "Sag: the intensities of low could not be matched to those of the image above it; a step in "
+        "brightness between the two may look like a lesion."
+    ]
+    assert [slab["scale_by"] for slab in report.to_json()["sequences"][0]["slabs"]] == ["", "unmatched"]
 
 
 def beside(image: prepare.NativeImage, mm: float) -> prepare.NativeImage:
