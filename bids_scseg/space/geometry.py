@@ -9,7 +9,7 @@ voxels' footprints (centre sampling alone loses thin lesions in thick slices).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +26,7 @@ JSON_VERSION = 1
 RIGID_TOLERANCE = 1e-3  # of a slab transform that went through files (ours)
 MIN_FEATHER_MM = 1e-3  # narrower blends are hard seams (ours; far below any voxel)
 BLOCK_SLICES = 64  # slices mapped at once; bounds memory to some 10 MB for windows
+BLOCK_VOXELS = 500_000  # and voxels, of slices as large as those of whole images: about 60 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,38 +111,42 @@ def _is_rigid(xfm: FloatArray) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Block:
-    """Some slices of a lattice; within a slice the map to a slab is affine: indices come by broadcasting."""
+    """Part of a lattice; within a slice the map to a slab is affine: indices come by broadcasting.
+
+    ``affine`` (4, 4) maps indices of the lattice to the world, ``corner`` (4, 4) those within the block, of
+    shape ``size``, to the lattice's; ``shift`` (k, 3) moves its slices, mm; ``up`` (3,) points along S-I.
+    """
 
     affine: FloatArray
-    shape: tuple[int, int]
-    k: npt.NDArray[np.intp]
+    corner: FloatArray
+    size: tuple[int, int, int]
     shift: FloatArray
     up: FloatArray
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """Shape of the block."""
-        return (*self.shape, self.k.size)
-
-    @property
-    def slices(self) -> FloatArray:
-        """(4, 4) index within the block to index of the lattice."""
-        matrix = np.eye(4)
-        matrix[2, 3] = self.k[0]
-        return matrix
 
     def height(self) -> FloatArray:
         """(i, j, k) position along the S-I axis, mm."""
         rows = np.zeros((4, 4))
-        rows[2] = self.up @ self.affine[:3] @ self.slices
+        rows[2] = self.up @ self.affine[:3] @ self.corner
         return broadcast_affine(rows, self.size, np.zeros(3))[2] + self.shift @ self.up
 
     def index(self, slab: Slab) -> FloatArray:
         """(i, j, k, 3) native voxel indices of a slab."""
         to_native = np.linalg.inv(slab.grid.affine) @ slab.xfm
         moved = self.shift @ to_native[:3, :3].T
-        axes = broadcast_affine(to_native @ self.affine @ self.slices, self.size, np.zeros(3))
+        axes = broadcast_affine(to_native @ self.affine @ self.corner, self.size, np.zeros(3))
         return np.stack([axes[axis] + moved[:, axis] for axis in range(3)], axis=-1)
+
+
+def _blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
+    """Ranges of the first and third index that make up a lattice, each of a bounded number of voxels.
+
+    Whole slices where they are small; a sagittal image may have few but large ones.
+    """
+    rows = min(max(BLOCK_VOXELS // shape[1], 1), shape[0])
+    slices = min(max(BLOCK_VOXELS // (rows * shape[1]), 1), BLOCK_SLICES)
+    for k in range(0, shape[2], slices):
+        for i in range(0, shape[0], rows):
+            yield slice(i, min(i + rows, shape[0])), slice(k, min(k + slices, shape[2]))
 
 
 def _fuse(
@@ -303,21 +308,26 @@ class Geometry:
             )
         lattice = self.grid if grid is None else grid
         volume, coverage = np.zeros(lattice.shape, np.float32), np.zeros(lattice.shape, bool)
-        for start in range(0, lattice.shape[2], BLOCK_SLICES):
-            part = slice(start, min(start + BLOCK_SLICES, lattice.shape[2]))
-            block = self._block(lattice, part, key=key if grid is None else None)
-            volume[..., part], coverage[..., part] = _fuse(block, slabs, images, feather_mm)
+        for rows, part in _blocks(lattice.shape):
+            block = self._block(lattice, rows, part, key=key if grid is None else None)
+            volume[rows, :, part], coverage[rows, :, part] = _fuse(block, slabs, images, feather_mm)
         return volume, coverage
 
-    def _block(self, lattice: Grid, part: slice, *, key: str | None) -> _Block:
-        """Slices of a lattice; with a key, moved along that sequence's centerline."""
+    def _block(self, lattice: Grid, rows: slice, part: slice, *, key: str | None) -> _Block:
+        """Rows and slices of a lattice; with a key, moved along that sequence's centerline."""
         k = np.arange(part.start, part.stop)
         index = np.stack([np.zeros_like(k), np.zeros_like(k), k], axis=1)
         shift = (
             np.zeros((k.size, 3)) if key is None else self._shift(key, self.height(lattice.to_world(index)))
         )
+        corner = np.eye(4)
+        corner[:3, 3] = rows.start, 0, part.start
         return _Block(
-            affine=lattice.affine, shape=lattice.shape[:2], k=k, shift=shift, up=self.grid.axes[:, 2]
+            affine=lattice.affine,
+            corner=corner,
+            size=(rows.stop - rows.start, lattice.shape[1], k.size),
+            shift=shift,
+            up=self.grid.axes[:, 2],
         )
 
     def restore(self, volume: npt.NDArray[np.generic], slab: Slab) -> npt.NDArray[np.float32]:

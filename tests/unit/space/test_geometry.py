@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import affines, rigids
 
 from bids_scseg.errors import GeometryError
+from bids_scseg.space import geometry as module
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry, Slab, seam_weight
 from bids_scseg.space.grid import Grid
@@ -159,6 +162,49 @@ def test_fused_grid_encloses_all_slabs_on_the_uppermost_lattice():
     assert fused.shape == (20, 10, 55)
     index = upper.grid.to_index(fused.to_world([0, 0, 0]))
     np.testing.assert_allclose(index, np.round(index), atol=1e-9)
+
+
+def sagittal(shape, at=0.0):
+    """A sagittal slab as files have it, with its short axis, that from left to right, last."""
+    turned = np.array([[0, 0, 3.3, 0], [0.5, 0, 0, 0], [0, 0.5, 0, 0], [0, 0, 0, 1.0]])
+    return Slab(key="A", index=0, file="a", grid=centered(shape, turned, (0, 0, at)))
+
+
+@pytest.mark.parametrize("shape", [(600, 600, 16), (1200, 1200, 4)])
+def test_large_slices_are_fused_piece_by_piece(shape):
+    slab = sagittal(shape)
+    image = np.ones(shape, np.float32)
+    space = geometry([slab])
+    tracemalloc.start()
+    try:
+        volume, coverage = space.sample([image], key="A", grid=slab.grid)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (volume == 1).all() and coverage.all()
+    assert peak < volume.nbytes + coverage.nbytes + 80e6  # all at once: 690 MB for the first
+
+
+@pytest.mark.parametrize("voxels", [50, 700, 4000])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_size_of_the_pieces_changes_nothing(voxels, fused, monkeypatch):
+    upper, lower = sagittal((40, 50, 9), at=8), sagittal((40, 50, 9), at=-8)
+    stack = [replace(upper, serves=(0, np.inf)), replace(lower, index=1, serves=(-np.inf, 0), scale=0.8)]
+    images = list(np.random.default_rng(0).random((2, 40, 50, 9), np.float32))
+    space = geometry(stack, line=curved())
+    grid = space.fused_grid("A") if fused else None
+    whole = space.sample(images, key="A", grid=grid, feather_mm=3.0)
+    monkeypatch.setattr(module, "BLOCK_VOXELS", voxels)
+    pieces = space.sample(images, key="A", grid=grid, feather_mm=3.0)
+    np.testing.assert_allclose(pieces[0], whole[0], atol=1e-6)
+    assert (pieces[1] == whole[1]).all()
+
+
+def test_windows_are_mapped_64_slices_at_a_time():
+    assert list(module._blocks((48, 48, 100))) == [
+        (slice(0, 48), slice(0, 64)),
+        (slice(0, 48), slice(64, 100)),
+    ]
 
 
 def test_json_round_trip_through_text():
