@@ -189,6 +189,10 @@ INPUTS: dict[str, Hostile] = {
     "hugescale": Hostile(make=patch(SLOPE, "f", 3e38), words="NaN or infinite", late=True),
     "infscale": Hostile(make=patch(SLOPE, "f", np.inf)),  # NIfTI: a scale that is no number is none
     "nanshift": Hostile(make=patch(SLOPE, "f", 1.0, np.nan), words="cannot be read", late=True),
+    "nooffset": Hostile(make=patch(OFFSET, "f", 0.0), words="voxels start at byte 0, within the header"),
+    "earlyoffset": Hostile(
+        make=patch(OFFSET, "f", 348.0), words="voxels start at byte 348, within the header"
+    ),
     "faroffset": Hostile(make=patch(OFFSET, "f", 1e30), words="voxels start at byte 1e+30"),
     "nanoffset": Hostile(make=patch(OFFSET, "f", np.nan), words="voxels start at byte nan"),
     "negativeoffset": Hostile(make=patch(OFFSET, "f", -400.0), words="voxels start at byte -400"),

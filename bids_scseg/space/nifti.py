@@ -22,6 +22,7 @@ from bids_scseg.space.grid import Grid
 LOG = logging.getLogger(__name__)
 
 Shape = tuple[int, int, int]
+Affine = npt.NDArray[np.float64]
 
 MAX_VOXELS = 2**31  # beyond this NIfTI-1 tools overflow, and no anatomical scan comes near
 MAX_BYTES = 4 * 10**9  # of one image as float32: the memory limit of a whole session (ours)
@@ -286,20 +287,25 @@ def _check_type(file: Path, header: Any) -> None:
 
 
 def _check_offset(file: Path, header: Any) -> None:
-    """Refuse a start of the voxels for which a whole decompression bomb would have to be unpacked."""
-    offset = float(header["vox_offset"])
-    if not math.isfinite(offset) or not 0 <= offset <= MAX_OFFSET:
+    """Refuse a start of the voxels within the header, where it would be read as intensities.
+
+    Also one for which a whole decompression bomb would have to be unpacked.
+    """
+    offset, first = float(header["vox_offset"]), int(header.single_vox_offset)
+    if not math.isfinite(offset) or not first <= offset <= MAX_OFFSET:
+        within = ", within the header" if 0 <= offset < first else ""
         raise ImageError(
-            f"voxels start at byte {offset:g}", file=file, expected=f"0 to {MAX_OFFSET}", remedy=REEXPORT
+            f"voxels start at byte {offset:g}{within}",
+            file=file,
+            expected=f"{first} to {MAX_OFFSET}",
+            remedy=REEXPORT,
         )
 
 
 def _promised_length(header: Any) -> int:
-    """Bytes that a file has by its header."""
-    offset = float(header["vox_offset"])
-    offset = offset if math.isfinite(offset) and offset > 0 else 352.0
+    """Bytes that a file has by its header, which :func:`_check_offset` has seen."""
     voxels = math.prod(int(size) for size in header.get_data_shape())
-    return int(offset + voxels * np.dtype(header.get_data_dtype()).itemsize)
+    return int(float(header["vox_offset"]) + voxels * np.dtype(header.get_data_dtype()).itemsize)
 
 
 def _check_length(file: Path, header: Any) -> None:
@@ -359,9 +365,9 @@ def _check_spacing(file: Path, header: Any) -> list[str]:
     return [f"unusual voxel sizes {text} mm"] if unusual else []
 
 
-def _checked_affine(file: Path, header: Any, shape: Shape) -> tuple[npt.NDArray[np.float64], list[str]]:
+def _checked_affine(file: Path, header: Any, shape: Shape) -> tuple[Affine, list[str]]:
     """The affine that nibabel would use, and what is worth a warning about it."""
-    sform, qform = _forms(file, header)
+    sform, qform, warnings = _forms(file, header)
     affine = qform if sform is None else sform
     if affine is None:
         raise ImageError(
@@ -370,34 +376,56 @@ def _checked_affine(file: Path, header: Any, shape: Shape) -> tuple[npt.NDArray[
             expected="an sform or a qform, without which left and right are unknown",
             remedy=REEXPORT,
         )
-    warnings = _check_shear(file, affine)
+    warnings += _check_shear(file, affine)
     if sform is not None and qform is not None:
         warnings += _compare_forms(file, sform, qform, shape)
     return affine, warnings
 
 
-def _forms(file: Path, header: Any) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None]:
-    """(sform, qform), each None where its code is 0; an unusable one is refused."""
+def _forms(file: Path, header: Any) -> tuple[Affine | None, Affine | None, list[str]]:
+    """(sform, qform, warnings), a form being None where its code is 0.
+
+    Beside a usable sform, which is what counts, an unusable qform is a warning; else it is refused. An
+    unusable sform always is, because other programs would take it.
+    """
+    sform = qform = None
+    if int(header["sform_code"]) > 0:
+        sform = _usable(file, "sform", header.get_sform())
+    if int(header["qform_code"]) > 0:
+        if float(header["pixdim"][0]) == 0:  # which side the third axis points to: 0 counts as 1 (NIfTI-1)
+            header["pixdim"][0] = 1
+        try:
+            qform = _usable(file, "qform", _qform(file, header))
+        except ImageError as error:
+            if sform is None:
+                raise
+            return sform, None, [f"{error.found}; the sform is used"]
+    return sform, qform, []
+
+
+def _qform(file: Path, header: Any) -> Affine:
     try:
-        sform = header.get_sform() if int(header["sform_code"]) > 0 else None
-        qform = header.get_qform() if int(header["qform_code"]) > 0 else None
+        return np.asarray(header.get_qform())
     except (nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
-        raise ImageError(f"unusable orientation ({error})", file=file, remedy=REEXPORT) from error
-    for name, form in (("sform", sform), ("qform", qform)):
-        if form is None:
-            continue
-        sizes = np.linalg.norm(form[:3, :3], axis=0)
-        if not np.isfinite(form).all() or (sizes < MIN_SPACING_MM).any() or (sizes > MAX_SPACING_MM).any():
-            raise ImageError(
-                f"{name} gives voxel sizes {' x '.join(f'{size:g}' for size in sizes)} mm",
-                file=file,
-                expected=f"{MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm",
-                remedy=REEXPORT,
-            )
-    return sform, qform
+        raise ImageError(
+            f"unusable orientation by the qform ({error})", file=file, remedy=REEXPORT
+        ) from error
 
 
-def _check_shear(file: Path, affine: npt.NDArray[np.float64]) -> list[str]:
+def _usable(file: Path, name: str, form: Affine) -> Affine:
+    """A form that gives voxel sizes; others are refused."""
+    sizes = np.linalg.norm(form[:3, :3], axis=0)
+    if not np.isfinite(form).all() or (sizes < MIN_SPACING_MM).any() or (sizes > MAX_SPACING_MM).any():
+        raise ImageError(
+            f"{name} gives voxel sizes {' x '.join(f'{size:g}' for size in sizes)} mm",
+            file=file,
+            expected=f"{MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm",
+            remedy=REEXPORT,
+        )
+    return form
+
+
+def _check_shear(file: Path, affine: Affine) -> list[str]:
     """Angle by which the index axes miss being perpendicular."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     cosines = np.abs(axes.T @ axes - np.eye(3)).max()
@@ -412,9 +440,7 @@ def _check_shear(file: Path, affine: npt.NDArray[np.float64]) -> list[str]:
     return [f"axes are {shear:.1f} degrees from perpendicular"] if shear > WARN_SHEAR_DEG else []
 
 
-def _compare_forms(
-    file: Path, sform: npt.NDArray[np.float64], qform: npt.NDArray[np.float64], shape: Shape
-) -> list[str]:
+def _compare_forms(file: Path, sform: Affine, qform: Affine, shape: Shape) -> list[str]:
     """Largest distance and angle between what sform and qform say, over the volume."""
     grid = Grid(shape=shape, affine=sform)
     other = Grid(shape=shape, affine=qform)

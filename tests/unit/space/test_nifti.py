@@ -197,6 +197,55 @@ def test_a_large_disagreement_is_refused(tmp_path, sform):
         read_header(with_forms(tmp_path / "a.nii.gz", sform, moved(0.0)))
 
 
+PIXDIM_0, QUATERN_B, QOFFSET_X = 76, 256, 268  # bytes
+
+
+@pytest.mark.parametrize("sform_code", [0, 1])
+def test_a_zero_for_the_side_of_the_third_axis_counts_as_one(tmp_path, sform_code):
+    """As NIfTI-1 has it; -1 would turn the slices round."""
+    path = patched(with_forms(tmp_path / "a.nii.gz", moved(2.0), moved(2.0)), PIXDIM_0, [0.0], "<f4")
+    header = inspect_header(patched(path, 254, [sform_code], "<i2"))
+    assert header.warnings == ()
+    np.testing.assert_allclose(header.grid.affine, moved(2.0), atol=1e-5)
+    np.testing.assert_allclose(read_image(path)[1].affine, moved(2.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("offset", "values", "words"),
+    [
+        (QUATERN_B, [1.000002, 0.0, 0.0], "unusable orientation by the qform (w2 should be positive"),
+        (PIXDIM_0, [2.0], "unusable orientation by the qform (qfac"),
+        (QOFFSET_X, [np.nan], "qform gives voxel sizes"),
+    ],
+)
+def test_an_odd_qform_beside_a_sound_sform_is_a_warning(tmp_path, offset, values, words):
+    path = patched(with_forms(tmp_path / "a.nii", moved(3.0), moved(3.0)), offset, values, "<f4")
+    (warning,) = inspect_header(path).warnings
+    assert warning.startswith(words) and warning.endswith("the sform is used")
+    np.testing.assert_allclose(read_image(path)[1].affine, moved(3.0), atol=1e-6)
+    with pytest.raises(ImageError, match="qform"):  # where it is all there is
+        read_header(patched(path, 254, [0], "<i2"))
+
+
+def test_an_odd_sform_is_refused_whatever_the_qform_says(tmp_path):
+    """Every other program would take the sform."""
+    path = patched(with_forms(tmp_path / "a.nii", moved(3.0), moved(3.0)), 280, [np.nan], "<f4")
+    with pytest.raises(ImageError, match="sform gives"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(("kind", "first"), [(nib.Nifti1Image, 352), (nib.Nifti2Image, 544)])
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
+def test_voxels_that_start_within_the_header_are_refused(tmp_path, kind, first, extension):
+    path = tmp_path / f"a{extension}"
+    nib.save(kind(np.arange(120, dtype=np.int16).reshape(4, 5, 6), np.eye(4)), path)
+    where, dtype = (108, "<f4") if first == 352 else (168, "<i8")
+    for start in (0, first - 1):
+        with pytest.raises(ImageError, match=f"byte {start}, within the header; expected {first} to"):
+            read_header(patched(path, where, [start], dtype))
+    assert read_header(patched(path, where, [first], dtype)).shape == (4, 5, 6)
+
+
 def test_sheared_lattice_is_refused(tmp_path):
     affine = np.eye(4)
     affine[0, 1] = 0.3
