@@ -143,11 +143,25 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
 
 
 def near(weights: npt.NDArray[np.float32], cord: BoolArray) -> npt.NDArray[np.float32]:
-    """Probabilities (i, j, k) in a cord and one voxel round it, 0 elsewhere."""
+    """Probabilities in a cord and, as far as they are partial volume, one voxel round it.
+
+    Parameters
+    ----------
+    weights : (i, j, k) float32
+        Probabilities in 0-1 that the cord was cleaned from.
+    cord : (i, j, k) bool
+        Result of :func:`found_cord`.
+
+    Returns
+    -------
+    (i, j, k) float32
+        0 elsewhere. What exceeds 0.5 outside the cord was taken away as none, such as a swollen section at
+        its end, and must not come back when the probabilities are cleaned again.
+    """
     from scipy.ndimage import binary_dilation
 
     grown = binary_dilation(cord, structure=np.ones((3, 3, 3), bool))
-    return np.asarray(np.where(grown, weights, np.float32(0)))
+    return np.asarray(np.where(cord | (grown & (weights <= 0.5)), weights, np.float32(0)))
 
 
 def _without_swellings(cord: BoolArray, grid: Grid) -> BoolArray:

@@ -15,6 +15,8 @@ from bids_scseg.inference.protocol import error_from_json
 from bids_scseg.interfaces import cord
 from bids_scseg.interfaces.base import load_failure
 from bids_scseg.interfaces.cord import FindCord, read_record, record_cord
+from bids_scseg.preprocess.align import clean_cord
+from bids_scseg.space.grid import Grid
 from bids_scseg.workflows.job import NIPYPE_EXECUTION
 
 GONE = SessionError("the inference process cannot be reached", file="ADDRESS")
@@ -118,7 +120,7 @@ def test_what_a_program_found_is_held_against_a_cord(tmp_path):
         kept = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
         assert np.flatnonzero(kept.any(axis=(0, 1)))[-1] == top - 1
     weights = np.asarray(nib.load(tmp_path / "weights.nii.gz").dataobj)
-    assert weights[..., 32:].sum() == 0
+    assert (clean_cord(weights, Grid(shape=weights.shape, affine=np.eye(4))) == kept).all()
     share[..., 8:] = 0  # 512 mm3, but 8 mm in a field of view of 50 mm
     nib.save(nib.Nifti1Image(share, np.eye(4)), mask)
     assert read_record(record_cord(image, mask, tmp_path, source="test"))["problem"] is None

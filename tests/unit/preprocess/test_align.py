@@ -114,6 +114,22 @@ def test_a_brain_on_top_of_the_cord_is_cut_off() -> None:
     assert align.clean_cord(cord | brain, grid)[:, :, 100:].any(), "a mask of the user's is left alone"
 
 
+@pytest.mark.parametrize("thick_mm", [1.0, 5.0])
+def test_what_was_taken_off_a_found_cord_does_not_come_back(thick_mm: float) -> None:
+    """A swelling of 28 mm at the top of a cord whose rim is partial volume."""
+    grid = phantoms.lattice(spacing=(1, 1, thick_mm), size_mm=(60, 60, 70))
+    i, j, k = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
+    radius = np.where(k * thick_mm < 50, np.hypot(i - 30, j - 30) - 5, np.hypot(i - 30, j - 38) - 14)
+    share = np.clip(0.5 - radius, 0, 1).astype(np.float32)
+    cord = align.found_cord(share, grid)
+    weights = align.near(share, cord)
+    assert cord.any(axis=(0, 1)).sum() == 50 / thick_mm
+    assert not weights[..., round(50 / thick_mm) :].any()
+    assert (align.clean_cord(weights, grid) == cord).all()
+    assert (weights[cord] == share[cord]).all()
+    assert ((weights > 0) & ~cord).any()  # the rim is still there
+
+
 def test_closing_fills_one_voxel_in_plane_but_not_between_slices() -> None:
     grid = phantoms.lattice(spacing=(1, 1, 1), size_mm=(9, 9, 9))
     mask = np.zeros(grid.shape, bool)
