@@ -10,8 +10,12 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,8 @@ TASK_MODELS = {
 LESION_TASKS = ("lesion_ms",)
 CORD_TASK = "spinalcord"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+MARK = "SCSEG_TOOL"  # variable by whose value the processes of one call are known
+END_TRIES, END_PAUSE_S = 50, 0.1  # for 5 s; a process that the kernel holds (a dead disk) ends when it can
 MISSING_MODEL_SIGNS = ("not installed", "download", "urlopen", "connectionerror", "max retries")
 
 
@@ -301,17 +307,15 @@ def run_tool(
     MissingToolError
         If it is not on the PATH.
     SessionError
-        If it fails or does not end in time; the message holds the last line it wrote.
+        If it fails, with the last line that it wrote, or does not end in time: it is killed then, and so is
+        what it started itself, as launchers do.
     """
     # SCT decides by the mere presence of this variable, also when it says 0.
     environment = {key: value for key, value in os.environ.items() if key != "SCT_USE_GPU"}
     if threads > 0:
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     try:
-        done = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_s,
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+        done = _run(command, cwd, environment, timeout_s=timeout_s)
     except FileNotFoundError as error:
         raise MissingToolError(
             f"{command[0]} is not on the PATH",
@@ -327,6 +331,47 @@ def run_tool(
     if done.returncode != 0:
         raise _failure(command[0], done, file, instead)
     return done.stdout, done.stderr
+
+
+def _run(
+    command: list[str], cwd: Path, environment: dict[str, str], *, timeout_s: int
+) -> subprocess.CompletedProcess[str]:
+    """:func:`subprocess.run`, but on a timeout or an interruption nothing that the command started goes on.
+
+    It stays in this process's group, by which a run ends what a killed worker had started; what belongs to
+    the command is known by a mark in its environment, also where a launcher has ended before its child.
+    """
+    mark = uuid.uuid4().hex
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment | {MARK: mark}, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            _end_marked(f"{MARK}={mark}".encode())
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _end_marked(mark: bytes) -> None:
+    """Kill all processes with such a variable in their environment, again if one starts another meanwhile."""
+    for _ in range(END_TRIES):
+        found = [pid for pid, environment in _environments() if mark in environment.split(b"\0")]
+        if not found:
+            return
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(END_PAUSE_S)
+
+
+def _environments() -> Iterator[tuple[int, bytes]]:
+    """Number and environment of each process of this user; of none where there is no ``/proc``."""
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # others' processes, and those that have just ended
+            yield int(file.parent.name), file.read_bytes()
 
 
 def _failure(name: str, done: subprocess.CompletedProcess[str], file: str, instead: str) -> SessionError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -115,6 +117,27 @@ def test_a_hang_ends(sct, image, tmp_path, monkeypatch):
     monkeypatch.setenv("STAND_IN", "hang")
     with pytest.raises(SessionError, match="did not end within 1 s"):
         run(image, tmp_path / "node", timeout_s=1)
+
+
+@pytest.mark.parametrize("end", ["wait", "exit 0"])
+def test_what_a_hanging_launcher_started_ends_with_it(end, tmp_path):
+    """Also a child whose launcher is gone, but which still holds its output."""
+    child, other = tmp_path / "child", tmp_path / "other"
+    script = f"(sleep 60; true) & echo $! > '{child}'; setsid sleep 60 & echo $! > '{other}'; {end}"
+    with pytest.raises(SessionError, match="did not end within 1 s"):
+        run_tool(["bash", "-c", script], tmp_path, timeout_s=1, file="x")
+    assert not alive(int(child.read_text())) and not alive(int(other.read_text()))
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_it_stays_in_the_group_by_which_a_killed_workers_programs_are_ended(tmp_path):
+    tell = [sys.executable, "-c", "import os; print(os.getpgrp())"]
+    assert int(run_tool(tell, tmp_path, timeout_s=20, file="x")[0]) == os.getpgrp()
 
 
 def test_absent_toolbox(image, tmp_path, monkeypatch):
