@@ -155,11 +155,17 @@ def _survey(root: Path) -> tuple[set[str], str]:
         record = read_record(folder)
         subjects.add(str(record.get("subject") or folder.name))
         label = folder / "label.npy"
-        # the fingerprint has places and times of the source files: the same data prepared anew have another
-        lasting = {key: _rounded(value) for key, value in record.items() if key != "fingerprint"}
-        found.update(folder.name.encode() + digest(lasting).encode())
+        found.update(folder.name.encode() + _content(record).encode())
         found.update(str(label.stat().st_size if label.is_file() else -1).encode())
     return subjects, found.hexdigest()
+
+
+def _content(record: Mapping[str, Any]) -> str:
+    """Checksum of a case's record, the same for the same data prepared anew.
+
+    The fingerprint is left out: it has places and times of the source files.
+    """
+    return digest({key: _rounded(value) for key, value in record.items() if key != "fingerprint"})
 
 
 def _rounded(value: Any) -> Any:
@@ -173,9 +179,9 @@ def _rounded(value: Any) -> Any:
 
 def _check_apart(data: Path, test: Path) -> None:
     """Refuse test cases that are training cases, in the same folder or copied (DataError)."""
-    known = {_digest(folder / "case.json"): folder for folder in find_cases(data)}
+    known = {_content(read_record(folder)): folder for folder in find_cases(data)}
     for folder in find_cases(test):
-        twin = known.get(_digest(folder / "case.json"))
+        twin = known.get(_content(read_record(folder)))
         if twin is not None and _digest(folder / "label.npy") == _digest(twin / "label.npy"):
             raise DataError(
                 "a test case is a training case, too",

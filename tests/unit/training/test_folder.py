@@ -76,7 +76,10 @@ def test_the_same_data_prepared_anew_go_on_and_others_do_not(opened: Place, tmp_
 
 
 def test_no_case_is_trained_on_and_tested(opened: Place, data: Path, tmp_path: Path) -> None:
-    for test in (data / "sub-03", _copied(data / "sub-04", tmp_path / "test")):
+    copied = _copied(data / "sub-04", tmp_path / "test")
+    record = copied / "sub-04" / "case.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": "prepared anew"}))
+    for test in (data / "sub-03", copied):
         with pytest.raises(DataError, match=r"sub-0[34]: a test case is a training case"):
             open_experiment(replace(opened, test=test, out=tmp_path / "out"))
     other = _copied(data / "sub-05", tmp_path / "other")
