@@ -208,7 +208,7 @@ class PaintConfig:
     surroundings
         Share of patches in which what surrounds the cord is brightened or dimmed.
     wide
-        Share of painted lesions whose section is a quarter to three fifths of the cord's, less what is outside.
+        Share of painted lesions with a section of a quarter to three fifths of the cord's.
     grey_contrast
         Least and largest contrast of the horns, in standard deviations of the cord.
     grey_front
