@@ -174,7 +174,7 @@ def predict_case(
     spec = bundle.recipe.inference
     by_patch = spec.by_patch if by_patch is None else by_patch
     try:
-        probability = _predict(network, values, covered, spec=spec, device=device, by_patch=by_patch)
+        probability = predict_volume(network, values, covered, spec=spec, device=device, by_patch=by_patch)
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise SessionError(
@@ -182,7 +182,6 @@ def predict_case(
             expected="about 4 GB of free GPU memory for a paper-size network",
             remedy="free the GPU, or use --device cpu",
         ) from error
-    probability[~covered.any(axis=0)] = 0
     return probability
 
 
@@ -219,10 +218,30 @@ def _channels(
     return values, covered
 
 
-def _predict(
+def predict_volume(
     network: Network, values: Floats, covered: Bools, *, spec: InferenceSpec, device: str, by_patch: bool
 ) -> Floats:
-    """Foreground probability of the unpadded volume; mean over mirrored copies along R-L if asked for."""
+    """Foreground probability of a volume whose channels are the network's; training validates with it, too.
+
+    Parameters
+    ----------
+    network
+        On ``device``, in evaluation mode.
+    values : (S, i, j, k) float32
+        Normalised intensities, 0 where not covered.
+    covered : (S, i, j, k) bool
+        Where each sequence has data; one that covers nothing is missing.
+    spec
+        Patch, overlap, and whether to average over mirrored copies along R-L.
+    device
+        ``cpu`` (float32) or ``cuda:N`` (half precision).
+    by_patch
+        Whether a sequence is missing in those windows that it does not cover.
+
+    Returns
+    -------
+    (i, j, k) float32 in 0-1; 0 where nothing is covered.
+    """
     mirrors = (False, True) if spec.flips else (False,)
     total = np.zeros(values.shape[1:], np.float32)
     for mirror in mirrors:
@@ -231,6 +250,7 @@ def _predict(
             network, values[:, step], covered[:, step], spec=spec, device=device, by_patch=by_patch
         )
         total += probability[step] / len(mirrors)
+    total[~covered.any(axis=0)] = 0
     return total
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.inferers.utils import sliding_window_inference
-from torch import Tensor, nn
+from torch import nn
 
+from bids_scseg.inference.predict import Network, SIFirst, predict_volume
 from bids_scseg.measure.instances import label_lesions
 from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
+from bids_scseg.network.build import SegmentationNet
 from bids_scseg.recipe.model import GridSpec, InferenceSpec
 from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import ValidationConfig
@@ -116,32 +117,24 @@ def predict(
     kept: npt.NDArray[np.bool_],
     by_patch: bool = False,
 ) -> Floats:
-    """Foreground probability (i, j, k) of a case from the sequences ``kept``, on the network's device.
+    """Foreground probability (i, j, k) of a case from the sequences ``kept``, as the app computes it.
 
-    With ``by_patch``, a sequence that covers no voxel of a window counts as missing there.
+    The same windows, precision and mirrored copies on the network's device: a threshold that is chosen on
+    other probabilities would be another one. With ``by_patch``, a sequence that covers no voxel of a window
+    counts as missing there.
     """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     whole = _whole(case, spec, kept=kept)
-    available = torch.from_numpy(whole.available)[None].to(device)
-    inputs = torch.from_numpy(np.concatenate([whole.image, whole.coverage.astype(np.float32)]))[None]
-    channels = len(case.sequences)
-
-    def run(window: Tensor) -> Tensor:
-        coverage = window[:, channels:] > 0.5
-        flags = available.expand(len(window), -1)
-        if by_patch:
-            here = flags & coverage.flatten(2).any(2)
-            flags = torch.where(here.any(1, keepdim=True), here, flags)
-        logits: Tensor = network(window[:, :channels], flags, coverage)[0]
-        return logits.float().softmax(1)[:, 1:].sum(1, keepdim=True)
-
-    bf16 = torch.autocast(device.type, torch.bfloat16)
-    with torch.inference_mode(), bf16:
-        prob: Any = sliding_window_inference(
-            inputs.to(device), spec.patch_vox, 1, run, overlap=spec.overlap, mode="gaussian"
-        )
-    out = np.asarray(prob[0, 0].float().cpu(), np.float32)
-    return np.where(whole.coverage.any(axis=0), out, np.float32(0))
+    covered = whole.coverage & whole.available[:, None, None, None]
+    fast = isinstance(network, SegmentationNet) and device.type == "cpu"
+    return predict_volume(
+        SIFirst(cast(SegmentationNet, network)) if fast else cast(Network, network),
+        np.where(covered, whole.image, np.float32(0)),
+        covered,
+        spec=spec,
+        device=str(device),
+        by_patch=by_patch,
+    )
 
 
 def _whole(case: TrainingCase, spec: InferenceSpec, *, kept: npt.NDArray[np.bool_]) -> Sample:

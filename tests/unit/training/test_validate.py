@@ -3,12 +3,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bids_scseg.recipe.model import GridSpec, InferenceSpec
+from bids_scseg.inference.bundle import save_bundle
+from bids_scseg.inference.predict import load_network, predict_case
+from bids_scseg.network.build import build_network
+from bids_scseg.recipe.load import load_recipe
+from bids_scseg.recipe.model import GridSpec, InferenceSpec, NetworkSpec
 from bids_scseg.training.cases import TrainingCase
 from bids_scseg.training.config import ValidationConfig
 from bids_scseg.training.validate import (
@@ -46,6 +51,8 @@ def case() -> TrainingCase:
 
 class Echo(torch.nn.Module):
     """Calls bright voxels lesion."""
+
+    spec = NetworkSpec(channels=(2, 2), strides=((1, 1, 1), (2, 2, 2)), sequences=("A",), skips="mean")
 
     def forward(
         self, images: torch.Tensor, available: torch.Tensor, coverage: torch.Tensor | None = None
@@ -128,6 +135,7 @@ class Counting(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.spec = replace(Echo.spec, sequences=("A", "B"))
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen: list[list[bool]] = []
 
@@ -194,3 +202,45 @@ def test_one_map_is_held_at_a_time() -> None:
     for scores in table:
         assert scores.cases == (score(prob, scores.threshold, scores.min_volume_mm3),)
     assert best in table
+
+
+@pytest.mark.parametrize("skips", ["anchor", "mean"])
+def test_a_threshold_is_chosen_on_what_the_app_predicts(tmp_path: Path, skips: str) -> None:
+    """Windows, precision, mirrored copies and missing sequences are the app's, to the last digit."""
+    recipe = load_recipe("cord-lesion")
+    strides = ((1, 1, 1), (2, 2, 2), (1, 1, 2))
+    spec = replace(recipe.network, channels=(3, 4, 5), strides=strides, skips=skips)
+    inference = replace(recipe.inference, patch_vox=(8, 8, 16), overlap=0.25, flips=True)
+    recipe = replace(recipe, network=spec, inference=inference)
+    torch.manual_seed(5)
+    network = build_network(spec, anchors=recipe.anchors).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    bundle = save_bundle(
+        tmp_path / "tiny", weights, recipe=recipe, threshold=0.5, provenance={}, card="tiny", dtype="float32"
+    )
+    kept = np.array([True, True, False, False, False, True])
+    rng = np.random.default_rng(1)
+    coverage = np.broadcast_to(kept[:, None, None, None], (6, 8, 8, 40)).copy()
+    coverage[1, ..., 20:] = False
+    coverage[:, :, :, 36:] = False
+    image = np.where(coverage, rng.standard_normal(coverage.shape), 0).astype(np.float32)
+    held_out = TrainingCase(
+        name="c",
+        subject="c",
+        sequences=spec.sequences,
+        available=np.ones(6, bool),
+        image=image,
+        coverage=coverage,
+        label=np.zeros((8, 8, 40), np.uint8),
+    )
+    app = load_network(bundle)
+    for by_patch in (False, True):
+        found = predict(network, held_out, inference, kept=kept, by_patch=by_patch)
+        wanted = predict_case(
+            app, bundle, image=image, coverage=coverage, available=kept.tolist(), by_patch=by_patch
+        )
+        assert np.array_equal(found, wanted)
+        assert found[..., :36].std() > 0.01
+        assert not found[..., 36:].any()
