@@ -30,6 +30,8 @@ from bids_scseg.bids.pairs import (
     read_participants,
 )
 from bids_scseg.bids.references import lesion_numbers
+from bids_scseg.bids.split import Selection, select
+from bids_scseg.bids.trained import Training, training_of
 from bids_scseg.errors import (
     DataError,
     GeometryError,
@@ -80,6 +82,10 @@ class Request:
         Space of the reference masks; None: native where there are such.
     truth_files, pred_files
         Shell patterns that select files.
+    subjects
+        Labels of the subjects to evaluate, with or without prefix; empty: all.
+    split, side
+        A training's split and the side whose subjects are evaluated (:func:`bids_scseg.bids.split.select`).
     seed
         Of the bootstrap.
     """
@@ -94,6 +100,9 @@ class Request:
     space: str | None = None
     truth_files: str | None = None
     pred_files: str | None = None
+    subjects: tuple[str, ...] = ()
+    split: Path | None = None
+    side: str | None = None
     seed: int = 0
 
 
@@ -143,12 +152,26 @@ class FolderEvaluation:
         One for each image result, in the same order.
     unpaired
         Method → files that take no part.
+    selection
+        Which subjects were asked for.
+    drawn
+        All subjects with reference masks, asked for or not.
+    trainings
+        Method → what is known of its model's training.
     """
 
     request: Request
     evaluation: Evaluation
     facts: tuple[PairFacts, ...]
     unpaired: Mapping[str, tuple[Unpaired, ...]]
+    selection: Selection
+    drawn: tuple[str, ...]
+    trainings: Mapping[str, Training]
+
+    def evaluated(self, prediction: str) -> tuple[str, ...]:
+        """Subjects of whom at least one image of a method was compared, sorted."""
+        keys = [result.key for result in self.evaluation.results]
+        return tuple(sorted({key.subject for key in keys if key.prediction == prediction}))
 
 
 def evaluate_folders(request: Request, *, progress: Callable[[], None] = lambda: None) -> FolderEvaluation:
@@ -168,26 +191,32 @@ def evaluate_folders(request: Request, *, progress: Callable[[], None] = lambda:
     Raises
     ------
     UsageError
-        If a name of the request belongs to no prediction.
+        If a name of the request belongs to no prediction, or see :func:`bids_scseg.bids.split.select`.
     MissingInputError, DataError
-        If a folder or table is absent or unusable, or there is no such profile.
+        If a folder, table or split is absent or unusable, or there is no such profile.
     NoMatchError
-        If no pair is left.
+        If no subject or no pair is left.
     """
     _check(request)
-    drawn = find_masks(request.truth, pattern=request.truth_files)
+    selection = select(request.subjects, request.split, request.side)
+    everybody = find_masks(request.truth, pattern=request.truth_files)
+    drawn = _selected(everybody, selection, folder=request.truth)
     space = choose_space(drawn, request.space)
     truths = tuple(item for item in drawn if item.space == space)
     elsewhere = tuple(_elsewhere(drawn, space))
     cohort = _cohort(request, truths)
     results: list[tuple[ImageResult, PairFacts]] = []
     unpaired: dict[str, tuple[Unpaired, ...]] = {}
+    trainings: dict[str, Training] = {}
     for name, folder in request.predictions.items():
-        pairing = find_pairs(truths, find_masks(folder, pattern=request.pred_files))
+        made = find_masks(folder, pattern=request.pred_files)
+        pairing = find_pairs(truths, [item for item in made if selection.holds(item.subject)])
         maps = _maps(request, name)
         found, refused = _evaluate_pairs(request, name, pairing, maps=maps, cohort=cohort, progress=progress)
         results += found
         unpaired[name] = (*pairing.unpaired, *refused, *elsewhere)
+        compared = [facts.pair.prediction.path for _, facts in found]
+        trainings[name] = training_of(folder, compared, selection)
         if not found:
             raise NoMatchError(
                 f"none of {len(truths)} reference masks ({space}) can be compared with {name!r}: "
@@ -208,7 +237,28 @@ def evaluate_folders(request: Request, *, progress: Callable[[], None] = lambda:
         evaluation=evaluation,
         facts=tuple(facts for _, facts in results),
         unpaired=unpaired,
+        selection=selection,
+        drawn=tuple(sorted({item.subject for item in everybody})),
+        trainings=trainings,
     )
+
+
+def _selected(everybody: Sequence[MaskFile], selection: Selection, *, folder: Path) -> tuple[MaskFile, ...]:
+    """Reference masks of the subjects that are evaluated (NoMatchError if there is none)."""
+    kept = tuple(item for item in everybody if selection.holds(item.subject))
+    if not kept:
+        wanted = [f"sub-{label}" for label in sorted(selection.subjects or ())]
+        raise NoMatchError(
+            f"no reference mask of the {len(wanted)} subjects asked for ({_some(wanted)})",
+            file=folder,
+            expected=f"some of {_some(sorted({item.subject for item in everybody}))}",
+            remedy="name the folder of these subjects with --truth, or others with --participant-label",
+        )
+    return kept
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
 
 
 def _check(request: Request) -> None:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bids_scseg.cli.parser import _whole
+from bids_scseg.bids.split import SIDES
+from bids_scseg.cli.parser import _both, _label, _whole
 from bids_scseg.errors import UsageError
 
 #: Names of the profiles, as in ``measure.profiles`` (a test compares), which would load numpy here.
@@ -47,6 +48,17 @@ def add_parser(commands: Any) -> None:
         "--space", metavar="SPACE",
         help="space of the reference masks: native, or space- and res- of their names (default: native)",
     )  # fmt: skip
+    parser.add_argument(
+        *_both("participant-label"), dest="participant_label", nargs="+", type=_label("sub-"), default=[],
+        metavar="LABEL", help="only these participants, with or without sub-",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", type=Path, metavar="FILE",
+        help="only one side of a training: its split.json, or the folder that scseg train wrote",
+    )  # fmt: skip
+    parser.add_argument(
+        "--side", choices=SIDES, help="of the split (default: test, or validation where there is no test)"
+    )
     parser.add_argument("--truth-files", metavar="GLOB", help="use only these reference masks")
     parser.add_argument("--pred-files", metavar="GLOB", help="use only these predicted masks")
     parser.add_argument("--random-seed", type=_whole, default=0, metavar="N", help="of the bootstrap")
@@ -72,6 +84,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         space=arguments.space,
         truth_files=arguments.truth_files,
         pred_files=arguments.pred_files,
+        subjects=tuple(arguments.participant_label),
+        split=arguments.split,
+        side=arguments.side,
         seed=arguments.random_seed,
     )
     with tqdm(desc="pairs", disable=not sys.stderr.isatty()) as bar:
@@ -107,7 +122,8 @@ def _probabilities(texts: list[str], predictions: tuple[str, ...]) -> dict[str, 
 
 
 def summary_lines(found: Any) -> list[str]:
-    """What to say at the end: per prediction, scores and what was left out."""
+    """What to say at the end: whose masks these are; per prediction, scores and what was left out."""
+    from bids_scseg.report.evaluation_subjects import lines as subject_lines
     from bids_scseg.report.evaluation_tables import pair_counts
 
     evaluation = found.evaluation
@@ -122,4 +138,4 @@ def summary_lines(found: Any) -> list[str]:
         counts = {key: value for key, value in pair_counts(found, method.prediction).items() if value}
         words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items())
         lines.append(f"{method.prediction}: {scores} ({words})")
-    return lines
+    return [*lines, *subject_lines(found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -62,7 +63,8 @@ class SummaryRow:
     interval
         The number with its interval.
     images, undefined
-        Images of the group; how many of them are left out because the metric is not defined there.
+        Images of the group; how many of them are left out because the metric is not defined there: for a
+        pooled one, for the subject with all images.
     """
 
     prediction: str
@@ -287,7 +289,10 @@ def _group_order(value: str) -> tuple[bool, bool, str]:
 def summary_rows(
     results: Sequence[ImageResult], column: str, value: str, *, seed: int = 0
 ) -> Iterable[SummaryRow]:
-    """Means of every metric over images, then pooled ratios; one method, one group."""
+    """Means of every metric over images, then pooled ratios; one method, one group.
+
+    Of pooled ratios, ``undefined`` counts the images of subjects who have nothing to divide by.
+    """
     table = [result.values for result in results]
     for metric in METRICS:
         defined = [
@@ -300,15 +305,19 @@ def summary_rows(
             prediction=results[0].key.prediction, column=column, value=value, metric=metric.name,
             interval=interval, images=len(results), undefined=len(results) - len(defined),
         )  # fmt: skip
-    for name, interval in _pooled(results, seed=seed):
+    for name, interval, undefined in _pooled(results, seed=seed):
         yield SummaryRow(
             prediction=results[0].key.prediction, column=column, value=value, metric=name,
-            interval=interval, images=len(results), undefined=0,
+            interval=interval, images=len(results), undefined=undefined,
         )  # fmt: skip
 
 
-def _pooled(results: Sequence[ImageResult], *, seed: int) -> Iterable[tuple[str, Interval]]:
-    """All lesions (or all volume) of all images at once."""
+def _pooled(results: Sequence[ImageResult], *, seed: int) -> Iterable[tuple[str, Interval, int]]:
+    """All lesions (or all volume) of all images at once; with it, the images of subjects that have none.
+
+    F1 leaves nobody out: a subject without true lesions counts by its false ones. Without any true lesion it
+    is not defined at all.
+    """
     found = _by_subject(results, [r.scores.found for r in results], [r.scores.truth_count for r in results])
     right = _by_subject(
         results,
@@ -320,10 +329,17 @@ def _pooled(results: Sequence[ImageResult], *, seed: int) -> Iterable[tuple[str,
         [2 * r.shared_mm3 for r in results],
         [r.scores.truth_mm3 + r.scores.predicted_mm3 for r in results],
     )
-    yield "pooled_sensitivity", bootstrap_ratio(*found, seed=seed)
-    yield "pooled_precision", bootstrap_ratio(*right, seed=seed)
-    yield "pooled_f1", bootstrap_f1(*found, *right, seed=seed)
-    yield "pooled_dice", bootstrap_ratio(*shared, seed=seed)
+    images = list(Counter(result.key.subject for result in results).values())
+    f1 = bootstrap_f1(*found, *right, seed=seed)
+    yield "pooled_sensitivity", bootstrap_ratio(*found, seed=seed), _without(found[1], images)
+    yield "pooled_precision", bootstrap_ratio(*right, seed=seed), _without(right[1], images)
+    yield "pooled_f1", f1, len(results) if np.isnan(f1.mean) else 0
+    yield "pooled_dice", bootstrap_ratio(*shared, seed=seed), _without(shared[1], images)
+
+
+def _without(wholes: Sequence[float], images: Sequence[int]) -> int:
+    """Images of the subjects whose whole is 0; both in the order of subjects."""
+    return sum(count for whole, count in zip(wholes, images, strict=True) if not whole > 0)
 
 
 def _by_subject(

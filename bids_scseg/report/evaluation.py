@@ -20,6 +20,7 @@ from bids_scseg.measure.schema import data_dictionary
 from bids_scseg.measure.statistics import LEVEL, RESAMPLES, Interval
 from bids_scseg.report import encode, pages, tables
 from bids_scseg.report import evaluation_figures as figures
+from bids_scseg.report.evaluation_subjects import sentences, short_words, subject_flags
 from bids_scseg.report.evaluation_tables import all_tables, as_json, pair_counts
 from bids_scseg.report.flags import by_severity
 from bids_scseg.report.records import Flag
@@ -88,10 +89,12 @@ def _context(found: FolderEvaluation) -> dict[str, object]:
             ("Profile", evaluation.profile),
             ("Space", evaluation.space),
             ("Truth", str(request.truth)),
+            ("Subjects", short_words(found)),
             ("Made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         ],
         "tiles": _tiles(evaluation),
         "lead": _lead(found),
+        "subjects": sentences(found),
         "flags": by_severity(_flags(found)),
         "scores": _scores_table(evaluation, EVERYBODY, EVERYBODY),
         "pooled": _scores_table(evaluation, EVERYBODY, EVERYBODY, pooled=True),
@@ -186,6 +189,7 @@ def _lead(found: FolderEvaluation) -> str:
 
 
 def _flags(found: FolderEvaluation) -> Iterable[Flag]:
+    yield from subject_flags(found)
     for name in found.unpaired:
         counts = pair_counts(found, name)
         for state, severity in (("refused", "serious"), ("ambiguous", "serious"), ("missing", "caution")):

@@ -14,12 +14,19 @@ from bids_scseg.measure.evaluation import Evaluation
 from bids_scseg.measure.profiles import PROFILES
 from bids_scseg.measure.schema import Column, Value
 from bids_scseg.measure.statistics import LEVEL, RESAMPLES, Interval
+from bids_scseg.report.evaluation_subjects import subjects_json
 
 Rows = list[dict[str, Value]]
 
 _PROFILE = (
     Column(name="profile", dtype="str", description="Rules of the lesion-wise numbers."),
     Column(name="space", dtype="str", description="Space of the reference masks; native: as acquired."),
+    Column(
+        name="split_side",
+        dtype="str",
+        description="Side of the training's split whose subjects are evaluated; n/a: chosen otherwise.",
+    ),
+    Column(name="split", dtype="str", description="That split."),
     Column(name="prediction", dtype="str", description="Name of the method."),
 )
 _INTERVAL = (
@@ -35,6 +42,11 @@ IMAGE_COLUMNS: tuple[Column, ...] = (
     *_PROFILE,
     Column(
         name="participant_id", dtype="str", description="Participant, or the file's name where it has none."
+    ),
+    Column(
+        name="training_side",
+        dtype="str",
+        description="Participant's side in the training of the prediction's model; n/a: none or not known.",
     ),
     Column(name="reference", dtype="str", description="Reference mask, below its folder."),
     Column(name="prediction_file", dtype="str", description="Predicted mask, below its folder."),
@@ -82,7 +94,11 @@ SUMMARY_COLUMNS: tuple[Column, ...] = (
     Column(name="metric", dtype="str", description="Name; pooled_ over all lesions or volume at once."),
     *_INTERVAL,
     Column(name="images", dtype="Int64", description="Images of the group."),
-    Column(name="undefined", dtype="Int64", description="Those left out, the metric being undefined there."),
+    Column(
+        name="undefined",
+        dtype="Int64",
+        description="Those left out, the metric being undefined there; of pooled_ ones, for the subject.",
+    ),
 )
 STRATUM_COLUMNS: tuple[Column, ...] = (
     *_PROFILE,
@@ -126,7 +142,13 @@ UNPAIRED_COLUMNS: tuple[Column, ...] = (
 def all_tables(found: FolderEvaluation) -> dict[str, tuple[tuple[Column, ...], Rows]]:
     """File name → columns and rows."""
     evaluation = found.evaluation
-    head: dict[str, Value] = {"profile": evaluation.profile, "space": evaluation.space}
+    chosen = found.selection
+    head: dict[str, Value] = {
+        "profile": evaluation.profile,
+        "space": evaluation.space,
+        "split_side": chosen.side or None,
+        "split": None if chosen.split is None else str(chosen.split),
+    }
     return {
         "images": (IMAGE_COLUMNS, [head | row for row in _image_rows(found)]),
         "lesions": (LESION_COLUMNS, [head | row for row in _lesion_rows(evaluation)]),
@@ -143,6 +165,7 @@ def _image_rows(found: FolderEvaluation) -> Iterable[dict[str, Value]]:
         yield {
             "prediction": result.key.prediction,
             "participant_id": result.key.subject,
+            "training_side": found.trainings[result.key.prediction].side_of(result.key.subject) or None,
             "reference": result.key.image,
             "prediction_file": facts.pair.prediction.relative,
             "paired_by": facts.pair.how,
@@ -260,6 +283,7 @@ def as_json(found: FolderEvaluation) -> dict[str, object]:
             "confidence_level": LEVEL,
             "resamples": RESAMPLES,
         },
+        "subjects": subjects_json(found),
         "notes": list(evaluation.notes),
         "counts": {name: pair_counts(found, name) for name in found.unpaired},
         "summary": made["summary"][1],

@@ -46,6 +46,30 @@ def test_plain_folders(folders, capsys):
     assert data["settings"]["predictions"] == {"prediction": str(folders / "pred")}
 
 
+def test_subjects_are_named_or_of_a_side(folders, capsys):
+    for folder in ("truth", "pred"):
+        (folders / folder / "case2.nii.gz").write_bytes((folders / folder / "case1.nii.gz").read_bytes())
+    assert _run(folders) == 0
+    said = capsys.readouterr().err
+    assert "Subjects: all 2 with reference masks." in said
+    assert "whether subjects evaluated were trained on is not known" in said
+    assert "--split" in said
+    assert _run(folders, "--participant-label", "case2") == 0
+    assert "Subjects: 1 of 2 with reference masks, named by --participant-label." in capsys.readouterr().err
+    (folders / "split.json").write_text(json.dumps({"training": ["case1"], "validation": ["case2"]}))
+    assert _run(folders, "--split", str(folders)) == 0
+    said = capsys.readouterr().err
+    assert "1 of 2 with reference masks, of the validation side of" in said
+    assert "the threshold was chosen on 1 of 1 subjects evaluated" in said
+    assert "slightly optimistic" in said
+    assert _run(folders, "--split", str(folders), "--side", "training") == 0
+    assert "WARNING: prediction: 1 of 1 subjects evaluated were trained on." in capsys.readouterr().err
+    assert _run(folders, "--split", str(folders), "--side", "test") == 65
+    assert "nobody is on the test side" in capsys.readouterr().err
+    assert _run(folders, "--participant-label", "case3") == 18
+    assert "sub-case3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("pred", "more", "words"),
     [
@@ -56,6 +80,9 @@ def test_plain_folders(folders, capsys):
         (["x=pred"], ["--prob", "y=pred"], "'y'"),
         (["x=pred"], ["--profile", "nobody"], "nobody"),
         (["x=pred"], ["--random-seed", "-1"], "'-1'"),
+        (["x=pred"], ["--side", "test"], "the training's with --split"),
+        (["x=pred"], ["--split", "s", "--side", "train"], "train"),
+        (["x=pred"], ["--participant-label", "a_b"], "'a_b'"),
     ],
 )
 def test_wrong_usage_is_code_64(folders, pred, more, words, capsys):
@@ -74,7 +101,7 @@ def test_the_documentation_names_every_option_profile_and_file():
     add_parser(parser.add_subparsers())
     options = parser.parse_args(["evaluate", "--pred", "a", "--truth", "b", "--out", "c"])
     names = {f"--{name.replace('_', '-')}" for name in vars(options) if name != "run"}
-    assert len(names) == 12
+    assert len(names) == 15
     assert not {word for word in (*names, *PROFILES) if f"`{word}`" not in text}
     for name in ("images", "lesions", "summary", "strata", "comparisons", "unpaired"):
         assert f"`{name}.tsv`" in text

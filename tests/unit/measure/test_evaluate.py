@@ -112,6 +112,33 @@ def test_summary_by_hand():
     assert any("no probability map" in note for note in found.notes)
 
 
+def test_pooled_rows_count_the_images_of_subjects_who_are_left_out():
+    """Two images of one subject, the second without lesions; a false lesion; nothing at all."""
+    found = evaluate_all(
+        [
+            _image([(10, 20), (30, 40)], [(10, 20)], subject="s1", image="a"),
+            _image([], [], subject="s1", image="b"),  # nothing to add, but of a subject who takes part
+            _image([], [(10, 20)], subject="s2"),
+            _image([], [], subject="s3"),
+        ],
+        space="native",
+    )
+    rows = {row.metric: row for row in found.summary if row.metric.startswith("pooled_")}
+    counts = {name: (row.interval.mean, row.images, row.undefined) for name, row in rows.items()}
+    # 160 mm³ true, 160 mm³ predicted, 80 mm³ shared
+    assert counts == {
+        "pooled_sensitivity": (0.5, 4, 2),
+        "pooled_precision": (0.5, 4, 1),
+        "pooled_f1": (0.5, 4, 0),
+        "pooled_dice": (0.5, 4, 1),
+    }
+    assert rows["pooled_sensitivity"].interval.subjects == 1
+    none = evaluate_all([_image([], [(10, 20)], subject=name) for name in "ab"], space="native")
+    undefined = {row.metric: row.undefined for row in none.summary if row.metric.startswith("pooled_")}
+    expected = {"pooled_sensitivity": 2, "pooled_precision": 0, "pooled_f1": 2, "pooled_dice": 0}
+    assert undefined == expected
+
+
 def test_strata_by_hand():
     found = evaluate_all(_cohort(), space="native")
     # True lesions have 80 mm³: six of them, three found. Predicted ones: four, three right.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -66,6 +67,7 @@ def test_every_row_names_profile_and_space_and_every_column_its_meaning(written,
     assert all((row["profile"], row["space"]) == ("walsh2024", "native") for row in rows)
     described = json.loads((written[0] / f"{name}.json").read_text())
     assert list(rows[0]) == list(described)
+    assert {(row["split_side"], row["split"]) for row in rows} == {("n/a", "n/a")}
 
 
 def test_tables_hold_the_numbers(written):
@@ -113,11 +115,29 @@ def test_the_page_holds_all_and_fetches_nothing(written):
         assert f'id="{section}"' in page
 
 
+def test_side_and_split_stand_in_every_file(written, tmp_path):
+    request = written[1].request
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"training": ["2"], "validation": [], "test": ["1", "3", "9"]}))
+    found = evaluate_folders(replace(request, split=split))
+    page = write_evaluation(found, tmp_path / "out").read_text(encoding="utf-8")
+    assert "test side of split.json" in page
+    assert f"Subjects: 2 of 4 with reference masks, of the test side of {split}." in page
+    assert "On no side of it, and not evaluated: sub-4." in page
+    assert "1 of 3 subjects asked for have no reference mask" in page
+    for name in ("images", "lesions", "summary"):
+        rows = _rows(tmp_path / "out" / f"{name}.tsv")
+        assert {(row["split_side"], row["split"]) for row in rows} == {("test", str(split))}
+    assert {row["training_side"] for row in _rows(tmp_path / "out" / "images.tsv")} == {"test"}
+    subjects = json.loads((tmp_path / "out" / "evaluation.json").read_text())["subjects"]
+    assert (subjects["side"], subjects["split"]) == ("test", str(split))
+    assert subjects["without_reference"] == ["sub-9"]
+    assert subjects["predictions"]["ours"]["trained_on"] == []
+
+
 def test_a_page_without_lesions_or_maps(written, tmp_path):
     results = [result for result in written[1].evaluation.results if result.key.subject == "sub-3"]
     results = [result for result in results if result.key.prediction != "ours"]
-    from dataclasses import replace
-
     few = replace(
         written[1],
         evaluation=evaluate_all(results, space="native"),
