@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
@@ -27,6 +29,24 @@ def end_group(pid: int) -> None:
     """Kill a worker and the programs that it started; nothing if there are none left."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that end with the run, and at once where an error or an interruption leaves the block.
+
+    They are started afresh: forking a process whose threads compute is unsafe.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            # the executor would wait until they have done what they are at
+            for pid, process in list((pool._processes or {}).items()):
+                end_group(pid)
+                process.kill()  # one that leads no group yet
+            raise
 
 
 def _watch(parent: BaseProcess) -> None:

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bids_scseg.cli.parser import parse
@@ -24,6 +25,28 @@ def stop_on_sigterm() -> None:
     """Let SIGTERM (cluster schedulers, ``docker stop``) end a run in order, as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextmanager
+def stoppable(last_words: Callable[[], str]) -> Iterator[None]:
+    """Turn an interruption (Ctrl-C; SIGTERM after :func:`stop_on_sigterm`) into one line and an exit code.
+
+    Parameters
+    ----------
+    last_words
+        Gives the line, which says how the work goes on; empty: none.
+
+    Raises
+    ------
+    SystemExit
+        With code 130, after an interruption.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if words := last_words():
+            sys.stderr.write(f"{words}\n")
+        raise SystemExit(INTERRUPTED) from error
 
 
 def prepare_process() -> None:
@@ -80,7 +103,10 @@ def guarded(program: str, run: Callable[[], int], *, after_stop: str = "") -> in
     """
     try:
         return run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # a library that ends the process without a number was stopped, too: it must not read as success
+        if isinstance(error, SystemExit) and error.code is not None:
+            raise
         sys.stderr.write(f"{program}: interrupted{after_stop and '; ' + after_stop}\n")
         return INTERRUPTED
     except (ScsegError, OSError, MemoryError, RecursionError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bids_scseg.cli import evaluate, experiment, implant, model, prepare, slurm, synth, train, verify
-from bids_scseg.cli.app import guarded, prepare_process
+from bids_scseg.cli.app import guarded, prepare_process, stop_on_sigterm
 from bids_scseg.cli.parser import Parser
 from bids_scseg.errors import OutputError, UsageError
 from bids_scseg.options import available_cpus
@@ -57,6 +57,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one tool; the returned number is the exit code."""
+    stop_on_sigterm()
     prepare_process()
     return guarded("scseg", lambda: _run(argv))
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bids_scseg.processes import end_with_parent
+from bids_scseg.processes import worker_pool
 from bids_scseg.synth.anatomy import draw_anatomy
 from bids_scseg.synth.files import write_json, write_tsv
 from bids_scseg.synth.lesions import Lesion, draw_lesions
@@ -212,7 +210,6 @@ def _run(
             task(job)
             progress()
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=end_with_parent) as pool:
+    with worker_pool(workers) as pool:
         for _ in pool.map(task, jobs):
             progress()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ from bids_scseg.bids.filters import Filters
 from bids_scseg.bids.names import cord_mask_name, image_names, sidecar
 from bids_scseg.errors import DataError, ScsegError
 from bids_scseg.files import leads_out, read_json
-from bids_scseg.processes import end_with_parent
+from bids_scseg.processes import worker_pool
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.synth import IMPLANT_VERSION
@@ -170,8 +168,7 @@ def _mapped(
     if workers <= 1 or len(studies) < 2:
         yield from map(task, studies)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=end_with_parent) as pool:
+    with worker_pool(workers) as pool:
         yield from pool.map(task, studies)
 
 

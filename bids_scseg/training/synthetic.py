@@ -8,10 +8,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from bids_scseg.files import lock
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.preprocess.labels import labels_to_prepared
 from bids_scseg.preprocess.prepare import prepare_session
-from bids_scseg.processes import end_with_parent
+from bids_scseg.processes import end_with_parent, worker_pool
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Slab
 from bids_scseg.synth import GENERATOR_VERSION
@@ -237,9 +237,7 @@ def make_all(sessions: Sessions, numbers: Sequence[int], *, workers: int) -> Non
         for number in absent:
             sessions.ensure(number)
         return
-    context = multiprocessing.get_context("spawn")
-    count = min(workers, len(absent))
-    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
+    with worker_pool(min(workers, len(absent))) as pool:
         for _ in pool.map(sessions.ensure, absent):
             pass
 
@@ -252,7 +250,7 @@ def generating(source: DrawnSessions, *, first: int) -> Iterator[None]:
     ahead = source.data.live + max(source.data.live // 2, count)
     makers = [
         context.Process(
-            target=generate, args=(source.sessions, first, turn, count, ahead, os.getpid()), daemon=True
+            target=_generator, args=(source.sessions, first, turn, count, ahead, os.getpid()), daemon=True
         )
         for turn in range(count)
     ]
@@ -265,6 +263,12 @@ def generating(source: DrawnSessions, *, first: int) -> Iterator[None]:
             maker.terminate()
         for maker in makers:
             maker.join()
+
+
+def _generator(*arguments: Any) -> None:
+    """:func:`generate` in a process that the terminal's Ctrl-C does not reach: the training ends it."""
+    end_with_parent()
+    generate(*arguments)
 
 
 def generate(sessions: Sessions, first: int, turn: int, count: int, ahead: int, parent: int) -> None:

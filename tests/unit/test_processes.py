@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bids_scseg.processes import worker_pool
+
 PARENT = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +36,16 @@ def test_an_idle_worker_ends_with_its_parent(tmp_path: Path, how: signal.Signals
     until = time.monotonic() + 20
     while time.monotonic() < until and alive(worker):
         time.sleep(0.1)
+    assert not alive(worker)
+
+
+def test_a_pool_that_is_left_by_an_error_waits_for_nobody() -> None:
+    start = time.monotonic()
+    with pytest.raises(RuntimeError), worker_pool(1) as pool:
+        worker = pool.submit(os.getpid).result()
+        pool.submit(time.sleep, 600)
+        raise RuntimeError
+    assert time.monotonic() - start < 300
     assert not alive(worker)
 
 

@@ -165,6 +165,16 @@ def test_a_training_on_drawn_sessions(tmp_path: Path, made: Counter[int]) -> Non
     assert result.scores is not None
 
 
+def test_a_run_that_is_made_longer_counts_the_sessions_of_all_its_parts(
+    tmp_path: Path, made: Counter[int]
+) -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, held_out=0))
+    train(replace(config, iterations=2), None, out=tmp_path / "run")
+    longer = train(config, None, out=tmp_path / "run").bundle.facts.training_data
+    whole = train(config, None, out=tmp_path / "whole").bundle.facts.training_data
+    assert longer == whole
+
+
 def test_an_interrupted_run_ends_alike(tmp_path: Path, made: Counter[int]) -> None:
     config = replace(CONFIG, data=replace(CONFIG.data, held_out=0))
     train(config, None, out=tmp_path / "whole")
