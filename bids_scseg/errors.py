@@ -6,6 +6,9 @@ Only the command line turns an error into an exit code; the code stands on the c
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ScsegError(Exception):
     """Root of all errors this program raises on purpose.
@@ -49,6 +52,12 @@ class ScsegError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way between processes with all parts (keyword-only arguments do not, by default)."""
         return _rebuild, (type(self), self.found, self.file, self.expected, self.remedy)
+
+
+def suggestion(value: object, choices: Iterable[object], *, cutoff: float = 0.5) -> str | None:
+    """A question whether the choice that is most like the value was meant; None where none is like it."""
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else None
 
 
 def _rebuild(

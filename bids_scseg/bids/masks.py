@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_scseg.errors import ScsegError
+from bids_scseg import files
+from bids_scseg.bids.names import sidecar
+from bids_scseg.errors import DataError, ScsegError
 from bids_scseg.recipe.study import ImageFile, Study
 from bids_scseg.space.grid import Grid
 from bids_scseg.space.nifti import read_header
@@ -24,6 +26,8 @@ MANUAL = "manual"  # value of desc- of what a person corrected
 MANUAL_WORDS = (MANUAL, "corrected", "fixed", "truth", "edited")
 # What a mask without label- shows instead of the cord, by its desc-.
 NOT_CORD = re.compile(r"lesion|canal|csf|gr[ae]y|white|^[gw]m|disc|vertebra|root|brain", re.IGNORECASE)
+# As the toolbox names itself in GeneratedBy (spinalcordtoolbox: sct_deepseg …), and as people do.
+SCT_NAME = re.compile(r"spinal[ _-]?cord[ _-]?toolbox|\bsct(_\w+)?\b", re.IGNORECASE)
 SAME_GRID_MM = 0.5  # corners of mask and image lie closer than this: the same lattice up to rounding (ours)
 
 
@@ -138,6 +142,29 @@ def point_kind(name: str) -> str | None:
 def is_correction(name: str) -> bool:
     """Whether a file's name says that a person corrected it: ``desc-manual``, whatever follows that word."""
     return dict(entity_pairs(name)).get("desc", "").lower().startswith(MANUAL)
+
+
+def is_by_sct(mask: str | Path) -> bool:
+    """Whether the Spinal Cord Toolbox made a mask, by ``GeneratedBy`` in its sidecar, else of its dataset.
+
+    What a person drew or corrected is no program's: names that say so, and records that list ``Manual``.
+    """
+    path = Path(mask)
+    if any(word in path.name.lower() for word in MANUAL_WORDS):
+        return False
+    root = next((folder.parent for folder in path.parents if folder.name.startswith("sub-")), path.parent)
+    makers = _makers(path.with_name(sidecar(path.name))) or _makers(root / "dataset_description.json")
+    by_hand = any(name.lower() == MANUAL for name in makers)
+    return not by_hand and any(SCT_NAME.search(name) for name in makers)
+
+
+def _makers(record: Path) -> list[str]:
+    """Names in a record's ``GeneratedBy``; none where there is nothing of the kind."""
+    try:
+        listed = files.read_json(record)["GeneratedBy"]  # type: ignore[index]
+        return [str(entry["Name"]) for entry in listed]
+    except (DataError, TypeError, KeyError):
+        return []
 
 
 def entity_pairs(name: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from bids_scseg.bids.corrections import find_cord_corrections
 from bids_scseg.bids.estimate import estimate_seconds, superior_range
 from bids_scseg.bids.filters import Filters, selects
-from bids_scseg.bids.masks import find_cord_masks, find_labels
+from bids_scseg.bids.masks import find_cord_masks, find_labels, is_by_sct
 from bids_scseg.bids.match import Match, match_image
 from bids_scseg.bids.memory import inference_gb, node_memory
 from bids_scseg.errors import UsageError
@@ -108,6 +108,7 @@ def make_plan(
     left_out += _misplaced(chosen, anchor, warnings)
     present = tuple(SequencePlan(name=name, files=files) for name, files in chosen.items())
     memory = node_memory(present, recipe, late=late) if anchor else ()
+    cord_masks = _used_masks(masks, chosen)
     return Plan(
         subject=study.subject,
         session=study.session,
@@ -118,7 +119,8 @@ def make_plan(
         anchor=anchor,
         left_out=tuple(sorted(left_out)),
         warnings=tuple(warnings),
-        cord_masks=_used_masks(masks, chosen),
+        cord_masks=cord_masks,
+        sct_masks=tuple(image for image, mask in cord_masks if is_by_sct(mask)),
         labels=find_labels(study, derivatives, anchor=chosen[anchor] if anchor else ()),
         memory_gb=max((need for _, need in memory), default=0.0),
         node_memory=memory,

@@ -8,7 +8,7 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,6 @@ from bids_scseg.errors import (
     BusyError,
     DiskFullError,
     MissingInputError,
-    MissingToolError,
     OutputError,
     ScsegError,
     UsageError,
@@ -41,7 +40,7 @@ from bids_scseg.inference.bundle import ModelBundle, load_bundle, session_mismat
 from bids_scseg.inference.client import InferenceServer
 from bids_scseg.inference.pool import InferencePool
 from bids_scseg.interfaces.engine import check_engine, load_engine
-from bids_scseg.interfaces.sct import CORD_TASK, SCT_RELEASE, find_sct, sct_release, sct_sha256
+from bids_scseg.interfaces.sct import CORD_TASK, cord_source, sct_release, sct_sha256
 from bids_scseg.options import CORD_METHODS, RunOptions
 from bids_scseg.recipe.study import Plan, Study
 from bids_scseg.workflows.budget import Budget, Device
@@ -199,20 +198,26 @@ def methods_text(options: RunOptions, models: Models) -> str:
     )
 
 
-def check_cord(options: RunOptions) -> None:
+def check_cord(cord: str, folders: Mapping[str, Path]) -> None:
     """Refuse a name of cords that nothing bears.
+
+    Parameters
+    ----------
+    cord
+        ``--cord``.
+    folders
+        Derivatives folders by name.
 
     Raises
     ------
     UsageError
         If ``--cord`` names neither a method nor a derivatives folder.
     """
-    folders = dict(options.derivatives)
-    if options.cord not in CORD_METHODS and options.cord not in folders:
+    if cord not in CORD_METHODS and cord not in folders:
         raise UsageError(
-            f"--cord {options.cord} is neither a method nor a derivatives folder",
+            f"--cord {cord} is neither a method nor a derivatives folder",
             expected=", ".join([*CORD_METHODS, *folders]),
-            remedy=f"add -d {options.cord}=PATH",
+            remedy=f"add -d {cord}=PATH",
         )
 
 
@@ -226,18 +231,8 @@ def load_models(options: RunOptions) -> Models:
     UsageError
         If ``--cord`` names neither a method nor a derivatives folder, or ``--model`` an unknown engine.
     """
-    check_cord(options)
-    method = options.cord
-    if method == "auto":
-        method = "sct" if find_sct() else "builtin"
-    elif method not in CORD_METHODS:
-        method = "builtin"
-    if method == "sct" and not find_sct():
-        raise MissingToolError(
-            "sct_deepseg is not on the PATH",
-            expected=f"Spinal Cord Toolbox {SCT_RELEASE}",
-            remedy="install it, or use --cord builtin",
-        )
+    check_cord(options.cord, dict(options.derivatives))
+    method = cord_source(options.cord)
     lesion = load_engine(options.model)
     check_engine(lesion)
     finder = load_bundle(CORD_FINDER) if method == "builtin" else None

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_scseg.cli.parser import _both, _derivative, _label, _whole
-from bids_scseg.errors import MissingInputError, OutputError, SessionError, UsageError
-from bids_scseg.options import available_cpus
+from bids_scseg.errors import MissingInputError, OutputError, SessionError
+from bids_scseg.options import CORD_METHODS, available_cpus
 
 if TYPE_CHECKING:
     from bids_scseg.training.prepare import PreparedRow
-    from bids_scseg.training.session import Preparation
+    from bids_scseg.training.session import CordTool, Preparation
 
-CORD_FINDER = "cord-finder"
 DEFAULT_RECIPE = "cord-lesion"
-CORDS = ("auto", "builtin")
+ALONE = ("sct", "builtin")  # values of --cord by which masks do not count
 
 
 def add_parser(commands: Any) -> None:
@@ -41,9 +41,10 @@ def add_parser(commands: Any) -> None:
         help="folders with cord masks",
     )  # fmt: skip
     parser.add_argument(
-        "--cord", default="auto", metavar="auto|builtin|NAME",
-        help="cord masks: those in the labels and derivatives folders, else the built-in network (auto); the "
-        "network alone (builtin); those of one derivatives folder, else the network (NAME)",
+        "--cord", default="auto", metavar="auto|sct|builtin|NAME",
+        help="cord masks: those in the labels and derivatives folders, else SCT if it is installed, else the "
+        "built-in network (auto); SCT alone (sct); the network alone (builtin); those of one derivatives "
+        "folder, else the network (NAME)",
     )  # fmt: skip
     parser.add_argument(
         *_both("lesion-desc"),
@@ -97,12 +98,14 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 
     Raises
     ------
+    MissingInputError
+        If no session has a lesion map; nothing is written then.
     SessionError
         At the end, if some sessions have no case (exit code 1); the others are done.
     """
     from bids_scseg.bids.query import find_studies
     from bids_scseg.bids.references import strange_labels
-    from bids_scseg.training.prepare import TABLE, prepare_sessions
+    from bids_scseg.training.prepare import TABLE, check_labels, prepare_sessions
 
     setting = preparation(arguments)
     studies = find_studies(
@@ -113,19 +116,23 @@ def run_prepare(arguments: argparse.Namespace) -> None:
         validate_names=not arguments.skip_bids_validation,
         follow_links=arguments.follow_links,
     )
+    some = arguments.participant_label or arguments.session_label or arguments.exclude_participant_label
+    strangers = () if some else strange_labels(studies, setting.labels)
+    check_labels(studies, setting, strangers=strangers)
     with _Bar(len(studies)) as bar:
         rows = prepare_sessions(studies, setting, workers=max(1, arguments.nprocs), progress=bar.end)
     states = Counter(row.state for row in rows)
     words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     lesions = sum(row.lesions for row in rows)
     sys.stderr.write(f"{len(rows)} sessions: {words}; {lesions} lesions; table in {setting.out / TABLE}\n")
-    if not (arguments.participant_label or arguments.session_label or arguments.exclude_participant_label):
-        for text in strange_labels(studies, setting.labels):
-            sys.stderr.write(f"{text}\n")
-    left = [row.session for row in rows if not row.ok]
+    for text in strangers:
+        sys.stderr.write(f"{text}\n")
+    left = [row for row in rows if not row.ok]
     if left:
+        earlier = sum(row.earlier for row in left)
         raise SessionError(
-            f"{len(left)} of {len(rows)} sessions have no case",
+            f"{len(left)} of {len(rows)} sessions have no case"
+            + f" of this run ({earlier} of them an earlier one, which was kept)" * bool(earlier),
             file=setting.out / TABLE,
             remedy="see there why and what to do; run the same command again for these sessions alone",
         )
@@ -134,7 +141,9 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 def preparation(arguments: argparse.Namespace) -> Preparation:
     """What the command line asks for."""
     from bids_scseg.bids.filters import read_filters
+    from bids_scseg.cli.participant import CORD_FINDER, check_cord
     from bids_scseg.inference.bundle import load_bundle
+    from bids_scseg.interfaces.sct import cord_source
     from bids_scseg.recipe.load import load_recipe
     from bids_scseg.training.session import Preparation
 
@@ -142,13 +151,10 @@ def preparation(arguments: argparse.Namespace) -> Preparation:
     folders = dict(arguments.derivatives)
     for folder in folders.values():
         _check_folder(folder, "--derivatives")
-    if arguments.cord not in CORDS and arguments.cord not in folders:
-        raise UsageError(
-            f"--cord {arguments.cord} is neither a method nor a derivatives folder",
-            expected=", ".join([*CORDS, *folders]),
-            remedy=f"add -d {arguments.cord}=PATH",
-        )
-    named = folders.get(arguments.cord)
+    check_cord(arguments.cord, folders)
+    method = cord_source(arguments.cord) if recipe.frame == "centerline" else ""
+    named = None if arguments.cord in CORD_METHODS else folders[arguments.cord]
+    threads = max(1, available_cpus() // max(1, arguments.nprocs))
     _check_output(arguments.prepared, arguments.bids_dir)
     return Preparation(
         out=arguments.prepared,
@@ -157,14 +163,24 @@ def preparation(arguments: argparse.Namespace) -> Preparation:
         derivatives=tuple(folders.values()) if named is None else (named,),
         masks_of_labels=named is None,
         filters=read_filters(arguments.filter_file, recipe) if arguments.filter_file else None,
-        finder=str(load_bundle(CORD_FINDER).path) if recipe.frame == "centerline" else "",
-        use_masks=arguments.cord != "builtin",
+        finder=str(load_bundle(CORD_FINDER).path) if method == "builtin" else "",
+        tool=_toolbox(threads) if method == "sct" else None,
+        use_masks=arguments.cord not in ALONE,
         desc=None if arguments.lesion_desc is None else arguments.lesion_desc.removeprefix("desc-"),
         jitter_mm=arguments.jitter,
         register=arguments.register,
         seed=arguments.seed,
-        threads=max(1, available_cpus() // max(1, arguments.nprocs)),
+        threads=threads,
     )
+
+
+def _toolbox(threads: int) -> CordTool:
+    """The Spinal Cord Toolbox, called as the participant level calls it."""
+    from bids_scseg.interfaces.sct import CORD_TASK, sct_sha256, segment_cord
+    from bids_scseg.training.session import CordTool
+
+    segment = partial(segment_cord, threads=threads)
+    return CordTool(origin="sct", sha256=sct_sha256(CORD_TASK), segment=segment)
 
 
 def _labels(path: Path, dataset: Path) -> Path:

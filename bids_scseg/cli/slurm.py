@@ -151,7 +151,7 @@ def plan_sessions(options: RunOptions, *, cord_method: str = "builtin") -> list[
     if options.bids_dir is None:
         raise UsageError("the raw dataset is needed", remedy="name its folder instead of '-'")
     check_folders(options, options.bids_dir)
-    check_cord(options)
+    check_cord(options.cord, dict(options.derivatives))
     # Not the participant level's way to them: what a task will find need not be installed here.
     models = Models(lesion=load_engine(options.model), cord=None, cord_method=cord_method)
     check_sequences(options.sequences, models.lesion.recipe)

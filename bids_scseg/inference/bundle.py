@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg import files
-from bids_scseg.errors import DataError, MissingInputError
-from bids_scseg.inference.facts import ModelFacts, facts_from_json, facts_to_json
+from bids_scseg.errors import DataError, MissingInputError, suggestion
+from bids_scseg.inference.facts import ModelFacts, facts_from_json, facts_to_json, split_origins
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.load import (
     network_from_json,
@@ -186,8 +186,15 @@ def load_bundle(name_or_path: str | Path) -> ModelBundle:
     )
 
 
-def find_bundle(name_or_path: str | Path) -> Path:
+def find_bundle(name_or_path: str | Path, *, where: object = None) -> Path:
     """Absolute folder of a packaged model or of a path.
+
+    Parameters
+    ----------
+    name_or_path
+        As :func:`load_bundle`.
+    where
+        What names it, for the message if there is none.
 
     Raises
     ------
@@ -201,8 +208,9 @@ def find_bundle(name_or_path: str | Path) -> Path:
     if not folder.is_dir():
         raise MissingInputError(
             f"there is no model {str(name_or_path)!r}",
+            file=where,
             expected=f"one of {sorted(packaged)} or a model's folder",
-            remedy="check the name or path",
+            remedy=suggestion(name_or_path, packaged) or "check the name or path",
         )
     return folder.resolve()
 
@@ -269,6 +277,12 @@ def save_bundle(
     text = json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False)
     files.write_text(folder / MODEL_FILE, text + "\n")
     return load_bundle(folder)
+
+
+def stored_type(weights: Mapping[str, npt.NDArray[Any]]) -> Literal["float16", "float32"]:
+    """``float16``, or ``float32`` where a weight is beyond its range: a ``dtype`` for :func:`save_bundle`."""
+    largest = max((np.abs(array).max() for array in weights.values() if array.size), default=0.0)
+    return "float16" if largest <= np.finfo(np.float16).max else "float32"
 
 
 def load_weights(bundle: ModelBundle) -> dict[str, npt.NDArray[np.float32]]:
@@ -339,16 +353,17 @@ def mismatch(bundle: ModelBundle, *, preparation: int, cord_method: str) -> tupl
     One sentence for each difference. Models that do not record it give none.
     """
     facts, method = bundle.facts, RUN_METHODS.get(cord_method, cord_method)
-    known = (facts.cord_method, *_COVERED.get(facts.cord_method or "", ()))
+    trained = split_origins(facts.cord_method)
+    known = {*trained, *(covered for origin in trained for covered in _COVERED.get(origin, ()))}
     found = []
     if facts.preparation not in (None, preparation):
         found.append(
             f"model {bundle.name} was trained on images prepared by version {facts.preparation} of the "
             f"preparation, this program prepares by version {preparation}: its figures do not hold here"
         )
-    if facts.cord_method and method and method not in known:
+    if trained and method and method not in known:
         found.append(
-            f"model {bundle.name} was trained with cords from {facts.cord_method}, here they come from "
+            f"model {bundle.name} was trained with cords from {' and '.join(trained)}, here they come from "
             f"{method}: errors of those may mislead it"
         )
     return tuple(found)
@@ -362,13 +377,14 @@ def session_mismatch(bundle: ModelBundle, plan: Plan, *, cord_method: str) -> tu
     bundle
         The lesion model.
     plan
-        Says which images have cord masks of the user's.
+        Says which images have cord masks of the user's, and which of these the Spinal Cord Toolbox made.
     cord_method
         Where the cord masks of the others come from.
     """
-    given = {name for name, _ in plan.cord_masks}
-    masked = [file.relative in given for sequence in plan.sequences for file in sequence.files]
-    methods = ["masks"] * any(masked) + [cord_method] * (not all(masked))
+    given, toolbox = {name for name, _ in plan.cord_masks}, set(plan.sct_masks)
+    images = {file.relative for sequence in plan.sequences for file in sequence.files}
+    methods = ["masks"] * bool(images & given - toolbox) + ["sct"] * bool(images & toolbox)
+    methods += [cord_method] * bool(images - given)
     found = [
         text
         for method in methods
@@ -402,7 +418,9 @@ def _stored(name: str, array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDA
             f"weights {name} are {values.dtype} or not finite", expected="finite floating-point numbers"
         )
     if values.size and np.abs(values).max() > np.finfo(dtype).max:
-        raise DataError(f"weights {name} exceed {dtype}", expected="smaller values", remedy="store float32")
+        raise DataError(
+            f"weights {name} exceed {dtype}", expected="smaller values", remedy="pass dtype='float32'"
+        )
     return np.ascontiguousarray(values, dtype=dtype)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from bids_scseg.inference.bundle import CARD_FILE, FORMAT, NUMERICAL_VERSION, ModelBundle, read_header, sha256
-from bids_scseg.inference.facts import CORD_ORIGINS, ModelFacts, as_object, facts_to_json
+from bids_scseg.inference.facts import CORD_ORIGINS, ModelFacts, as_object, facts_to_json, split_origins
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.load import network_to_json, recipe_to_json
 
@@ -198,8 +198,10 @@ def _facts_rows(bundle: ModelBundle) -> Iterator[tuple[str, str]]:
     facts = bundle.facts
     trained = UNKNOWN if facts.preparation is None else f"version {facts.preparation}"
     yield "preparation", f"{trained} (this program: version {PREPARATION_VERSION})"
-    origin = facts.cord_method
-    yield "cord masks", UNKNOWN if origin is None else f"{origin}: {CORD_ORIGINS[origin]}"
+    origins = split_origins(facts.cord_method)
+    yield from (("cord masks", f"{origin}: {CORD_ORIGINS[origin]}") for origin in origins)
+    if not origins:
+        yield "cord masks", UNKNOWN
     data = training_data(bundle)
     yield from (("training data", f"{key}: {_cut(value)}") for key, value in data.items())
     if not data:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bids_scseg.errors import DataError
 
-#: Where the cord masks came from that the training cases were prepared with.
+#: Where the cord masks came from that the training cases were prepared with. Several are joined by ``+``.
 CORD_ORIGINS: Mapping[str, str] = {
     "masks": "cord masks drawn by hand, or true ones",
     "jittered-masks": "such masks with errors added, in place of a finder's",
@@ -29,7 +29,7 @@ class ModelFacts:
     preparation
         :data:`bids_scseg.preprocess.PREPARATION_VERSION` of the training cases.
     cord_method
-        Origin of their cord masks, one of :data:`CORD_ORIGINS`.
+        Origins of their cord masks: one of :data:`CORD_ORIGINS`, or several as :func:`join_origins` has them.
     license
         SPDX expression of the weights' licence, such as ``CC-BY-4.0`` or ``LicenseRef-ours``.
     authors
@@ -91,10 +91,11 @@ def facts_from_json(data: Mapping[str, object], *, file: object = None) -> Model
     for key, value in data.items():
         if type(value) is not _KINDS[key]:
             raise _refusal(f"facts.{key} is {value!r:.60}", _KINDS[key].__name__, file=file)
-    method = data.get("cord_method")
-    if method is not None and method not in CORD_ORIGINS:
-        raise _refusal(f"facts.cord_method is {method!r:.60}", f"one of {list(CORD_ORIGINS)}", file=file)
     values: dict[str, Any] = dict(data)
+    method = values.get("cord_method")
+    if method is not None and not set(method.split("+")) <= set(CORD_ORIGINS):
+        expected = f"one of {list(CORD_ORIGINS)}, or several joined by +"
+        raise _refusal(f"facts.cord_method is {method!r:.60}", expected, file=file)
     _check_metrics(values.get("metrics", {}), file=file)
     for key, lines in (("authors", values.get("authors", [])), ("contact", [values.get("contact", "-")])):
         for line in lines:
@@ -112,6 +113,16 @@ _KINDS: dict[str, type] = {
     "metrics": dict,
     "calibration": dict,
 }
+
+
+def join_origins(origins: Iterable[str]) -> str | None:
+    """Origins of cord masks as one text, such as ``cord-finder+masks``; None without any."""
+    return "+".join(sorted(set(origins))) or None
+
+
+def split_origins(method: str | None) -> tuple[str, ...]:
+    """The single origins in what :func:`join_origins` wrote."""
+    return tuple(method.split("+")) if method else ()
 
 
 def spdx(expression: str) -> str:

@@ -50,6 +50,7 @@ TASK_MODELS = {
 }
 LESION_TASKS = ("lesion_ms",)
 CORD_TASK = "spinalcord"
+CORD_FILE = "cord.nii.gz"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 MARK = "SCSEG_TOOL"  # variable by whose value the processes of one call are known
 END_TRIES, END_PAUSE_S = 50, 0.1  # for 5 s; a process that the kernel holds (a dead disk) ends when it can
@@ -62,7 +63,7 @@ class SCTDeepSegInputSpec(CommandLineInputSpec):
     task = traits.Enum("spinalcord", "lesion_ms", argstr="%s", position=0, usedefault=True, desc="task")
     in_file = File(exists=True, argstr="-i %s", position=1, mandatory=True, desc="image")
     engine_sha256 = traits.Str(desc="checksum of SCT's release and its network's")
-    out_file = File("cord.nii.gz", argstr="-o %s", position=2, usedefault=True, desc="segmentation")
+    out_file = File(CORD_FILE, argstr="-o %s", position=2, usedefault=True, desc="segmentation")
     timeout_s = traits.Int(TIMEOUT_S, usedefault=True, nohash=True, desc="seconds until it counts as hanging")
     threads = traits.Int(0, usedefault=True, nohash=True, desc="CPUs that it may take; 0: it decides")
 
@@ -83,19 +84,14 @@ class SCTDeepSeg(CommandLine):
     def _run_interface(self, runtime: Any, correct_return_codes: tuple[int, ...] = (0,)) -> Any:
         cwd = Path(runtime.cwd)
         try:
-            runtime.stdout, runtime.stderr = run_tool(
+            runtime.stdout, runtime.stderr = run_deepseg(
                 shlex.split(self.cmdline),
                 cwd,
+                out_file=self.inputs.out_file,
                 timeout_s=self.inputs.timeout_s,
                 file=str(self.inputs.in_file),
                 threads=self.inputs.threads,
             )
-            if not (cwd / self.inputs.out_file).is_file():
-                raise SessionError(
-                    f"{self._cmd} ended well but wrote no {self.inputs.out_file}",
-                    file=self.inputs.in_file,
-                    remedy=f"check that SCT {SCT_RELEASE} is installed, or use --cord builtin",
-                )
         except (SessionError, MissingToolError) as error:
             save_failure(error, cwd)
             raise
@@ -152,6 +148,76 @@ class LabelDiscs(ScsegInterface):
             "record_file": str(record),
             "levels_from": f"{SCT_LEVELS} {sct_release() or 'of unknown release'} (sct_deepseg spine)",
         }
+
+
+def run_deepseg(
+    command: list[str], cwd: Path, *, out_file: str, file: str, timeout_s: int = TIMEOUT_S, threads: int = 0
+) -> tuple[str, str]:
+    """:func:`run_tool`, and a look whether ``out_file`` is in ``cwd`` then.
+
+    Raises
+    ------
+    MissingToolError, SessionError
+        As :func:`run_tool`; SessionError also without the file.
+    """
+    words = run_tool(command, cwd, timeout_s=timeout_s, file=file, threads=threads)
+    if not (cwd / out_file).is_file():
+        raise SessionError(
+            f"{command[0]} ended well but wrote no {out_file}",
+            file=file,
+            remedy=f"check that SCT {SCT_RELEASE} is installed, or use --cord builtin",
+        )
+    return words
+
+
+def segment_cord(image: Path, folder: Path, *, threads: int = 0) -> Path:
+    """The cord in an image, found as :class:`SCTDeepSeg` does, without a graph.
+
+    Parameters
+    ----------
+    image
+        A NIfTI file.
+    folder
+        Where SCT works and writes.
+    threads
+        CPUs that it may take; 0: it decides.
+
+    Returns
+    -------
+    The mask's file, on the image's lattice.
+
+    Raises
+    ------
+    MissingToolError, SessionError
+        As :func:`run_deepseg`.
+    """
+    command = ["sct_deepseg", CORD_TASK, "-i", str(image), "-o", CORD_FILE]
+    run_deepseg(command, folder, out_file=CORD_FILE, file=str(image), threads=threads)
+    return folder / CORD_FILE
+
+
+def cord_source(method: str) -> str:
+    """What finds the cord in images without a mask of the user's: ``sct`` or ``builtin``.
+
+    Parameters
+    ----------
+    method
+        ``--cord``; ``auto``: SCT where it is installed; the name of a folder: the built-in finder.
+
+    Raises
+    ------
+    MissingToolError
+        If SCT is asked for and not installed.
+    """
+    if method == "auto":
+        return "sct" if find_sct() else "builtin"
+    if method == "sct" and not find_sct():
+        raise MissingToolError(
+            "sct_deepseg is not on the PATH",
+            expected=f"Spinal Cord Toolbox {SCT_RELEASE}",
+            remedy="install it, or use --cord builtin",
+        )
+    return "sct" if method == "sct" else "builtin"
 
 
 def level_source(method: str, *, labelled: bool) -> str:

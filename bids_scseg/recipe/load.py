@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.errors import DataError, MissingInputError, suggestion
 from bids_scseg.files import read_text
 from bids_scseg.recipe.check import check_network, check_recipe
 from bids_scseg.recipe.model import NetworkSpec, Recipe
@@ -32,13 +32,15 @@ def packaged_recipes() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path, *, where: object = None) -> Recipe:
     """Read a recipe.
 
     Parameters
     ----------
     name_or_path
         Name of a packaged recipe such as ``cord-lesion``, or path of a JSON file.
+    where
+        What names it, for the message if there is none of that name.
 
     Raises
     ------
@@ -58,8 +60,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise MissingInputError("no such recipe file", file=path, remedy="check the path")
     raise DataError(
         f"there is no recipe {text!r}",
+        file=where,
         expected=f"one of {list(packaged_recipes())} or the path of a JSON file",
-        remedy="choose one of these names",
+        remedy=suggestion(text, packaged_recipes()) or "choose one of these names",
     )
 
 

@@ -108,6 +108,8 @@ class Plan:
         Ambiguities and other matters to show, one sentence each.
     cord_masks
         (relative path of image, absolute path of mask) of masks the user has.
+    sct_masks
+        Relative paths of those of these images whose mask the Spinal Cord Toolbox made, by its own record.
     labels
         Absolute paths of disc or vertebra label images usable for levels.
     memory_gb, seconds
@@ -140,6 +142,7 @@ class Plan:
     left_out: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     cord_masks: tuple[tuple[str, str], ...] = ()
+    sct_masks: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     memory_gb: float = 0.0
     seconds: float = 0.0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.errors import DataError, MissingInputError, suggestion
 from bids_scseg.files import read_toml
 
 EXTENDS = "extends"  # key of a file that this one changes
@@ -18,10 +18,44 @@ Tables = Mapping[str, type[Any]]
 NOWHERE: Tables = {}
 
 
-def read_mapping(file: Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A TOML file's tables, laid over those of the file that it extends; errors as :func:`load_config`."""
+def packaged_configs() -> dict[str, Path]:
+    """Files of the training configurations that come with this package, by name."""
+    root = Path(str(resources.files("bids_scseg.training"))) / "data"
+    return {file.stem: file for file in sorted(root.glob("*.toml"), key=lambda file: file.stem)}
+
+
+def find_config(name_or_path: str | Path, *, folder: Path | None = None) -> Path:
+    """File of a packaged configuration or of a path.
+
+    Parameters
+    ----------
+    name_or_path
+        Name of a packaged configuration such as ``own`` (a text), or a path.
+    folder
+        Where a relative path begins. Default: the current folder.
+
+    Raises
+    ------
+    MissingInputError
+        If there is none; the message lists the names, the nearest apart.
+    """
+    packaged = packaged_configs()
+    if isinstance(name_or_path, str) and name_or_path in packaged:
+        return packaged[name_or_path]
+    file = (folder or Path()) / name_or_path
     if not file.is_file():
-        raise MissingInputError("no such training configuration", file=file, expected="a TOML file")
+        raise MissingInputError(
+            "no such training configuration",
+            file=file,
+            expected=f"a TOML file, or one of {list(packaged)}",
+            remedy=suggestion(file.stem, packaged),
+        )
+    return file
+
+
+def read_mapping(name_or_path: str | Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A configuration's tables, laid over those of the one that it extends; errors as :func:`load_config`."""
+    file = find_config(name_or_path)
     if file.resolve() in seen:
         raise DataError("extends itself", file=file, expected="a file that is not yet part of the chain")
     data = read_toml(file)
@@ -30,7 +64,7 @@ def read_mapping(file: Path, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return data
     if not isinstance(base, str):
         raise DataError(f"value {base!r}", file=f"{file}: {EXTENDS}", expected="str")
-    return merge(read_mapping(file.parent / base, seen=(*seen, file.resolve())), data)
+    return merge(read_mapping(find_config(base, folder=file.parent), seen=(*seen, file.resolve())), data)
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,10 +180,9 @@ def check_choice(value: Any, choices: tuple[Any, ...], *, where: str) -> None:
     )
 
 
-def suggestion(value: object, choices: Iterable[object], *, cutoff: float = 0.5) -> str | None:
-    """A question whether the choice that is most like the value was meant; None where none is like it."""
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=cutoff)
-    return f"did you mean {near[0]!r}?" if near else None
+def within(file: object, key: str) -> str:
+    """The place of a key, for messages: behind its file where that is known."""
+    return f"{file}: {key}" if file else key
 
 
 def _expect(right: bool, value: Any, *, kind: Any, where: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +22,13 @@ from bids_scseg.bids.write import write_tsv
 from bids_scseg.errors import CordNotFoundError, DataError, MissingInputError, ScsegError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.preprocess import PREPARATION_VERSION
-from bids_scseg.processes import end_with_parent
+from bids_scseg.processes import worker_pool
 from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.study import Plan, Study
 from bids_scseg.training.files import digest, read_json
 from bids_scseg.training.session import (
+    CordFinder,
+    CordTool,
     Preparation,
     load_finder,
     publish_case,
@@ -41,6 +42,7 @@ TABLE = "prepared.tsv"
 WRITE_EVERY_S = 5.0  # writing the table of a large dataset after each session would take longer than them
 WRITE_SHARE = 0.05  # of the time at most, however large the table (ours)
 COLUMNS = ("session", "state", "cause", "remedy", "sequences", "lesions", "volume_mm3", "warnings")
+STRANGERS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class PreparedRow:
         ``sub-X[_ses-Y]``.
     state
         ``done``; ``kept`` (an earlier case whose inputs are unchanged); ``refused`` (nothing to prepare: no
-        lesion map, no usable image, no cord); ``failed``.
+        lesion map, no usable image, no cord); ``failed`` (anything else, or an earlier case is still there).
     cause, remedy
         In words; empty where all went well.
     sequences
@@ -62,6 +64,8 @@ class PreparedRow:
         In prepared space.
     warnings
         What people should know of the case: files that are not used, and what the plan and the fit say.
+    earlier
+        Of a failed session: whether an earlier case of it was kept.
     """
 
     session: str
@@ -72,6 +76,7 @@ class PreparedRow:
     lesions: int = 0
     volume_mm3: float = 0.0
     warnings: tuple[str, ...] = ()
+    earlier: bool = False
 
     @property
     def ok(self) -> bool:
@@ -82,15 +87,61 @@ class PreparedRow:
 # -- a group's own data ----------------------------------------------------------------------------
 
 
+def check_labels(studies: Sequence[Study], setting: Preparation, *, strangers: Sequence[str] = ()) -> None:
+    """Refuse labels folders in which no session has a lesion map.
+
+    Parameters
+    ----------
+    studies
+        Sessions.
+    setting
+        Says where maps are looked for, and which.
+    strangers
+        What else is known of these folders, for the message: :func:`.references.strange_labels`.
+
+    Raises
+    ------
+    MissingInputError
+        If there are sessions and none has a map. A map that cannot be used is one.
+    """
+    reasons: list[MissingInputError] = []
+    for study in studies:
+        try:
+            find_lesion_maps(study, setting.labels, desc=setting.desc)
+        except MissingInputError as error:
+            reasons.append(error)
+        except (ScsegError, OSError):
+            return  # the session's row will say more
+        else:
+            return
+    if not reasons:
+        return
+    first = reasons[0]
+    raise MissingInputError(
+        f"no session has a lesion map here ({len(reasons)} looked at; "
+        f"{'; '.join([first.found, *strangers[:STRANGERS_SHOWN]])})",
+        file=", ".join(map(str, setting.labels)),
+        expected=first.expected,
+        remedy=f"correct --labels{' or --lesion-desc' if setting.desc else ''}; else {first.remedy}",
+    )
+
+
 def prepare_one(study: Study, setting: Preparation) -> PreparedRow:
     """Prepare one session; whatever is wrong with it ends in its row, never in an exception.
 
-    A case that is there and was made from the same files by the same rules is kept. A case that was made from
-    others and cannot be made anew is removed: it is not what the row says.
+    A case that is there and was made from the same files by the same rules is kept. One that was made from
+    others and cannot be made anew is removed: it is not what the row says. It stays where that is not known,
+    as with a labels folder that lacks the session's maps or a disk that does not answer.
     """
     folder = setting.out / study.label
+    stale = False
     try:
-        return _prepare(study, setting, folder)
+        task = _task(study, setting)
+        known = read_json(folder / "case.json")
+        if known.get("fingerprint") == task.fingerprint:
+            return _row(study.label, known, state="kept")
+        stale = "fingerprint" in known
+        return _make(task, setting, folder)
     except ScsegError as error:
         row = failure(study.label, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, other sessions go on
@@ -98,11 +149,28 @@ def prepare_one(study: Study, setting: Preparation) -> PreparedRow:
         row = PreparedRow(
             session=study.label,
             state="failed",
-            cause=f"unexpected {type(error).__name__}: {words[-1]}",
+            cause=": ".join(filter(None, [f"unexpected {type(error).__name__}", words[-1]])),
             remedy="please report it, with the session's headers",
         )
-    shutil.rmtree(folder, ignore_errors=True)
-    return row
+    return _with_earlier(row, folder, stale=stale)
+
+
+def _with_earlier(row: PreparedRow, folder: Path, *, stale: bool) -> PreparedRow:
+    """The row of a session without a new case, with what became of an earlier one."""
+    if not read_json(folder / "case.json"):
+        return row
+    if stale:
+        shutil.rmtree(folder, ignore_errors=True)
+        why = "it was made from other files, with other options or by another version"
+        return replace(row, cause=f"{row.cause}; earlier case removed: {why}")
+    also = f"to be without the earlier case, remove {folder.name}"
+    return replace(
+        row,
+        state="failed",
+        cause=f"{row.cause}; earlier case kept",
+        remedy=f"{row.remedy}; {also}" if row.remedy else also,
+        earlier=True,
+    )
 
 
 def failure(label: str, error: ScsegError) -> PreparedRow:
@@ -117,7 +185,17 @@ def failure(label: str, error: ScsegError) -> PreparedRow:
     )
 
 
-def _prepare(study: Study, setting: Preparation, folder: Path) -> PreparedRow:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """What one session's case is to be made of."""
+
+    plan: Plan
+    maps: tuple[LesionMap, ...]
+    notes: tuple[str, ...]
+    fingerprint: str
+
+
+def _task(study: Study, setting: Preparation) -> _Task:
     maps, notes = find_lesion_maps(study, setting.labels, desc=setting.desc)
     roots = dict.fromkeys((*setting.derivatives, *(setting.labels if setting.masks_of_labels else ())))
     own = [root for root in roots if is_own_dataset(root)]  # whose cords are a finder's, but for corrections
@@ -132,22 +210,25 @@ def _prepare(study: Study, setting: Preparation, folder: Path) -> PreparedRow:
         raise DataError(plan.conflict, expected="one correction of each kind")
     if plan.anchor is None:
         raise _no_usable_image(plan)
-    fingerprint = _fingerprint(plan, maps, setting)
-    known = read_json(folder / "case.json")
-    if known.get("fingerprint") == fingerprint:
-        return _row(study.label, known, state="kept")
-    finder = load_finder(setting.finder, setting.threads) if setting.finder else None
+    return _Task(plan=plan, maps=maps, notes=notes, fingerprint=_fingerprint(plan, maps, setting))
+
+
+def _make(task: _Task, setting: Preparation, folder: Path) -> PreparedRow:
+    plan, label = task.plan, task.plan.label
+    finder: CordFinder | CordTool | None = setting.tool
+    if finder is None and setting.finder:
+        finder = load_finder(setting.finder, setting.threads)
     read = read_session(plan, finder, use_masks=setting.use_masks)
-    partial = setting.out / f".{study.label}.partial"
+    partial = setting.out / f".{label}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     record: dict[str, object] = {
-        "fingerprint": fingerprint,
-        "warnings": [*plan.warnings, *notes, *read.problems],
+        "fingerprint": task.fingerprint,
+        "warnings": [*plan.warnings, *task.notes, *read.problems],
     }
-    rng = np.random.default_rng([setting.seed, *study.label.encode()])
-    write_case(plan, maps, read, setting=setting, folder=partial, rng=rng, record=record)
+    rng = np.random.default_rng([setting.seed, *label.encode()])
+    write_case(plan, task.maps, read, setting=setting, folder=partial, rng=rng, record=record)
     publish_case(partial, folder)
-    return _row(study.label, read_json(folder / "case.json"), state="done")
+    return _row(label, read_json(folder / "case.json"), state="done")
 
 
 def _no_usable_image(plan: Plan) -> MissingInputError:
@@ -175,25 +256,32 @@ def _fingerprint(plan: Plan, maps: Sequence[LesionMap], setting: Preparation) ->
     """Checksum of all that decides a case: rules, versions, and size and time of every file."""
     images = [file.path for sequence in plan.sequences for file in sequence.files]
     masks = [path for _, path in plan.cord_masks] if setting.use_masks else []
-    files = [*images, *masks, *(found.path for found in maps), *(str(found.table) for found in maps)]
-    needed = setting.finder and len(masks) < len(images)
-    finder = load_bundle(setting.finder).inference_sha256 if needed else ""
+    files = [_stamp(Path(path)) for path in (*images, *masks, *(found.path for found in maps))]
+    files += [_stamp(map_.table) if map_.table.is_file() else [str(map_.table)] for map_ in maps]
+    finder = _finder_sha256(setting) if len(masks) < len(images) else ""
+    by_sct = {"sct masks": list(plan.sct_masks)} if setting.use_masks and plan.sct_masks else {}
     return digest(
         {
             "recipe": recipe_to_json(setting.recipe),
             "versions": [PREPARATION_VERSION, NUMERICAL_VERSION],
             "served": [[s.name, *(file.relative for file in s.files)] for s in plan.sequences],
-            "files": [_stamp(Path(path)) for path in files],
+            "files": files,
             "finder": finder,
             "rules": [setting.jitter_mm, setting.register, setting.seed, setting.use_masks],
+            **by_sct,
         }
     )
 
 
+def _finder_sha256(setting: Preparation) -> str:
+    """Checksum of what finds cords in images without a mask; empty where nothing does."""
+    if setting.tool is not None:
+        return setting.tool.sha256
+    return load_bundle(setting.finder).inference_sha256 if setting.finder else ""
+
+
 def _stamp(path: Path) -> list[object]:
-    if not path.is_file():
-        return [str(path)]
-    status = path.stat()
+    status = path.stat()  # a file that is gone has not changed: OSError
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
@@ -254,25 +342,20 @@ def _rows(studies: Sequence[Study], setting: Preparation, workers: int) -> Itera
         del open_[row.session]
         yield row
     for study in open_.values():
-        yield next(_pooled([study], setting, 1), _killed(study.label))
+        alone = next(_pooled([study], setting, 1), None)
+        folder = setting.out / study.label
+        yield alone or _with_earlier(_killed(study.label), folder, stale=False)
 
 
 def _pooled(studies: list[Study], setting: Preparation, workers: int) -> Iterator[PreparedRow]:
     """Rows as they come; ends early where a worker died."""
-    # started afresh: forking a process whose threads compute is unsafe
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=end_with_parent) as pool:
-        futures = [pool.submit(prepare_one, study, setting) for study in studies]
-        try:
-            for future in as_completed(futures):
-                try:
-                    row = future.result()
-                except BrokenProcessPool:
-                    continue
-                yield row
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(workers) as pool:
+        for future in as_completed([pool.submit(prepare_one, study, setting) for study in studies]):
+            try:
+                row = future.result()
+            except BrokenProcessPool:
+                continue
+            yield row
 
 
 def _killed(label: str) -> PreparedRow:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from bids_scseg.bids.masks import is_correction, same_lattice
 from bids_scseg.bids.references import LesionMap, find_lesion_maps
 from bids_scseg.errors import CordNotFoundError, DataError, ImageError
 from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.inference.facts import join_origins
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.preprocess.align import found_cord, near
 from bids_scseg.preprocess.prepare import prepare_session
@@ -45,6 +47,25 @@ JITTER_PERIOD_MM = 30.0  # along the cord, over which they vary, ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CordTool:
+    """Another program that finds cords; travels to worker processes.
+
+    Attributes
+    ----------
+    origin
+        Its name among the origins that a bundle records.
+    sha256
+        Checksum of all that decides its output.
+    segment
+        Image's file and a folder to work in → the mask's file, on the image's lattice.
+    """
+
+    origin: str
+    sha256: str
+    segment: Callable[[Path, Path], Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
     """How sessions become cases; travels to worker processes.
 
@@ -64,8 +85,10 @@ class Preparation:
         For a sequence, the entities of its files, where the matching is overruled.
     finder
         Bundle's folder of the cord finder for images without a mask; empty: such images have no cord.
+    tool
+        Another program in the finder's place.
     use_masks
-        Whether cord masks are taken where there are any; else the finder serves all images.
+        Whether cord masks are taken where there are any; else finder or tool serve all images.
     desc
         Only lesion maps with this ``desc-`` value.
     jitter_mm
@@ -85,6 +108,7 @@ class Preparation:
     masks_of_labels: bool = True
     filters: Filters | None = None
     finder: str = ""
+    tool: CordTool | None = None
     use_masks: bool = True
     desc: str | None = None
     jitter_mm: float = 0.0
@@ -121,18 +145,19 @@ def prepare_case(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionImages:
-    """Images and cords of a session, by sequence, and what was wrong with files."""
+    """Images and cords of a session, by sequence, whose cords they are, and what was wrong with files."""
 
     images: dict[str, list[tuple[Floats, Grid, str]]]
     cords: dict[str, list[npt.NDArray[np.generic] | None]]
     sources: dict[str, str]
+    origins: set[str]
     problems: list[str]
 
 
-def read_session(plan: Plan, finder: CordFinder | None, *, use_masks: bool) -> SessionImages:
+def read_session(plan: Plan, finder: CordFinder | CordTool | None, *, use_masks: bool) -> SessionImages:
     """Read all images of a plan, and a cord for each; an image that cannot be read is left out."""
     masks = dict(plan.cord_masks) if use_masks else {}
-    out = SessionImages(images={}, cords={}, sources={}, problems=[])
+    out = SessionImages(images={}, cords={}, sources={}, origins=set(), problems=[])
     for sequence in plan.sequences:
         for file in sequence.files:
             try:
@@ -144,6 +169,9 @@ def read_session(plan: Plan, finder: CordFinder | None, *, use_masks: bool) -> S
             out.images.setdefault(sequence.name, []).append((data, grid, file.relative))
             out.cords.setdefault(sequence.name, []).append(cord)
             out.sources[file.relative] = source
+            if cord is not None:
+                given = "sct" if file.relative in plan.sct_masks else "masks"
+                out.origins.add(given if file.relative in masks else source)
     if not out.images:
         raise ImageError(
             f"no image can be read ({'; '.join(out.problems)})", remedy="convert the images again"
@@ -152,7 +180,7 @@ def read_session(plan: Plan, finder: CordFinder | None, *, use_masks: bool) -> S
 
 
 def _cord(
-    file: ImageFile, data: Floats, grid: Grid, *, mask: str | None, finder: CordFinder | None
+    file: ImageFile, data: Floats, grid: Grid, *, mask: str | None, finder: CordFinder | CordTool | None
 ) -> tuple[npt.NDArray[np.generic] | None, str]:
     """Cord probability of an image, or None, and where it came from."""
     if mask is not None and is_correction(Path(mask).name):
@@ -162,9 +190,17 @@ def _cord(
     if finder is None:
         return None, "none"
     try:
+        if isinstance(finder, CordTool):
+            return _by_tool(Path(file.path), grid, finder), finder.origin
         return np.clip(finder(data, grid), 0, 1), "cord-finder"
     except ImageError as error:
         return None, f"none ({error.found}: {file.name})"
+
+
+def _by_tool(image: Path, grid: Grid, tool: CordTool) -> Floats:
+    with TemporaryDirectory(prefix="scseg-cord-") as folder:
+        found = _read_mask(tool.segment(image, Path(folder)), grid)
+    return what_is_cord(np.clip(found, 0, 1), grid)
 
 
 def _read_mask(path: Path, grid: Grid) -> Floats:
@@ -277,7 +313,7 @@ def _facts(
     lesion = (label > 0) & (label < IGNORE)
     return {
         "preparation": PREPARATION_VERSION,
-        "cord_method": _cord_method(read.sources.values(), setting.jitter_mm),
+        "cord_method": _cord_method(read.origins, setting.jitter_mm),
         "rules": rules_of(setting.recipe),
         "cords": read.sources,
         "lesion_maps": [found.name for found in maps],
@@ -294,11 +330,10 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
-def _cord_method(sources: Iterable[str], jitter_mm: float) -> str:
-    """One of the origins that a bundle records."""
-    if any(source == "cord-finder" for source in sources):
-        return "cord-finder"
-    return "jittered-masks" if jitter_mm > 0 else "masks"
+def _cord_method(origins: Iterable[str], jitter_mm: float) -> str | None:
+    """Where a case's cords came from, as a bundle records it; None where no image has one."""
+    masks = "jittered-masks" if jitter_mm > 0 else "masks"
+    return join_origins(masks if origin == "masks" else origin for origin in origins)
 
 
 def read_detectability(table: Path, sequences: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:

@@ -23,8 +23,6 @@ from integration.checks import (
 )
 from integration.cohorts import AXIAL, LOWER, SHIFT_MM, UPPER, image_path
 
-from bids_scseg.cli import participant
-
 ANCHOR_DSEG = "sub-01/ses-1/anat/sub-01_ses-1_acq-sag_seg-lesions_dseg"
 COMPUTED = (
     "cord/*/cord.json", "lesions/prepare/geometry.json", "lesions/segment/probability.npy",
@@ -404,7 +402,7 @@ def test_sct_without_a_cord(mode, state, words, sct, run, cohort, tmp_path, monk
 
 
 def test_sct_that_is_not_there(run, cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(participant, "find_sct", lambda: None)
+    monkeypatch.setattr("bids_scseg.interfaces.sct.find_sct", lambda: None)
     result = run(cohort, tmp_path / "out", cord="sct")
     assert result.code == 127
     assert "use --cord builtin" in result.err

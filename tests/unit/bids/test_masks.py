@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from bids_builders import write_dataset, write_nifti
 
-from bids_scseg.bids.masks import find_cord_masks, find_labels
+from bids_scseg.bids.masks import find_cord_masks, find_labels, is_by_sct
+from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
+from bids_scseg.recipe.load import load_recipe
 
 SHIFTED = np.array([[1.0, 0, 0, 5], [0, 1, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
 
@@ -141,3 +145,54 @@ def test_every_cord_mask_of_the_real_dataset_finds_its_image(real_dev):
     labels = real_dev / "derivatives" / "labels"
     masks = {mask for one in find_studies(real_dev) for _, mask in find_cord_masks(one, [labels])[0]}
     assert masks == {str(path) for path in labels.glob("sub-*/**/*label-SC_seg.nii.gz")}
+
+
+# -- whose masks they are --------------------------------------------------------------------------
+
+
+def made_by(*names):
+    return json.dumps({"Name": "x", "GeneratedBy": [{"Name": name} for name in names]})
+
+
+SCT = "spinalcordtoolbox: sct_deepseg spinalcord -i t2.nii.gz"  # as release 7 writes it beside a mask
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sidecar", "by_sct"),
+    [
+        (None, None, False),
+        (made_by("Spinal Cord Toolbox"), None, True),
+        (made_by("sct_deepseg_sc"), None, True),
+        (made_by("SCT"), None, True),
+        (None, made_by(SCT), True),
+        (made_by("sct_deepseg_sc", "Manual"), None, False),  # which of them is not said
+        (made_by("sct_deepseg_sc", "Manual"), made_by("sct_deepseg_sc"), True),
+        (made_by("sct_deepseg_sc"), made_by("sct_deepseg_sc", "Manual"), False),
+        (made_by(SCT), made_by("ITK-SNAP"), False),
+        (made_by("fsct", "sctools"), None, False),
+        ("{", "[]", False),
+        (json.dumps({"GeneratedBy": SCT}), json.dumps({"GeneratedBy": [SCT, 3]}), False),
+    ],
+)
+def test_masks_of_the_toolbox_are_known_by_their_record(tmp_path, dataset, sidecar, by_sct):
+    mask = tmp_path / "sub-01/ses-1/anat/sub-01_ses-1_T2w_label-SC_seg.nii.gz"
+    mask.parent.mkdir(parents=True)
+    for path, text in ((tmp_path / "dataset_description.json", dataset),
+                       (mask.with_name("sub-01_ses-1_T2w_label-SC_seg.json"), sidecar)):  # fmt: skip
+        if text is not None:
+            path.write_text(text)
+    assert is_by_sct(mask) == by_sct
+    assert not is_by_sct(mask.with_name("sub-01_ses-1_T2w_label-SC_desc-manual_seg.nii.gz"))
+
+
+def test_a_plan_says_which_masks_are_the_toolboxs(tmp_path):
+    raw = write_dataset(tmp_path / "raw", "sub-01/anat/sub-01_acq-sag_T2w.nii.gz")
+    for folder in ("sct", "drawn"):
+        write_nifti(tmp_path / folder / "sub-01/anat/sub-01_acq-sag_T2w_label-SC_seg.nii.gz")
+    (tmp_path / "sct" / "dataset_description.json").write_text(made_by("Spinal Cord Toolbox"))
+    (study,), recipe = find_studies(raw), load_recipe("cord-lesion")
+    filters = {"T2Sag": {"acquisition": ("sag",)}}
+    of_sct = make_plan(study, recipe, filters=filters, derivatives=[tmp_path / "sct"])
+    drawn = make_plan(study, recipe, filters=filters, derivatives=[tmp_path / "drawn", tmp_path / "sct"])
+    assert of_sct.sct_masks == ("sub-01/anat/sub-01_acq-sag_T2w.nii.gz",)
+    assert (len(drawn.cord_masks), drawn.sct_masks) == (1, ())

@@ -33,7 +33,7 @@ def test_derivatives_of_one_name_are_refused(tmp_path):
 
 
 def test_a_derivatives_folder_called_sct_does_not_hide_the_method(tmp_path, monkeypatch):
-    monkeypatch.setattr(participant, "find_sct", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingToolError):
         participant.load_models(replace(OPTIONS, cord="sct", derivatives=(("sct", tmp_path),)))
 

@@ -27,6 +27,7 @@ from bids_scseg.inference.bundle import (
     save_bundle,
     session_mismatch,
     sha256,
+    stored_type,
 )
 from bids_scseg.inference.facts import ModelFacts
 from bids_scseg.preprocess import PREPARATION_VERSION
@@ -223,9 +224,18 @@ def test_unusable_weights_are_not_saved(tmp_path: Path, values: np.ndarray[Any, 
         save_bundle(tmp_path, {}, recipe=load_recipe("cord-lesion"), threshold=0.5, provenance={}, card="")
 
 
+def test_weights_are_stored_as_small_as_their_values_allow() -> None:
+    largest = float(np.finfo(np.float16).max)
+    small = {"a": np.array([-largest]), "b": np.zeros((0, 3))}
+    assert stored_type(small) == "float16"
+    assert stored_type({**small, "c": np.array([1.0, -1.01 * largest])}) == "float32"
+
+
 def test_unknown_models_are_a_clear_error() -> None:
-    with pytest.raises(MissingInputError, match="there is no model 'cord-leison'"):
+    with pytest.raises(MissingInputError, match=r"no model 'cord-leison'.*Did you mean 'cord-lesion'"):
         find_bundle("cord-leison")
+    with pytest.raises(MissingInputError, match=r"^ours\.toml: initial: there is no model"):
+        find_bundle("nowhere", where="ours.toml: initial")
 
 
 def test_packaged_models_load() -> None:
@@ -380,6 +390,10 @@ def test_the_header_tells_types_and_shapes(tmp_path: Path) -> None:
         ("jittered-masks", "builtin", False),
         (None, "builtin", False),
         ("masks", "", False),
+        ("cord-finder+masks", "masks", False),
+        ("cord-finder+masks", "builtin", False),
+        ("cord-finder+masks", "sct", True),
+        ("cord-finder+jittered-masks", "sct", False),
     ],
 )
 def test_cords_from_elsewhere_are_named(trained: str | None, run: str, differs: bool) -> None:
@@ -387,7 +401,7 @@ def test_cords_from_elsewhere_are_named(trained: str | None, run: str, differs: 
     found = mismatch(bundle, preparation=1, cord_method=run)
     assert len(found) == differs
     if differs:
-        assert f"trained with cords from {trained}" in found[0]
+        assert f"trained with cords from {trained.replace('+', ' and ')}, here" in found[0]
 
 
 def test_another_preparation_is_named() -> None:
@@ -425,3 +439,23 @@ def test_a_session_has_the_cords_of_its_images() -> None:
     texts = session_mismatch(other, session("a", "b", masked=("a",)), cord_method="builtin")
     assert len(texts) == 3  # the preparation once, masks, finder
     assert session_mismatch(bundle, session(), cord_method="builtin") == ()
+
+
+def test_given_masks_of_the_toolbox_count_as_its_own() -> None:
+    toolbox = plain_bundle(facts=ModelFacts(preparation=PREPARATION_VERSION, cord_method="sct"))
+    drawn = plain_bundle(facts=ModelFacts(preparation=PREPARATION_VERSION, cord_method="masks"))
+    plan = replace(session("a", "b", masked=("a", "b")), sct_masks=("a", "b"))
+    assert session_mismatch(toolbox, plan, cord_method="builtin") == ()
+    (text,) = session_mismatch(drawn, plan, cord_method="builtin")
+    assert "here they come from sct" in text
+    half = replace(plan, sct_masks=("a",))
+    (text,) = session_mismatch(toolbox, half, cord_method="sct")
+    assert "here they come from masks" in text
+
+
+def test_the_packaged_models_origin_of_cords_is_read_as_before() -> None:
+    bundle = load_bundle("cord-lesion")
+    assert bundle.facts.cord_method == "jittered-masks"
+    plan = replace(session("a", "b", "c", masked=("a", "b")), sct_masks=("a",))
+    for method in ("builtin", "sct"):
+        assert [t for t in session_mismatch(bundle, plan, cord_method=method) if "cords from" in t] == []

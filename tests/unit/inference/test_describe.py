@@ -82,6 +82,15 @@ def test_the_text_says_the_same(bundle):
     assert notes(bundle) == ()
 
 
+def test_cords_of_several_origins_are_all_told(bundle):
+    mixed = replace(bundle, facts=replace(FACTS, cord_method="masks+sct"))
+    text = describe_text(mixed)
+    assert "cord masks        masks: cord masks drawn by hand" in text
+    assert "cord masks        sct: the Spinal Cord Toolbox" in text
+    assert describe(mixed)["cord_method"] == "masks+sct"
+    assert "not recorded" in describe_text(replace(bundle, facts=replace(FACTS, cord_method=None)))
+
+
 def test_what_differs_from_this_program_is_said(bundle):
     old = replace(bundle, numerical_version=0, facts=replace(FACTS, preparation=PREPARATION_VERSION + 1))
     assert [note.split(" of ")[0] for note in notes(old)] == [

@@ -14,7 +14,9 @@ from bids_scseg.inference.facts import (
     as_object,
     facts_from_json,
     facts_to_json,
+    join_origins,
     spdx,
+    split_origins,
 )
 
 VALUES = st.recursive(
@@ -29,7 +31,7 @@ NUMBERS = st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=
     st.builds(
         ModelFacts,
         preparation=st.none() | st.integers(min_value=0),
-        cord_method=st.none() | st.sampled_from(sorted(CORD_ORIGINS)),
+        cord_method=st.sets(st.sampled_from(sorted(CORD_ORIGINS))).map(join_origins),
         license=st.none() | st.sampled_from(["CC-BY-NC-4.0", "LicenseRef-ours", "MIT OR Apache-2.0"]),
         authors=st.lists(st.sampled_from(["Ada Lovelace", "Grace Hopper"])).map(tuple),
         contact=st.none() | st.just("group@example.org"),
@@ -66,7 +68,10 @@ def test_what_is_not_recorded_is_not_written():
         ({"colour": 1}, "unknown key 'colour'"),
         ({"preparation": "1"}, "facts.preparation is '1'; expected int"),
         ({"preparation": True}, "facts.preparation is True"),
-        ({"cord_method": "magic"}, "facts.cord_method is 'magic'"),
+        ({"cord_method": "magic"}, "facts.cord_method is 'magic'; expected one of .* joined by \\+"),
+        ({"cord_method": "masks+magic"}, "facts.cord_method is 'masks\\+magic'"),
+        ({"cord_method": ""}, "facts.cord_method is ''"),
+        ({"cord_method": ["masks"]}, "facts.cord_method is .*; expected str"),
         ({"metrics": {"test": 0.5}}, "facts.metrics.test is 0.5"),
         ({"metrics": {"test": {"dice": [1]}}}, "facts.metrics.test.dice is"),
         ({"license": None}, "facts.license is None"),
@@ -78,6 +83,14 @@ def test_what_is_not_recorded_is_not_written():
 def test_malformed_facts(data, message):
     with pytest.raises(DataError, match=message):
         facts_from_json(data, file="model.json")
+
+
+def test_several_origins_of_cords_are_one_text():
+    assert join_origins(["sct", "masks", "sct"]) == join_origins(["masks", "sct"]) == "masks+sct"
+    assert split_origins("masks+sct") == ("masks", "sct")
+    assert split_origins("jittered-masks") == ("jittered-masks",)  # as bundles have had it from the beginning
+    assert join_origins([]) is None
+    assert split_origins(None) == ()
 
 
 def test_licences_are_spdx():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bids_scseg.interfaces.base import load_failure
 from bids_scseg.interfaces.sct import (
     LabelDiscs,
     SCTDeepSeg,
+    cord_source,
     find_sct,
     label_discs,
     labels_words,
@@ -25,6 +27,7 @@ from bids_scseg.interfaces.sct import (
     sct_models,
     sct_release,
     sct_sha256,
+    segment_cord,
 )
 from bids_scseg.workflows.cord import init_cord_wf
 
@@ -94,6 +97,33 @@ def test_command_line_is_that_of_7_3(image, sct):
 def test_it_writes_the_mask_whatever_the_file_is_called(sct, image, tmp_path):
     result = run(image, tmp_path / "node")
     assert nib.load(result.outputs.out_file).get_fdata().sum() == 3 * 3 * 9
+
+
+def test_without_a_graph_it_is_the_same_call(sct, image, tmp_path):
+    sct.write_text(sct.read_text() + 'print(*sys.argv[1:], sep="\\n", file=open("words", "w"))\n')
+    result = run(image, tmp_path / "node")
+    (tmp_path / "alone").mkdir()
+    found = segment_cord(image, tmp_path / "alone")
+    one, other = (np.asarray(nib.load(file).dataobj) for file in (found, result.outputs.out_file))
+    assert one.any() and np.array_equal(one, other)
+    words = (tmp_path / "alone" / "words").read_text()
+    assert words == (tmp_path / "node" / "words").read_text()
+    assert words.split("\n")[:-1] == shlex.split(SCTDeepSeg(in_file=str(image)).cmdline)[1:]
+
+
+def test_an_empty_handed_call_without_a_graph_is_an_error(sct, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("STAND_IN", "silent")
+    with pytest.raises(SessionError, match="ended well but wrote no cord"):
+        segment_cord(image, tmp_path)
+
+
+def test_what_finds_cords_without_a_mask(sct, tmp_path, monkeypatch):
+    names = ("auto", "sct", "builtin", "a-folder")
+    assert [cord_source(name) for name in names] == ["sct", "sct", "builtin", "builtin"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cord_source("auto") == "builtin"
+    with pytest.raises(MissingToolError, match="use --cord builtin"):
+        cord_source("sct")
 
 
 @pytest.mark.parametrize(

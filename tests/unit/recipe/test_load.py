@@ -149,8 +149,10 @@ def test_no_object_at_all() -> None:
 
 
 def test_unknown_names_and_absent_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cord-lesion-psir"):
-        load_recipe("cord-leison")
+    with pytest.raises(DataError, match=r"^ours: there is no .*cord-lesion-psir.*Did you mean 'cord-lesion'"):
+        load_recipe("cord-leison", where="ours")
+    with pytest.raises(DataError, match="Choose one of these names"):
+        load_recipe("zzz")
     with pytest.raises(MissingInputError):
         load_recipe(tmp_path / "absent.json")
     with pytest.raises(MissingInputError):

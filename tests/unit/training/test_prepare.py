@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import numpy as np
 import phantoms
 import prepared_sessions
 import pytest
-from labelled_sessions import PHANTOM, recipe, write_dataset
+from labelled_sessions import PHANTOM, recipe, save, write_dataset, write_session
 
 from bids_scseg.bids.query import find_studies
+from bids_scseg.errors import MissingInputError
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.space.grid import Grid
 from bids_scseg.training import prepare, session
 from bids_scseg.training.cases import load_case, rules_of
-from bids_scseg.training.prepare import PreparedRow, prepare_sessions
-from bids_scseg.training.session import Preparation
+from bids_scseg.training.prepare import PreparedRow, check_labels, prepare_sessions
+from bids_scseg.training.session import CordTool, Preparation
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,87 @@ def test_finished_cases_are_kept_until_something_changes(dataset: Path, tmp_path
     assert row.state == "done"
     record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
     assert record["cord_method"] == "jittered-masks"
-    # rows of other sessions stay, and a case that can no longer be made goes
+    # rows of other sessions stay, and a case that is not to be had as it is asked for now goes
     prepare_sessions(find_studies(dataset, participants=("02",)), first)
     assert set(table(tmp_path)) == {"sub-01", "sub-02"}
-    (row,) = prepare_sessions(studies, replace(first, desc="other"))
-    assert row.state == "refused"
+    (row,) = prepare_sessions(studies, replace(first, use_masks=False))
+    assert (row.state, row.earlier) == ("refused", False)
+    assert "earlier case removed" in table(tmp_path)["sub-01"]["cause"]
     assert not (tmp_path / "sub-01").exists()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def check_kept(row: PreparedRow, out: Path, before: dict[str, bytes]) -> None:
+    """That a failure left the case of sub-01 alone, and that its row says so."""
+    assert (row.session, row.state, row.earlier, row.ok) == ("sub-01", "failed", True, False)
+    assert row.cause.endswith("; earlier case kept")
+    assert "remove sub-01" in row.remedy
+    assert content(out / "sub-01") == before
+    assert table(out)["sub-01"]["state"] == "failed"
+    assert "earlier case kept" in table(out)["sub-01"]["cause"]
+
+
+def test_labels_of_another_place_cost_no_case(dataset: Path, tmp_path: Path) -> None:
+    """A folder that exists and has the maps of others alone."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(dataset / "derivatives/labels/sub-02", other / "sub-02")
+    studies = find_studies(dataset, participants=("01", "02"))
+    first = setting(dataset, out)
+    prepare_sessions(studies, first)
+    before = content(out / "sub-01")
+    row, _ = prepare_sessions(studies, replace(first, labels=(other,)))
+    check_kept(row, out, before)
+    assert "sub-01 has no lesion map" in row.cause
+    assert [one.state for one in prepare_sessions(studies[:1], first)] == ["kept"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_failures_that_are_not_a_cases_leave_it(
+    dataset: Path, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = find_studies(dataset, participants=("01",))
+    prepare_sessions(studies, setting(dataset, tmp_path))
+    before = content(tmp_path / "sub-01")
+
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(prepare, "make_plan", broken)
+    (row,) = prepare_sessions(studies, setting(dataset, tmp_path))
+    check_kept(row, tmp_path, before)
+    assert type(error).__name__ in row.cause
+
+
+def test_images_that_are_gone_for_a_while_cost_no_case(tmp_path: Path) -> None:
+    """A disk that goes away under a run: nobody has changed the images."""
+    write_session(tmp_path / "bids", "01")
+    (tmp_path / "bids" / "dataset_description.json").write_text('{"Name": "t", "BIDSVersion": "1.9.0"}')
+    studies, first = find_studies(tmp_path / "bids"), setting(tmp_path / "bids", tmp_path / "out")
+    prepare_sessions(studies, first)
+    before = content(tmp_path / "out" / "sub-01")
+    (tmp_path / "bids" / "sub-01").rename(tmp_path / "away")
+    (row,) = prepare_sessions(studies, first)
+    check_kept(row, tmp_path / "out", before)
+    assert "FileNotFoundError" in row.cause
+
+
+def test_a_labels_folder_without_any_map_is_refused(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub-01" / "anat").mkdir(parents=True)
+    wrong = replace(setting(dataset, tmp_path / "out"), labels=(tmp_path,))
+    with pytest.raises(MissingInputError) as caught:
+        check_labels(find_studies(dataset), wrong, strangers=["labels of sub-77 are not used"])
+    text = str(caught.value)
+    for words in (str(tmp_path), "no session has a lesion map here (4 looked at", "labels of sub-77",
+                  "*_label-lesion_mask.nii.gz", "Correct --labels"):  # fmt: skip
+        assert words in text
+    check_labels(find_studies(dataset), setting(dataset, tmp_path / "out"))
+    # a map that cannot be used is one, and its row says what is wrong with it
+    check_labels(find_studies(dataset, participants=("04",)), setting(dataset, tmp_path / "out"))
+    with pytest.raises(MissingInputError, match="orrect --labels or --lesion-desc"):
+        check_labels(find_studies(dataset), setting(dataset, tmp_path / "out", desc="other"))
 
 
 def test_a_kill_leaves_no_half_case(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +213,76 @@ def test_the_finder_serves_where_masks_do_not(
     record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
     assert record["cord_method"] == "cord-finder"
     assert set(record["cords"].values()) == {"cord-finder"}
+
+
+def axial_found(data: np.ndarray, grid: Grid) -> np.ndarray:
+    """A finder that knows the axial scan's cord."""
+    return phantoms.cord_mask(PHANTOM, grid).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("names", "jitter_mm", "finder", "recorded"),
+    [
+        ((), 0.0, "cord-finder", "cord-finder+masks"),
+        ((), 0.3, "cord-finder", "cord-finder+jittered-masks"),
+        (("spinalcordtoolbox: sct_deepseg spinalcord",), 0.0, "cord-finder", "cord-finder+sct"),
+        (("spinalcordtoolbox: sct_deepseg spinalcord",), 0.3, "", "sct"),
+        (("sct_deepseg_sc", "Manual"), 0.0, "", "masks"),
+    ],
+)
+def test_all_origins_of_a_sessions_cords_are_recorded(
+    tmp_path: Path,
+    names: tuple[str, ...],
+    jitter_mm: float,
+    finder: str,
+    recorded: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sagittal scan has a mask, made by who is named; the axial one has none."""
+    root = tmp_path / "bids"
+    write_session(root, "01")
+    (root / "dataset_description.json").write_text('{"Name": "t", "BIDSVersion": "1.9.0"}')
+    labels = root / "derivatives" / "labels"
+    (labels / "sub-01/anat/sub-01_acq-ax_label-SC_mask.nii.gz").unlink()
+    described = {"Name": "l", "BIDSVersion": "1.9.0", "GeneratedBy": [{"Name": name} for name in names]}
+    (labels / "dataset_description.json").write_text(json.dumps(described))
+    monkeypatch.setattr(prepare, "load_finder", lambda bundle, threads: axial_found)
+    prepare_sessions(find_studies(root), setting(root, tmp_path / "out", jitter_mm=jitter_mm, finder=finder))
+    record = json.loads((tmp_path / "out" / "sub-01" / "case.json").read_text())
+    assert record["cord_method"] == recorded
+
+
+def test_a_case_is_made_anew_when_its_masks_are_said_to_be_scts(tmp_path: Path) -> None:
+    root, out = tmp_path / "bids", tmp_path / "out"
+    write_session(root, "01")
+    (root / "dataset_description.json").write_text('{"Name": "t", "BIDSVersion": "1.9.0"}')
+    prepare_sessions(find_studies(root), setting(root, out))
+    description = root / "derivatives" / "labels" / "dataset_description.json"
+    description.write_text('{"GeneratedBy": [{"Name": "Spinal Cord Toolbox"}]}')
+    assert [row.state for row in prepare_sessions(find_studies(root), setting(root, out))] == ["done"]
+    assert json.loads((out / "sub-01" / "case.json").read_text())["cord_method"] == "sct"
+
+
+def test_another_programs_cords_are_held_against_what_a_cord_can_be(dataset: Path, tmp_path: Path) -> None:
+    """Of the axial scan it finds too little to be a cord, as the app sees it: the scan is left out."""
+
+    def segment(image: Path, folder: Path) -> Path:
+        small = "acq-ax" in image.name
+        grid = prepared_sessions.AXIAL if small else prepared_sessions.UPPER
+        mask = phantoms.cord_mask(PHANTOM, grid).astype(np.uint8)
+        mask[:, :, 1 if small else mask.shape[2] :] = 0
+        return save(folder / "cord.nii.gz", mask, grid)
+
+    tool = CordTool(origin="sct", sha256="1", segment=segment)
+    studies = find_studies(dataset, participants=("01",))
+    alone = setting(dataset, tmp_path, use_masks=False, tool=tool)
+    (row,) = prepare_sessions(studies, alone)
+    assert (row.state, row.sequences) == ("done", "Sag")
+    record = json.loads((tmp_path / "sub-01" / "case.json").read_text())
+    assert record["cord_method"] == "sct"
+    assert [one.state for one in prepare_sessions(studies, alone)] == ["kept"]
+    other = replace(alone, tool=replace(tool, sha256="2"))  # another release of it
+    assert [one.state for one in prepare_sessions(studies, other)] == ["done"]
 
 
 @pytest.mark.slow  # starting processes afresh takes seconds each
