@@ -20,6 +20,8 @@ RUN apt-get update \
 # The plain requirement is whichever build the package index offers, usually the CUDA build; any other
 # pip requirement that constraints.txt allows (the CPU build, say) goes in its place with --build-arg TORCH=….
 ARG TORCH=torch==2.13.0
+# Extras of pyproject.toml to have inside, such as --build-arg EXTRAS=train or EXTRAS=train,export; none: the app alone.
+ARG EXTRAS=none
 
 # Dependencies stand in layers of their own, so that a change of the program does not fetch them again.
 WORKDIR /opt/source
@@ -27,7 +29,7 @@ COPY constraints.txt ./
 RUN python3 -m venv /opt/bids_scseg \
  && /opt/bids_scseg/bin/pip install --no-cache-dir --constraint constraints.txt "$TORCH"
 COPY pyproject.toml ./
-RUN /opt/bids_scseg/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+RUN /opt/bids_scseg/bin/python -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = [name for name in sys.argv[1].split(',') if name != 'none']; print(*project['dependencies'], *(line for name in extras for line in project['optional-dependencies'][name]), sep='\n')" "$EXTRAS" > requirements.txt \
  && /opt/bids_scseg/bin/pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 ARG SCT=7.3

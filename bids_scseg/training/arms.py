@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from bids_scseg.errors import DataError
 from bids_scseg.network.build import SegmentationNet, fold_missing
 from bids_scseg.network.compose import compose_replicated, layers_that_fold
+from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import NetworkSpec, Recipe
 from bids_scseg.training.checkpoint import read_weights
-from bids_scseg.training.config import ArmConfig, SamplingConfig, TrainingConfig
+from bids_scseg.training.config import ArmConfig, SamplingConfig, TrainingConfig, configured_recipe
 from bids_scseg.training.latent import disturb
+from bids_scseg.training.parse import check_choice, within
 
 Batch = dict[str, Tensor]
 Forward = Callable[[nn.Module, Batch], tuple[list[Tensor], Tensor | None]]
@@ -63,6 +65,28 @@ def build_arm(config: TrainingConfig, recipe: Recipe) -> Arm:
     return Arm(forward=_plain, prepare=_nothing)
 
 
+def checked_recipe(config: TrainingConfig, *, file: object = None) -> Recipe:
+    """The recipe that a run trains, when all names in its configuration have been looked up.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    file
+        Where it comes from, for messages.
+
+    Raises
+    ------
+    MissingInputError
+        If the recipe is a file that is not there.
+    DataError
+        If the configuration names a recipe, sequence or field that there is not, or its parts do not fit.
+    """
+    recipe = configured_recipe(config, load_recipe(config.recipe, where=within(file, "recipe")), file=file)
+    _check(config, recipe, file=file)
+    return recipe
+
+
 def network_anchors(recipe: Recipe) -> tuple[str, ...]:
     """The recipe's anchors among the network's sequences, best first; its first sequence if none is."""
     names = recipe.network.sequences
@@ -93,16 +117,15 @@ def judged_sequences(config: TrainingConfig, recipe: Recipe) -> tuple[str, ...]:
     return tuple(name for name in shown_sequences(config, recipe) if not wanted or name in wanted)
 
 
-def _check(config: TrainingConfig, recipe: Recipe) -> None:
+def _check(config: TrainingConfig, recipe: Recipe, *, file: object = None) -> None:
     arm, spec = config.arm, recipe.network
-    if arm.sequence and arm.sequence not in spec.sequences:
-        raise DataError(
-            f"arm.sequence {arm.sequence!r} is none of the network's",
-            expected=f"one of {list(spec.sequences)}",
-        )
+    if arm.sequence:
+        check_choice(arm.sequence, spec.sequences, where=within(file, "arm.sequence"))
     if arm.kind in ("distillation", "replicated", "frozen") and len(spec.sequences) < 2:
         raise DataError(
-            f"arm.kind {arm.kind!r} for a network of one sequence", expected="two sequences or more"
+            f"arm.kind {arm.kind!r} for a network of one sequence",
+            file=file,
+            expected="two sequences or more",
         )
     shown = shown_sequences(config, recipe)
     for field, names, known in (
@@ -110,18 +133,18 @@ def _check(config: TrainingConfig, recipe: Recipe) -> None:
         ("sampling.alone", config.sampling.alone, shown),
         ("validation.sequences", config.validation.sequences, shown),
     ):
-        strangers = [name for name in names if name not in known]
-        if strangers:
-            raise DataError(f"{field} {strangers} are not trained", expected=f"names among {list(shown)}")
+        for name in names:
+            check_choice(name, known, where=within(file, field))
     if len(shown) < len(spec.sequences) and arm.kind != "replicated":
-        _check_foldable(spec, shown)
+        _check_foldable(spec, shown, file=file)
 
 
-def _check_foldable(spec: NetworkSpec, shown: tuple[str, ...]) -> None:
+def _check_foldable(spec: NetworkSpec, shown: tuple[str, ...], *, file: object) -> None:
     """What is shipped has no encoder that was never trained, so the others must fold away."""
     if len(shown) == 1 or spec.impute != "mean":
         raise DataError(
             f"sampling.sequences {list(shown)} in a network of {len(spec.sequences)} sequences",
+            file=file,
             expected="two sequences or more, and network.impute 'mean'",
             remedy="name them in network.sequences instead, or choose arm.kind 'replicated'",
         )

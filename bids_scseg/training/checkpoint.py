@@ -84,16 +84,33 @@ def load_checkpoint(
     DataError
         If the checkpoint belongs to another network or optimizer, or is damaged.
     """
-    file = folder / TENSORS
+    progress, file = read_progress(folder), folder / TENSORS
     if not file.is_file():
-        return Progress()
+        return progress
     tensors = _read(file)
     _load(network, _section(tensors, "weights"), file=file)
     if average is not None:
         _load(average, _section(tensors, "average"), file=file)
     _load_optimizer(optimizer, _section(tensors, "optimizer"), file=file)
-    with safe_open(file, framework="pt") as handle:
-        stated: dict[str, str] = handle.metadata()
+    return progress
+
+
+def read_progress(folder: Path) -> Progress:
+    """How far the checkpoint of a folder is, from its header alone; no progress where there is none.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    file = folder / TENSORS
+    if not file.is_file():
+        return Progress()
+    try:
+        with safe_open(file, framework="pt") as handle:
+            stated: dict[str, str] = handle.metadata()
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
     if PROGRESS in stated:
         return Progress(**json.loads(stated[PROGRESS]))
     # checkpoints of the first release state no examples
@@ -141,13 +158,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     DataError
         If the folder has none, or they are damaged.
     """
+    tensors = _read(weights_file(folder))
+    averaged = _section(_section(tensors, "average"), "module")
+    weights = averaged or _section(tensors, "weights") or tensors
+    return {key: value.float() for key, value in weights.items()}
+
+
+def weights_file(folder: Path) -> Path:
+    """The file that :func:`read_weights` reads.
+
+    Raises
+    ------
+    DataError
+        If the folder has none.
+    """
     for name in (TENSORS, "weights.safetensors", "bundle/weights.safetensors"):
         file = folder / name
         if file.is_file():
-            tensors = _read(file)
-            averaged = _section(_section(tensors, "average"), "module")
-            weights = averaged or _section(tensors, "weights") or tensors
-            return {key: value.float() for key, value in weights.items()}
+            return file
     raise DataError("no weights to start from", file=folder, expected=f"{TENSORS} or weights.safetensors")
 
 
@@ -155,12 +183,16 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(file))
     except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"not readable ({error})",
-            file=file,
-            expected="a checkpoint or weights in safetensors",
-            remedy="remove it, or name another folder",
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(
+        f"not readable ({error})",
+        file=file,
+        expected="a checkpoint or weights in safetensors",
+        remedy="remove it, or name another folder",
+    )
 
 
 def _load(network: nn.Module, tensors: Mapping[str, Tensor], *, file: Path) -> None:

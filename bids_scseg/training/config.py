@@ -13,7 +13,7 @@ from bids_scseg.inference.facts import check_line, spdx
 from bids_scseg.network.spec import total_stride
 from bids_scseg.recipe.check import MAX_PATCH_VOX, check_network
 from bids_scseg.recipe.model import NetworkSpec, Recipe
-from bids_scseg.training.parse import check_choice, check_known, parse_record, read_mapping
+from bids_scseg.training.parse import check_choice, check_known, parse_record, read_mapping, within
 
 LossName = Literal["dice-ce", "tversky", "focal-tversky"]
 ArmKind = Literal["plain", "latent", "frozen", "distillation", "replicated"]
@@ -231,7 +231,9 @@ class ValidationConfig:
     Attributes
     ----------
     fraction
-        Share of the subjects that is held out, unless one of the next three says which.
+        Share of the subjects that is held out, unless ``subjects``, ``split`` or ``folds`` says which.
+    test
+        Share of the subjects that take part in nothing, for a test; a ``split`` names them itself.
     subjects
         The subjects that are held out, without ``sub-``.
     split
@@ -251,6 +253,7 @@ class ValidationConfig:
     """
 
     fraction: float = 0.2
+    test: float = 0.0
     subjects: tuple[str, ...] = ()
     split: str = ""
     folds: int = 0
@@ -343,7 +346,8 @@ class TrainingConfig:
     tensorboard
         Write TensorBoard's files too, where it is installed.
     initial
-        Folder of a checkpoint or bundle whose weights are the start; empty: random weights.
+        Name of a packaged model, or folder of a checkpoint or bundle, whose weights are the start; empty:
+        random weights.
     network
         Fields of the recipe's network that are replaced.
     data, model, arm, loss, optimizer, sampling, paint, augment, validation
@@ -379,19 +383,20 @@ class TrainingConfig:
         return asdict(self)
 
 
-def load_config(path: Path | str) -> TrainingConfig:
-    """Read a TOML configuration.
+def load_config(name_or_path: str | Path) -> TrainingConfig:
+    """Read a TOML configuration: a packaged one such as ``own`` by its name, or a file.
 
-    A file with ``extends = "OTHER.toml"`` (a path from its own folder) takes that file and changes it.
+    A file with ``extends = "OTHER.toml"`` (a path from its own folder, or a packaged name) takes that one and
+    changes it.
 
     Raises
     ------
     MissingInputError
-        If there is no such file.
+        If there is no such configuration.
     DataError
         If it is not TOML, a key is unknown or missing, or a value is none that its field can have.
     """
-    return config_from_mapping(read_mapping(Path(path)), file=path)
+    return config_from_mapping(read_mapping(name_or_path), file=name_or_path)
 
 
 def config_from_mapping(data: Mapping[str, Any], *, file: object) -> TrainingConfig:
@@ -428,35 +433,44 @@ def _check_model(model: ModelConfig, *, file: object) -> None:
             check_line(line, where=f"model.{key}", file=file)
 
 
-def configured_recipe(config: TrainingConfig, recipe: Recipe) -> Recipe:
+def configured_recipe(config: TrainingConfig, recipe: Recipe, *, file: object = None) -> Recipe:
     """The recipe that a run trains: its network and inference windows with the configuration's changes.
+
+    Parameters
+    ----------
+    config, recipe
+        The configuration, and the recipe that it names.
+    file
+        Where the configuration comes from, for messages.
 
     Raises
     ------
     DataError
         If the configuration names a field that a network does not have, or the result is inconsistent.
     """
-    spec: NetworkSpec = _merge(recipe.network, config.network)
-    check_network(spec)
+    spec: NetworkSpec = _merge(recipe.network, config.network, file=file)
+    check_network(spec, file=file)
     for name in spec.sequences:
-        check_choice(name, recipe.sequence_names, where="network.sequences")
+        check_choice(name, recipe.sequence_names, where=within(file, "network.sequences"))
     if len(config.loss.output_weights) < spec.deep_supervision:
         raise DataError(
             f"{len(config.loss.output_weights)} weights for {spec.deep_supervision} supervised outputs",
+            file=file,
             expected="one weight for each output",
         )
     if config.sampling.by_patch and spec.skips == "anchor":
         raise DataError(
             "sampling.by_patch with network.skips 'anchor'",
+            file=file,
             expected="network.skips 'mean': an anchor that is missing in a patch can give no skips",
         )
     window = config.sampling.window_vox if any(config.sampling.window_vox) else config.sampling.patch_vox
-    _check_sizes({"patch_vox": config.sampling.patch_vox, "window_vox": window}, spec)
+    _check_sizes({"patch_vox": config.sampling.patch_vox, "window_vox": window}, spec, file=file)
     inference = replace(recipe.inference, patch_vox=window, by_patch=config.sampling.by_patch)
     return replace(recipe, network=spec, inference=inference)
 
 
-def _check_sizes(sizes: Mapping[str, tuple[int, int, int]], spec: NetworkSpec) -> None:
+def _check_sizes(sizes: Mapping[str, tuple[int, int, int]], spec: NetworkSpec, *, file: object) -> None:
     """Refuse what the network cannot take, or a bundle would refuse after the training (DataError)."""
     strides = total_stride(spec)
     for name, size in sizes.items():
@@ -464,14 +478,15 @@ def _check_sizes(sizes: Mapping[str, tuple[int, int, int]], spec: NetworkSpec) -
         if not whole or not all(1 <= one <= MAX_PATCH_VOX for one in size):
             raise DataError(
                 f"sampling.{name} is {list(size)}",
+                file=file,
                 expected=f"multiples of {list(strides)}, the network's strides in all, up to {MAX_PATCH_VOX}",
                 remedy="correct the configuration",
             )
 
 
-def _merge(spec: NetworkSpec, changes: Mapping[str, Any]) -> NetworkSpec:
-    current = {item.name: getattr(spec, item.name) for item in fields(spec)}
-    merged: NetworkSpec = parse_record(NetworkSpec, {**current, **changes}, where="[network]", tables=_TABLES)
+def _merge(spec: NetworkSpec, changes: Mapping[str, Any], *, file: object) -> NetworkSpec:
+    whole = {**{item.name: getattr(spec, item.name) for item in fields(spec)}, **changes}
+    merged: NetworkSpec = parse_record(NetworkSpec, whole, where=within(file, "[network]"), tables=_TABLES)
     return merged
 
 
@@ -503,7 +518,7 @@ _NOT_NEGATIVE = (
 _SHARES = (
     "optimizer.momentum", "sampling.foreground", "sampling.sequence_dropout",
     "sampling.exchange", "sampling.alone_share", "paint.probability", "paint.grey",
-    "paint.surroundings", "paint.wide", "arm.logistic_share", "validation.fraction",
+    "paint.surroundings", "paint.wide", "arm.logistic_share", "validation.fraction", "validation.test",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
     "augment.elastic", "augment.contrast",
@@ -572,6 +587,9 @@ def _validation_problems(config: ValidationConfig) -> Iterator[tuple[str, str]]:
     chosen = [name for name in ("subjects", "split", "folds") if getattr(config, name)]
     if len(chosen) > 1:
         yield f"validation has {' and '.join(chosen)}", "one way to split the subjects"
+    if not chosen and config.test and config.fraction + config.test >= 1:
+        found = f"validation.fraction is {config.fraction} and validation.test is {config.test}"
+        yield found, "less than 1 together: others are trained on"
     if config.folds == 1 or config.fold >= max(config.folds, 1):
         yield f"validation.fold {config.fold} of {config.folds} folds", "two folds or more, counted from 0"
     if not config.thresholds or not config.min_volumes_mm3:

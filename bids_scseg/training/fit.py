@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from bids_scseg.errors import DataError, ScsegError, SessionError
+from bids_scseg.inference.bundle import find_bundle, sha256
 from bids_scseg.network.build import build_network
 from bids_scseg.options import available_cpus
 from bids_scseg.recipe.model import Recipe
@@ -32,11 +33,13 @@ from bids_scseg.training.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     load_weights,
+    read_progress,
     read_weights,
+    weights_file,
 )
 from bids_scseg.training.config import OptimizerConfig, TrainingConfig, configured_recipe
 from bids_scseg.training.console import Display, Silent
-from bids_scseg.training.files import write_json
+from bids_scseg.training.files import read_json, write_json
 from bids_scseg.training.journal import Journal, Look
 from bids_scseg.training.loader import Example, Order, make_loader
 from bids_scseg.training.losses import build_loss
@@ -55,6 +58,7 @@ FREE = (
     "validation.split", "arm.source",
 )  # fmt: skip
 SOURCE = "source_sha256"  # in config.json: of the weights in arm.source
+INITIAL = "initial_sha256"  # in config.json: of the file that ``initial`` leads to, as the run began
 
 NO_MEMORY = re.compile(
     r"out of (shared )?memory|can(not|'t) allocate memory|alloc_failed|MemoryError", re.IGNORECASE
@@ -74,11 +78,14 @@ class Trained:
         With the network and patch that were trained.
     iterations
         Optimizer steps in all.
+    examples
+        Patches that they used up, on all devices together; None: not known.
     """
 
     network: nn.Module
     recipe: Recipe
     iterations: int
+    examples: int | None = None
 
 
 def fit(
@@ -124,6 +131,8 @@ def fit(
     ------
     DataError
         If the configuration, the data or the checkpoint do not fit together.
+    KeyboardInterrupt
+        After SIGINT or SIGTERM, however Lightning ended; the last checkpoint stays.
     """
     recipe = configured_recipe(config, recipe)
     if is_first_process():
@@ -132,11 +141,17 @@ def fit(
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
     task = _task(config, data, recipe=recipe, loss=loss, schedule=schedule)
-    task.start = load_checkpoint(out, task.network, average=task.average, optimizer=task.optimizer)
+    found = load_checkpoint(out, task.network, average=task.average, optimizer=task.optimizer)
+    task.start = _counted(found, config)
     if task.start.step < config.iterations:
         _run(task, config=config, out=out, look=look, display=display or Silent())
     network: nn.Module = task.network if task.average is None else task.average.module
-    return Trained(network=network.float().eval(), recipe=recipe, iterations=config.iterations)
+    return Trained(
+        network=network.float().eval(),
+        recipe=recipe,
+        iterations=config.iterations,
+        examples=examples_in_all(config, task.start),
+    )
 
 
 def is_first_process() -> bool:
@@ -230,6 +245,21 @@ def examples_per_step(config: TrainingConfig, world: int) -> int:
     return config.sampling.batch * config.sampling.accumulate * world
 
 
+def examples_in_all(config: TrainingConfig, start: Progress) -> int:
+    """Examples that a run which goes on from ``start`` has used up at its end, on all devices together."""
+    start = _counted(start, config)
+    left = config.iterations - start.step
+    # a run that is over needs none of its devices any more
+    return start.examples + (left * examples_per_step(config, devices(config)["devices"]) if left else 0)
+
+
+def _counted(progress: Progress, config: TrainingConfig) -> Progress:
+    """With the number of examples, which checkpoints of the first release lack: one device used them."""
+    if progress.examples >= 0:
+        return progress
+    return Progress(step=progress.step, examples=progress.step * examples_per_step(config, 1))
+
+
 def _task(
     config: TrainingConfig,
     data: Source,
@@ -241,7 +271,7 @@ def _task(
     arm = build_arm(config, recipe)
     network = build_network(recipe.network, anchors=network_anchors(recipe))
     if config.initial:
-        load_weights(Path(config.initial), network)
+        load_weights(find_bundle(config.initial), network)
     arm.prepare(network)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in the stubs
     return SegmentationTask(
@@ -270,9 +300,6 @@ def _loader(
 def _run(
     task: SegmentationTask, *, config: TrainingConfig, out: Path, look: Look | None, display: Display
 ) -> None:
-    if task.start.examples < 0:
-        step = task.start.step
-        task.start = Progress(step=step, examples=step * examples_per_step(config, 1))
     # what Lightning says about devices, workers and tips on every start is noise here
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -294,8 +321,20 @@ def _run(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        with machine_in_words(out):
+        with machine_in_words(out), _interrupted():
             trainer.fit(task)
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """Give back as KeyboardInterrupt what Lightning turns into the end of the process.
+
+    After SIGTERM it ends with no exit code at all, which would read as success.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
 
 
 @contextmanager
@@ -363,12 +402,20 @@ def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optim
 def _open_folder(out: Path, config: TrainingConfig, *, summary: Mapping[str, Any]) -> None:
     check_same_run(out, config)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / CONFIG, {**config.to_json(), **_source(config)})
+    write_json(out / CONFIG, {**config.to_json(), **_source(config), **began_from(out, config)})
     write_json(out / DATA, summary)
 
 
 def check_same_run(out: Path, config: TrainingConfig) -> None:
     """Refuse to go on in a folder with another training than that of its checkpoint (DataError)."""
+    reached = read_progress(out).step
+    if reached > config.iterations:
+        raise DataError(
+            f"the run in this folder has made {reached} iterations",
+            file=out,
+            expected=f"at most {config.iterations}, as in the configuration",
+            remedy=f"set iterations to {reached} for the model as it is, or use a new folder",
+        )
     file = out / CONFIG
     if not has_checkpoint(out) or not file.is_file():
         return
@@ -392,6 +439,16 @@ def _source(config: TrainingConfig) -> dict[str, str]:
     for name, value in sorted(read_weights(Path(config.arm.source)).items()):
         found.update(name.encode() + value.contiguous().numpy().tobytes())
     return {SOURCE: found.hexdigest()}
+
+
+def began_from(out: Path, config: TrainingConfig) -> dict[str, str]:
+    """Checksum of the file whose weights a run began with, whatever it holds by now; nothing without any."""
+    if not config.initial:
+        return {}
+    if has_checkpoint(out):
+        known = read_json(out / CONFIG).get(INITIAL)
+        return {INITIAL: known} if isinstance(known, str) else {}
+    return {INITIAL: sha256(weights_file(find_bundle(config.initial)))}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

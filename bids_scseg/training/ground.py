@@ -11,15 +11,16 @@ from typing import Any
 
 from bids_scseg import files
 from bids_scseg.errors import DataError, UsageError
+from bids_scseg.inference.facts import join_origins, split_origins
 from bids_scseg.preprocess import PREPARATION_VERSION
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.training.arms import judged_sequences, shown_sampling, shown_sequences
 from bids_scseg.training.cases import Made, TrainingCase, check_rules, kept_sequences, load_cases
-from bids_scseg.training.checkpoint import STATE, has_checkpoint
+from bids_scseg.training.checkpoint import STATE, has_checkpoint, read_progress
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.dataset import PreparedCases
 from bids_scseg.training.files import read_json, write_json
-from bids_scseg.training.fit import DATA, examples_per_step, is_first_process
+from bids_scseg.training.fit import DATA, examples_in_all, is_first_process
 from bids_scseg.training.sample import Source
 from bids_scseg.training.split import Split, split_subjects, write_split
 from bids_scseg.training.summary import describe, summarize
@@ -53,7 +54,7 @@ class Ground:
     summary
         What both hold, as plain data.
     made
-        How the cases were prepared, where all were prepared alike.
+        How the cases were prepared: the version, where it is that of all; the origins of all their cords.
     """
 
     source: Source
@@ -113,7 +114,8 @@ def described(summary: Mapping[str, Any]) -> str:
     """A summary for people."""
     drawn = summary.get("synthetic")
     title = "training, first of the synthetic sessions" if drawn else "training"
-    lines = [describe(summary, title=title), describe(summary["validation"], title="held out")]
+    lines = [_described_sides(summary["sides"])] if summary.get("sides") else []
+    lines += [describe(summary, title=title), describe(summary["validation"], title="held out")]
     if not summary["validation"]["lesions"]:
         lines.append("  nobody with lesions is held out: the recipe's threshold stays, not calibrated")
     if summary["left out"]:
@@ -127,6 +129,15 @@ def described(summary: Mapping[str, Any]) -> str:
             f"sessions with several cases, all used, their people taken for one: {len(names)} ({some})"
         )
     return "\n".join(lines)
+
+
+def _described_sides(sides: Mapping[str, int]) -> str:
+    """How many subjects are on each side: they are drawn one by one, so shares are not just as asked for."""
+    whole, held, test = sum(sides.values()), sides["validation"], sides["test"]
+    words = f"{held} of {whole} subjects held out ({100 * held / whole:.0f} %)"
+    if test:
+        words += f", {test} set aside for a test ({100 * test / whole:.0f} %)"
+    return f"{words}, {sides['training']} to train on"
 
 
 # -- prepared cases --------------------------------------------------------------------------------
@@ -157,6 +168,7 @@ def _prepared(config: TrainingConfig, data: Path, *, recipe: Recipe, out: Path) 
         "validation": summarize(held, spacing_mm=spacing),
         "left out": [case.name for case in (*without, *judged_without)],
         "several": _several(cases),
+        "sides": {side: len(getattr(split, side)) for side in ("training", "validation", "test")},
     }
     _check_same_cases(out, summary)
     if is_first_process():
@@ -208,18 +220,14 @@ def _with_any(
 
 def _alike(cases: list[TrainingCase]) -> Made:
     preparations, methods = {c.made.preparation for c in cases}, {c.made.cord_method for c in cases}
+    origins = [origin for method in methods for origin in split_origins(method)]
     return Made(
         preparation=preparations.pop() if len(preparations) == 1 else None,
-        cord_method=methods.pop() if len(methods) == 1 else None,
+        cord_method=None if None in methods else join_origins(origins),
     )
 
 
 # -- synthetic sessions ----------------------------------------------------------------------------
-
-
-def _examples(config: TrainingConfig) -> int:
-    """Examples that a whole run uses up."""
-    return config.iterations * examples_per_step(config, max(config.devices, 1))
 
 
 @contextmanager
@@ -244,8 +252,10 @@ def _synthetic(config: TrainingConfig, data: Path | None, *, recipe: Recipe, out
                 **source.summary(),
                 "validation": summarize(held, spacing_mm=spacing),
                 "left out": [case.name for case in without],
-                "synthetic": facts_of(source, examples=_examples(config)),
             }
+        # a run that goes on may be longer, or on other devices, than it was begun
+        drawn = facts_of(source, examples=examples_in_all(config, read_progress(out)))
+        summary = {**summary, "synthetic": drawn}
         made = Made(preparation=PREPARATION_VERSION, cord_method=cord_method(config.data.jitter_mm))
         ground = Ground(source=source, validation=held, summary=summary, made=made)
         if is_first_process():

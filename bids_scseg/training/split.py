@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.bids.split import find_split, read_split
+from bids_scseg.errors import DataError, suggestion
 from bids_scseg.training.config import ValidationConfig
 from bids_scseg.training.files import write_json
-from bids_scseg.training.parse import suggestion
+
+LEAST_WITH_TEST = 3  # subjects: one for each side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +60,17 @@ def split_subjects(subjects: Iterable[str], config: ValidationConfig, *, seed: i
     names = set(subjects)
     if config.split:
         return _from_file(names, Path(config.split))
-    if config.subjects:
-        held = {name.removeprefix("sub-") for name in config.subjects}
-        _check_known(held, names, where="validation.subjects")
-        return _split(names - held, held)
-    if config.folds:
-        held = _fold(names, config.folds, fold=config.fold, seed=seed)
-        return _split(names - held, held)
-    held = _share(names, config.fraction, seed=seed)
-    return _split(names - held, held)
+    named = {name.removeprefix("sub-") for name in config.subjects}
+    _check_known(named, names, where="validation.subjects")
+    test = _test_share(names - named, config.test, seed=seed)
+    rest = names - test
+    if named:
+        held = named
+    elif config.folds:
+        held = _fold(rest, config.folds, fold=config.fold, seed=seed)
+    else:
+        held = _share(rest, config.fraction, seed=seed)
+    return _split(rest - held, held, test)
 
 
 def _split(training: set[str], held: set[str], test: Iterable[str] = ()) -> Split:
@@ -90,6 +92,25 @@ def _share(names: set[str], fraction: float, *, seed: int) -> set[str]:
     return held
 
 
+def _test_share(names: set[str], share: float, *, seed: int) -> set[str]:
+    """About that share, at least one, and at most what leaves two others; none where none is asked for.
+
+    These have the highest lots, and held-out ones the lowest: who is held out does not depend on this share,
+    and, as there, cases that are added later move nobody.
+    """
+    if not share:
+        return set()
+    if len(names) < LEAST_WITH_TEST:
+        raise DataError(
+            f"{len(names)} subjects to choose from, with validation.test {share:g}",
+            expected=f"at least {LEAST_WITH_TEST}: to train on, to hold out and for the test",
+            remedy="prepare more subjects, or set validation.test to 0",
+        )
+    order = sorted(names, key=lambda name: (-_lot(name, seed), name))
+    count = sum(_lot(name, seed) >= 1 - share for name in names)
+    return set(order[: min(max(count, 1), len(names) - 2)])
+
+
 def _fold(names: set[str], folds: int, *, fold: int, seed: int) -> set[str]:
     """One of several parts whose sizes differ by one at most; every subject is in exactly one of them."""
     if folds > len(names):
@@ -105,12 +126,9 @@ def _lot(subject: str, seed: int) -> float:
 
 
 def _from_file(names: set[str], file: Path) -> Split:
-    sides = _read(file)
-    held, test = sides.get("validation", set()), sides.get("test", set())
+    sides = read_split(find_split(file))
+    held, test = sides["validation"], sides.get("test", set())
     training = sides.get("training", names - held - test)
-    for one, two in ((training, held), (training, test), (held, test)):
-        if one & two:
-            raise DataError(f"subjects {sorted(one & two)} are on two sides", file=file, expected="one each")
     _check_known(training | held | test, names, where=str(file))
     left = sorted(names - training - held - test)
     if left:
@@ -120,21 +138,6 @@ def _from_file(names: set[str], file: Path) -> Split:
             expected="every subject of the data under training, validation or test",
         )
     return _split(training, held, test)
-
-
-def _read(file: Path) -> dict[str, set[str]]:
-    if not file.is_file():
-        raise MissingInputError("no such split", file=file, expected="a JSON file, as split.json of a run")
-    try:
-        data: Any = json.loads(file.read_text(encoding="utf-8"))
-        sides = {key: data[key] for key in ("training", "validation", "test") if key in data}
-        if "validation" not in sides or not all(isinstance(names, list) for names in sides.values()):
-            raise TypeError("lists are missing")
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"malformed split ({error})", file=file, expected='{"validation": ["01", …], "test": […]}'
-        ) from error
-    return {key: {str(name).removeprefix("sub-") for name in names} for key, names in sides.items()}
 
 
 def _check_known(wanted: set[str], names: set[str], *, where: str) -> None:

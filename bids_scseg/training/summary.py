@@ -10,6 +10,9 @@ import numpy as np
 from bids_scseg.training.augment import SPACING_MM
 from bids_scseg.training.cases import TrainingCase
 
+#: Lists of names in a run's summary; a bundle is handed on, and says no more than how many.
+NAMED = ("left out", "several")
+
 
 def summarize(cases: Sequence[TrainingCase], *, spacing_mm: float = SPACING_MM) -> dict[str, object]:
     """Subjects, sessions, sequences, lesions and volumes of some cases.
@@ -48,6 +51,11 @@ def summarize(cases: Sequence[TrainingCase], *, spacing_mm: float = SPACING_MM) 
         },
         "lengths": sorted(case.label.shape[2] for case in cases),
     }
+
+
+def counted(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's summary for others: how many, where it has names of subjects and sessions."""
+    return {key: len(value) if key in NAMED else value for key, value in summary.items()}
 
 
 def describe(summary: Mapping[str, Any], *, title: str) -> str:

@@ -6,23 +6,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bids_scseg.inference.bundle import ModelBundle, save_bundle
+from bids_scseg.inference.bundle import ModelBundle, find_bundle, save_bundle, stored_type
 from bids_scseg.inference.facts import ModelFacts
-from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import Recipe
-from bids_scseg.training.arms import judged_sequences, shipped_network, shown_sequences
+from bids_scseg.training.arms import checked_recipe, judged_sequences, shipped_network, shown_sequences
 from bids_scseg.training.cases import TrainingCase
-from bids_scseg.training.config import TrainingConfig, configured_recipe
+from bids_scseg.training.checkpoint import weights_file
+from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.console import Display, Silent
 from bids_scseg.training.files import write_json
 from bids_scseg.training.fit import (
+    INITIAL,
     Schedule,
     Trained,
+    began_from,
     check_same_run,
     device_kind,
     fit,
@@ -30,9 +33,12 @@ from bids_scseg.training.fit import (
     machine_in_words,
 )
 from bids_scseg.training.ground import Ground, described, open_ground
+from bids_scseg.training.parse import within
+from bids_scseg.training.summary import counted
 from bids_scseg.training.validate import HeldOut, Scores
 
 WARNING = "Not validated on patients; research use only."
+FLOAT32 = "stored as float32, because a value is beyond the range of float16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ def train(
     schedule: Schedule | None = None,
     facts: Mapping[str, str] | None = None,
     display: Display | None = None,
+    file: object = None,
 ) -> Training:
     """Train on prepared cases or synthetic sessions; an interrupted run goes on from its checkpoint.
 
@@ -83,17 +90,22 @@ def train(
         More lines for the card and the provenance, such as how the data were made.
     display
         Where the summary of the data and progress are shown; default: nowhere.
+    file
+        Where the configuration comes from, for messages.
 
     Raises
     ------
     UsageError
         If there is neither a folder nor ``data.synthetic``.
     MissingInputError
-        If there are no cases, or one lacks a file.
+        If there are no cases, or one lacks a file; or there is nothing of the name in ``initial``.
     DataError
-        If labels and images do not match, or nothing is left to train on.
+        If the configuration names what its recipe or network does not have, labels and images do not match,
+        or nothing is left to train on.
     """
-    recipe = configured_recipe(config, load_recipe(config.recipe))
+    recipe = checked_recipe(config, file=file)
+    if config.initial:
+        weights_file(find_bundle(config.initial, where=within(file, "initial")))
     display = display or Silent()
     check_same_run(out, config)
     with open_ground(config, data, recipe=recipe, out=out) as ground:
@@ -108,8 +120,9 @@ def train(
         raise SystemExit(0)
     scores = _calibrate(trained, look, out=out, kind=device_kind(config)) if look else None
     bundle = export(
-        trained, config, out=out / "bundle", scores=scores, data=ground.summary, facts=facts or {},
-        record=_record(config, ground, scores=scores),
+        trained, config, out=out / "bundle", scores=scores, data=counted(ground.summary),
+        facts={**_beginning(out, config), **(facts or {})},
+        record=_record(config, ground, scores=scores), display=display,
     )  # fmt: skip
     return Training(bundle=bundle, scores=scores, validation=ground.held_out)
 
@@ -151,7 +164,7 @@ def _record(config: TrainingConfig, ground: Ground, *, scores: Scores | None) ->
         license=config.model.license or None,
         authors=config.model.authors,
         contact=config.model.contact or None,
-        training_data=ground.summary,
+        training_data=counted(ground.summary),
         metrics={} if scores is None else {"validation": scores.to_json()},
         calibration=chosen,
     )
@@ -166,10 +179,12 @@ def export(
     data: Mapping[str, object],
     facts: Mapping[str, str],
     record: ModelFacts | None = None,
+    display: Display | None = None,
 ) -> ModelBundle:
     """Write the bundle of a trained network; threshold and smallest volume are those of ``scores``.
 
-    Encoders that were never trained (sequences that training never showed) are folded away first.
+    Encoders that were never trained (sequences that training never showed) are folded away first. Weights are
+    stored as float16; where one is beyond its range, all are float32, which ``display`` and the card say.
     """
     recipe = with_threshold(trained.recipe, scores)
     network = shipped_network(trained.network, config, recipe)
@@ -178,10 +193,15 @@ def export(
         name: np.asarray(value.detach().float().cpu().contiguous())
         for name, value in network.state_dict().items()
     }
+    dtype = stored_type(weights)
+    if dtype == "float32":
+        (display or Silent()).text(f"weights are {FLOAT32}")
     provenance: dict[str, object] = {
-        "configuration": json.dumps(_stated(config).to_json(), sort_keys=True),
+        "configuration": json.dumps(_stated(config), sort_keys=True),
         "iterations": trained.iterations,
+        **({} if trained.examples is None else {"patches": trained.examples}),
         "seed": config.seed,
+        "stored weights": dtype,
         "training data": json.dumps(dict(data), sort_keys=True, default=str),
         "torch": torch.__version__,
         **facts,
@@ -194,20 +214,34 @@ def export(
         network=spec,
         threshold=recipe.inference.threshold,
         provenance=provenance,
-        card=default_card(recipe, config, scores=scores, facts=facts),
+        card=default_card(recipe, config, trained=trained, scores=scores, facts=facts, dtype=dtype),
+        dtype=dtype,
         facts=record,
     )
 
 
-def _stated(config: TrainingConfig) -> TrainingConfig:
-    """The configuration without places on the machine that trained: names of folders and files alone."""
-    return replace(
+def _stated(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration without places on the machine that trained, and without subjects.
+
+    Of folders and files the name is stated, of subjects who are held out by name their number.
+    """
+    stated = replace(
         config,
         recipe=Path(config.recipe).name,
         initial=Path(config.initial).name,
         arm=replace(config.arm, source=Path(config.arm.source).name),
         validation=replace(config.validation, split=Path(config.validation.split).name),
-    )
+    ).to_json()
+    validation = {**stated["validation"], "subjects": len(config.validation.subjects)}
+    return {**stated, "validation": validation}
+
+
+def _beginning(out: Path, config: TrainingConfig) -> dict[str, str]:
+    """Whose weights the run began with, in a line for card and provenance; nothing where they were random."""
+    if not config.initial:
+        return {}
+    known = began_from(out, config).get(INITIAL, "not recorded")
+    return {"initial weights": f"{Path(config.initial).name}, SHA-256 {known}"}
 
 
 def with_threshold(recipe: Recipe, scores: Scores | None) -> Recipe:
@@ -219,22 +253,34 @@ def with_threshold(recipe: Recipe, scores: Scores | None) -> Recipe:
 
 
 def default_card(
-    recipe: Recipe, config: TrainingConfig, *, scores: Scores | None, facts: Mapping[str, str]
+    recipe: Recipe,
+    config: TrainingConfig,
+    *,
+    trained: Trained,
+    scores: Scores | None,
+    facts: Mapping[str, str],
+    dtype: str,
 ) -> str:
     """A model card with what the program knows; authors add the rest."""
+    patches = f"patches of {config.sampling.patch_vox} voxels"
+    if trained.examples is not None:
+        # what was used up, not what is configured: a run may go on with other batches, on other devices
+        patches = (
+            f"{trained.examples} {patches} in all "
+            f"({trained.examples / trained.iterations:g} an iteration on average)"
+        )
     lines = [
         f"# {recipe.name}: {recipe.target} on {len(recipe.sequences)} sequence(s)",
         "",
         WARNING,
         "",
-        f"- Training: {config.iterations} iterations, batch "
-        f"{config.sampling.batch * config.sampling.accumulate}, patches of "
-        f"{config.sampling.patch_vox} voxels, {config.optimizer.name}, learning rate {config.optimizer.lr}, "
-        f"seed {config.seed}.",
+        f"- Training: {trained.iterations} iterations, {patches}, {config.optimizer.name}, learning rate "
+        f"{config.optimizer.lr}, seed {config.seed}.",
         f"- Network: {recipe.network.family}, channels {recipe.network.channels}, "
         f"skips {recipe.network.skips}, imputation {recipe.network.impute}.",
         f"- Sequences: {', '.join(shown_sequences(config, recipe))}; arm: {config.arm.kind}.",
         *(f"- {key}: {value}" for key, value in facts.items()),
+        f"- Weights: {FLOAT32 if dtype == 'float32' else dtype}.",
     ]
     if scores is not None:
         lines.append(f"- Held-out subjects at the chosen threshold: {json.dumps(scores.to_json())}.")

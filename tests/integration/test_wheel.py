@@ -37,6 +37,7 @@ def test_the_wheel_holds_graphs_recipes_models_and_templates(wheel):
     for wanted in (
         "bids_scseg/workflows/session.py",
         "bids_scseg/recipe/data/cord-lesion.json",
+        "bids_scseg/training/data/own.toml",
         "bids_scseg/models/cord-lesion/weights.safetensors",
         "bids_scseg/models/cord-finder/card.md",
         "bids_scseg/report/templates/session.html",

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,25 @@ def test_both_have_the_same_arguments() -> None:
     ours = {default for default in defaults if not default.startswith("REVISION=")}
     assert ours == {line.strip() for line in singularity()[1]["arguments"].strip().splitlines()}
     assert f"SCT={SCT_RELEASE}" in ours
+
+
+@pytest.mark.parametrize("extras", ["none", "train", "train,export"])
+def test_what_is_installed_is_the_app_and_the_extras_that_are_asked_for(extras: str) -> None:
+    """The command of the Dockerfile, which the definition file shares."""
+    run = " && ".join(rest for word, rest in dockerfile() if word == "RUN")
+    (command,) = (line for line in commands(run) if "tomllib" in line)
+    command, _, file = command.replace("/opt/bids_scseg/bin/python", sys.executable).rpartition(" > ")
+    assert file == "requirements.txt"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=ROOT, env={"EXTRAS": extras}, capture_output=True, text=True,
+        check=True, timeout=30,
+    )  # fmt: skip
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [] if extras == "none" else extras.split(",")
+    assert done.stdout.splitlines() == [
+        *project["dependencies"],
+        *(line for name in wanted for line in project["optional-dependencies"][name]),
+    ]
 
 
 def test_both_copy_the_same_files_and_the_context_has_them() -> None:

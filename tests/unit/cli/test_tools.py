@@ -4,6 +4,7 @@ import pytest
 
 from bids_scseg.cli import tools
 from bids_scseg.cli.tools import main
+from bids_scseg.training.config import load_config
 
 
 def test_a_demo_is_never_written_over_something(tmp_path, capsys):
@@ -24,6 +25,23 @@ def test_an_absent_training_configuration_is_named(tmp_path, capsys):
     code = main(["train", str(tmp_path / "no.toml"), "--data", str(tmp_path), "--out", str(tmp_path / "o")])
     assert code in (65, 66)
     assert "no.toml" in capsys.readouterr().err
+
+
+def test_a_packaged_configuration_is_shown_to_be_copied(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--show", "own-finetune"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    (tmp_path / "ours.toml").write_text(text, encoding="utf-8")
+    assert load_config(tmp_path / "ours.toml") == load_config("own-finetune")
+    assert main(["train", "--show", "own-fintune"]) == 66
+    assert "Did you mean 'own-finetune'?" in capsys.readouterr().err
+
+
+def test_help_names_the_packaged_configurations(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "own or own-finetune" in " ".join(capsys.readouterr().out.split())
 
 
 LONG = "x" * 300  # no file can bear such a name

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from bids_scseg.errors import DataError, MissingInputError
+from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.training.arms import checked_recipe
 from bids_scseg.training.config import (
     TrainingConfig,
     config_from_mapping,
     configured_recipe,
     load_config,
 )
-from bids_scseg.training.parse import merge, read_mapping
+from bids_scseg.training.parse import find_config, merge, packaged_configs, read_mapping
 
 ROOT = Path(__file__).resolve().parents[3]
 # other files there hold experiments, or only what their neighbours extend
@@ -34,6 +36,93 @@ def test_shipped_configurations_fit_their_recipes(path: Path) -> None:
     config = load_config(path)
     recipe = configured_recipe(config, load_recipe(config.recipe))
     assert recipe.inference.patch_vox in (config.sampling.patch_vox, config.sampling.window_vox)
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_packaged_configurations_are_found_by_name_and_hold_out_a_test(name: str) -> None:
+    config = load_config(name)
+    assert config.name == name
+    recipe = checked_recipe(config, file=name)
+    assert recipe.network.skips == "mean", "sessions without the anchor"
+    assert (config.validation.fraction, config.validation.test) == (0.2, 0.2)
+    assert config.validation.subjects == ()
+    assert config.validation.split == config.arm.source == ""
+
+
+def test_the_packaged_weights_fit_the_configuration_that_goes_on_from_them() -> None:
+    config, bundle = load_config("own-finetune"), load_bundle("cord-lesion")
+    assert config.initial == bundle.name
+    assert checked_recipe(config).network == bundle.network
+
+
+def test_the_other_begins_from_nothing_at_the_papers_scale() -> None:
+    config, defaults = load_config("own"), TrainingConfig(name="own", recipe="cord-lesion")
+    recipe = load_recipe("cord-lesion")
+    assert (config.initial, config.iterations) == ("", 250_000)
+    assert checked_recipe(config).network.channels == recipe.network.channels
+    assert (config.loss, config.optimizer, config.augment) == (
+        defaults.loss,
+        defaults.optimizer,
+        defaults.augment,
+    )
+    assert config.sampling.patch_vox == recipe.inference.patch_vox
+
+
+def test_a_file_extends_a_packaged_configuration_by_its_name(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, 'extends = "own"\nname = "ours"\n[validation]\ntest = 0.3\n'))
+    assert (config.name, config.validation.test) == ("ours", 0.3)
+    assert config.network == load_config("own").network
+    with pytest.raises(MissingInputError, match=r"'own'.*Did you mean 'own-finetune'"):
+        load_config(write(tmp_path, 'extends = "own-fintune"\nname = "ours"\n'))
+
+
+def test_a_file_in_the_folder_is_meant_by_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").write_text('name = "x"\nrecipe = "r"', encoding="utf-8")
+    assert find_config("own") == packaged_configs()["own"]
+    assert load_config("./own").name == load_config(Path("own")).name == "x"
+
+
+def test_an_unknown_name_lists_the_names_and_the_nearest() -> None:
+    with pytest.raises(MissingInputError, match=r"^ownn: .*\['own', 'own-finetune'\]. Did you mean 'own'\?"):
+        load_config("ownn")
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('recipe = "cord-lesoin"', "recipe", "Did you mean 'cord-lesion'?"),
+        ('[network]\nskips = "mena"', "[network]: skips", "Did you mean 'mean'?"),
+        ("[network]\nchannels = 3", "[network]: channels", "value 3"),
+        ('[network]\nsequences = ["T2sag"]', "network.sequences", "Did you mean 'T2Sag'?"),
+        ('[sampling]\nsequences = ["T2sag", "STIR"]', "sampling.sequences", "Did you mean 'T2Sag'?"),
+        (
+            '[sampling]\nsequences = ["T2sag", "STIR"]',
+            "sampling.sequences",
+            "one of ['T2Sag', 'STIR', 'T2StarAx'",
+        ),
+        ('[sampling]\nalone = ["STIRX"]', "sampling.alone", "Did you mean 'STIR'?"),
+        ('[validation]\nsequences = ["MP2RAG"]', "validation.sequences", "Did you mean 'MP2RAGE'?"),
+        ('[arm]\nkind = "replicated"\nsequence = "T2sag"', "arm.sequence", "Did you mean 'T2Sag'?"),
+        ("[sampling]\npatch_vox = [48, 48, 100]", "config.toml: sampling.patch_vox", "multiples of"),
+    ],
+)
+def test_a_typo_in_a_value_is_named_with_its_file_and_the_nearest(
+    tmp_path: Path, text: str, place: str, words: str
+) -> None:
+    file = write(tmp_path, f'extends = "own"\nname = "x"\n{text}')
+    with pytest.raises(DataError) as caught:
+        checked_recipe(load_config(file), file=file)
+    assert str(caught.value).startswith(f"{tmp_path}/")
+    assert f"config.toml: {place.removeprefix('config.toml: ')}" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_shares_leave_somebody_to_train_on() -> None:
+    data = {"name": "x", "recipe": "r", "validation": {"fraction": 0.5, "test": 0.5}}
+    with pytest.raises(DataError, match=r"validation\.test is 0\.5; expected less than 1 together"):
+        config_from_mapping(data, file="here")
+    config_from_mapping(merge(data, {"validation": {"folds": 2}}), file="here")
 
 
 def test_defaults_are_the_papers() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +18,16 @@ from safetensors.torch import load_file
 from bids_scseg.errors import DataError, SessionError
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.recipe.model import NetworkSpec, Recipe
-from bids_scseg.training.checkpoint import load_weights
+from bids_scseg.training.checkpoint import Progress, load_weights
 from bids_scseg.training.config import LossConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from bids_scseg.training.fit import device_kind, devices, fit, machine_in_words, polynomial
+from bids_scseg.training.fit import (
+    device_kind,
+    devices,
+    examples_in_all,
+    fit,
+    machine_in_words,
+    polynomial,
+)
 from bids_scseg.training.sample import Sample
 
 
@@ -148,6 +157,59 @@ def test_going_on_with_another_configuration_is_refused(tmp_path: Path) -> None:
             recipe=tiny_recipe(),
             out=tmp_path,
         )
+
+
+def test_a_run_of_fewer_iterations_than_it_has_made_is_refused(tmp_path: Path) -> None:
+    fit(tiny_config(), Blobs(), recipe=tiny_recipe(), out=tmp_path)
+    with pytest.raises(DataError, match=r"made 6 iterations; expected at most 5, .* Set iterations to 6 for"):
+        fit(tiny_config(iterations=5), Blobs(), recipe=tiny_recipe(), out=tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["iterations"] == 6
+    assert fit(tiny_config(), Blobs(), recipe=tiny_recipe(), out=tmp_path).iterations == 6
+
+
+def test_examples_of_all_parts_of_a_run_are_counted(tmp_path: Path) -> None:
+    trained = fit(tiny_config(iterations=2), Blobs(), recipe=tiny_recipe(), out=tmp_path)
+    assert trained.examples == 4
+    larger = SamplingConfig(patch_vox=(8, 8, 8), batch=3, accumulate=2)
+    trained = fit(tiny_config(iterations=3, sampling=larger), Blobs(), recipe=tiny_recipe(), out=tmp_path)
+    assert trained.examples == 4 + 6 == json.loads((tmp_path / "checkpoint.json").read_text())["examples"]
+
+
+@pytest.mark.parametrize(("count", "world"), [(1, 1), (3, 3), (0, 4)])
+def test_every_device_uses_up_examples(monkeypatch: pytest.MonkeyPatch, count: int, world: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    config = tiny_config(devices=count)
+    assert examples_in_all(config, Progress()) == 6 * 2 * world
+    assert examples_in_all(config, Progress(step=4, examples=8)) == 8 + 2 * 2 * world
+    # checkpoints of the first release do not say: one device it was
+    assert examples_in_all(config, Progress(step=6, examples=-1)) == 12
+
+
+@dataclass(frozen=True)
+class StoppedBlobs(Blobs):
+    """The same examples; a signal comes with one of them."""
+
+    number: signal.Signals
+    at: int
+
+    def sample(self, index: int) -> Sample:
+        if index == self.at:
+            os.kill(os.getpid(), self.number)
+        return Blobs.sample(self, index)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_training_is_an_interruption_whatever_lightning_makes_of_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_config(), StoppedBlobs(number=number, at=8), recipe=tiny_recipe(), out=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 3
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:

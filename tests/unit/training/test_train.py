@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bids_scseg.cli.tools import main
 from bids_scseg.errors import DataError, OutputError
-from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.inference.bundle import load_bundle, load_weights, read_header
 from bids_scseg.inference.describe import threshold_source
 from bids_scseg.inference.predict import load_network, predict_case
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.training.checkpoint import TENSORS
 from bids_scseg.training.config import (
     ArmConfig,
     ModelConfig,
@@ -96,6 +99,39 @@ def test_from_prepared_cases_to_a_bundle_that_predicts(tmp_path: Path) -> None:
     assert "candidates" in json.loads((tmp_path / "run" / "thresholds.json").read_text())
 
 
+def test_the_card_states_what_was_done(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 3)
+    sampling = replace(CONFIG.sampling, batch=2)
+    train(replace(CONFIG, iterations=1), tmp_path / "data", out=tmp_path / "run")
+    bundle = train(replace(CONFIG, sampling=sampling), tmp_path / "data", out=tmp_path / "run").bundle
+    assert (
+        "2 iterations, 3 patches of (16, 16, 16) voxels in all (1.5 an iteration on average)"
+        in (bundle.path / "card.md").read_text()
+    )
+    made = dict(bundle.provenance)
+    assert (made["iterations"], made["patches"], made["stored weights"]) == ("2", "3", "float16")
+
+
+def test_weights_beyond_float16_do_not_cost_the_training(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 3)
+    out = tmp_path / "run"
+    train(replace(CONFIG, iterations=1), tmp_path / "data", out=out)
+    with safe_open(out / TENSORS, framework="pt") as handle:
+        stated = handle.metadata()
+    tensors = load_file(out / TENSORS)
+    name = next(key for key in tensors if key.startswith("weights.") and tensors[key].ndim > 1)
+    tensors[name].view(-1)[0] = 70_000
+    save_file(tensors, out / TENSORS, stated)
+    stream = io.StringIO()
+    bundle = train(replace(CONFIG, iterations=1), tmp_path / "data", out=out, display=Console(stream)).bundle
+    words = "stored as float32, because a value is beyond the range of float16"
+    assert f"weights are {words}\n" in stream.getvalue()
+    assert f"- Weights: {words}." in (bundle.path / "card.md").read_text()
+    assert dict(bundle.provenance)["stored weights"] == "float32"
+    assert {kind for kind, _ in read_header(bundle.weights).values()} == {"F32"}
+    assert load_weights(bundle)[name.removeprefix("weights.")].flat[0] == 70_000
+
+
 def test_without_validation_the_recipes_threshold_stays(tmp_path: Path) -> None:
     write_cases(tmp_path / "data", 2)
     config = replace(CONFIG, iterations=1, validation=ValidationConfig(fraction=0.0))
@@ -156,14 +192,124 @@ def test_a_summary_comes_before_the_first_step(tmp_path: Path) -> None:
     stream = io.StringIO()
     train(CONFIG, tmp_path / "data", out=tmp_path / "run", display=Console(stream))
     lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("training: ")
-    assert "T2Sag" in lines[1]
+    assert lines[0] == "1 of 4 subjects held out (25 %), 3 to train on"
+    assert lines[1].startswith("training: ")
+    assert "T2Sag" in lines[2]
     assert any(line.startswith("held out: ") for line in lines)
     assert lines[-1].startswith("2/2  loss")
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["subjects"] + data["validation"]["subjects"] == 4
     assert data["lesions"] == data["cases"]
     assert data["left out"] == []
+
+
+def test_test_subjects_take_part_in_nothing(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 6)
+    config = replace(CONFIG, validation=replace(CONFIG.validation, test=0.3))
+    stream = io.StringIO()
+    result = train(config, tmp_path / "data", out=tmp_path / "run", display=Console(stream))
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert split["test"]
+    counts = {side: len(split[side]) for side in ("training", "validation", "test")}
+    assert sum(counts.values()) == 6
+    assert f"{counts['test']} set aside for a test (" in stream.getvalue().splitlines()[0]
+    # weights, threshold and summary are those of a training that never had their cases
+    for name in split["test"]:
+        shutil.rmtree(tmp_path / "data" / f"sub-{name}")
+    (tmp_path / "split.json").write_text(json.dumps({"validation": split["validation"]}))
+    again = replace(config, validation=replace(CONFIG.validation, split=str(tmp_path / "split.json")))
+    without = train(again, tmp_path / "data", out=tmp_path / "without")
+    assert without.bundle.weights_sha256 == result.bundle.weights_sha256
+    assert without.scores == result.scores
+    assert result.bundle.facts.training_data["sides"] == counts
+    assert {**without.bundle.facts.training_data, "sides": counts} == result.bundle.facts.training_data
+
+
+def test_a_bundle_names_no_subject(tmp_path: Path) -> None:
+    write_cases(tmp_path / "plain", 4)
+    for number in range(4):
+        folder = tmp_path / "data" / f"sub-{number}"
+        shutil.copytree(tmp_path / "plain" / f"sub-{number}", folder)
+        record = json.loads((folder / "case.json").read_text())
+        record |= {"case": f"sub-Secret{number}", "subject": f"Secret{number}"}
+        (folder / "case.json").write_text(json.dumps(record))
+    shutil.copytree(tmp_path / "data" / "sub-0", tmp_path / "data" / "backup" / "sub-0")
+    config = replace(
+        CONFIG,
+        network={**CONFIG.network, "sequences": ["STIR"]},
+        validation=replace(CONFIG.validation, subjects=("Secret2",)),
+    )
+    result = train(config, tmp_path / "data", out=tmp_path / "run")
+    own = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert (len(own["left out"]), own["several"]) == (2, ["Secret0"])
+    data = result.bundle.facts.training_data
+    assert (data["left out"], data["several"]) == (2, 1)
+    stated = json.loads(dict(result.bundle.provenance)["configuration"])
+    assert stated["validation"]["subjects"] == 1
+    for file in result.bundle.path.iterdir():
+        assert b"Secret" not in file.read_bytes(), file.name
+
+
+def test_a_training_goes_on_from_packaged_weights_by_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cases(tmp_path / "data", 4)
+    (tmp_path / "ours.toml").write_text(
+        'extends = "own-finetune"\nname = "ours"\niterations = 1\nprecision = "32-true"\n'
+        "tensorboard = false\n[optimizer]\nlr = 1e-12\n"
+        "[sampling]\npatch_vox = [16, 16, 16]\nwindow_vox = [16, 16, 16]\nworkers = 0\n"
+        # such small cases have no cord to paint in
+        "[paint]\nprobability = 0.0\ngrey = 0.0\nsurroundings = 0.0\n",
+        encoding="utf-8",
+    )
+    assert main(["train", "ours.toml", "--data", "data", "--out", "run"]) == 0
+    said = capsys.readouterr().err
+    assert "of 4 subjects held out" in said.splitlines()[0]
+    packaged, bundle = load_bundle("cord-lesion"), load_bundle(tmp_path / "run" / "bundle")
+    line = f"cord-lesion, SHA-256 {packaged.weights_sha256}"
+    assert dict(bundle.provenance)["initial weights"] == line
+    assert line in (bundle.path / "card.md").read_text(encoding="utf-8")
+    assert bundle.network == packaged.network
+    ours, theirs = load_weights(bundle), load_weights(packaged)
+    assert all(np.allclose(ours[name], theirs[name], atol=1e-3) for name in theirs)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["initial_sha256"] == packaged.weights_sha256
+
+
+def test_what_a_run_began_with_stays_recorded_when_it_goes_on(tmp_path: Path) -> None:
+    write_cases(tmp_path / "data", 4)
+    first = train(CONFIG, tmp_path / "data", out=tmp_path / "first").bundle
+    config = replace(CONFIG, iterations=1, initial=str(first.path))
+    train(config, tmp_path / "data", out=tmp_path / "run")
+    train(replace(CONFIG, seed=5), tmp_path / "data", out=tmp_path / "other")
+    for file in (tmp_path / "other" / "bundle").iterdir():
+        shutil.copy(file, first.path)
+    result = train(replace(config, iterations=2), tmp_path / "data", out=tmp_path / "run")
+    assert dict(result.bundle.provenance)["initial weights"] == f"bundle, SHA-256 {first.weights_sha256}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('initial = "cord-lesoin"', "ours.toml: initial: there is no model 'cord-lesoin'"),
+        ('initial = "."', "no weights to start from"),
+        ('recipe = "cord-lesoin"', "ours.toml: recipe: there is no recipe 'cord-lesoin'"),
+        ('[sampling]\nsequences = ["T2sag", "STIR"]', "ours.toml: sampling.sequences: value 'T2sag'"),
+    ],
+)
+def test_a_wrong_name_ends_the_command_before_the_data_are_read(
+    tmp_path: Path,
+    text: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ours.toml").write_text(f'extends = "own"\nname = "ours"\n{text}\n', encoding="utf-8")
+    assert main(["train", "ours.toml", "--data", "nowhere", "--out", "run"]) in (65, 66)
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_goes_on_with_its_own_subjects_and_cases_alone(tmp_path: Path) -> None:
