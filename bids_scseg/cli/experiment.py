@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from bids_scseg.cli.app import stoppable
 from bids_scseg.cli.parser import _whole
 from bids_scseg.errors import SessionError
 from bids_scseg.options import available_cpus
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from bids_scseg.training.experiment import Run
     from bids_scseg.training.folder import Place
     from bids_scseg.training.runs import Ending
-
-STOPPED = 130  # exit code of a program that was interrupted (128 + SIGINT)
 
 
 def add_parser(commands: Any) -> None:
@@ -45,6 +41,12 @@ def add_parser(commands: Any) -> None:
         default=[],
         metavar="ARM:SEED",
         help="these runs alone, as for the tasks of a cluster",
+    )
+    parser.add_argument(
+        "--other-people",
+        "--other_people",
+        action="store_true",
+        help="the subjects of --test are other people than those of --data, even where labels are alike",
     )
     parser.add_argument("--jobs", type=_whole, default=1, metavar="N", help="runs at once (default 1)")
     parser.add_argument(
@@ -77,14 +79,18 @@ def run_experiment(arguments: argparse.Namespace) -> None:
         test=arguments.test,
         out=arguments.out,
         threads=max(1, available_cpus() // jobs) if jobs > 1 else 0,
+        other_people=arguments.other_people,
     )
     runs = plan_runs(config, arms=arguments.arms, only=arguments.only)
     endings: list[Ending] = []
-    with _stoppable(place):
+    going_on = f"stopped; the same command goes on from the last checkpoint in {place.out}"
+    with stoppable(lambda: going_on):
         if arguments.report_only:
             open_experiment(place)
         else:
-            endings = run_all(place, runs, jobs=jobs, progress=_Lines(len(runs)).end)
+            endings = run_all(
+                place, runs, jobs=jobs, progress=_Lines(len(runs)).end, begun=lambda: _tell_sequences(place)
+            )
         summaries = write_findings(place, wanted=_wanted(place, runs, arguments))
     for item in summaries:
         f1, dice = (item.metrics.get(name) for name in ("f1", "dice"))
@@ -100,31 +106,23 @@ def run_experiment(arguments: argparse.Namespace) -> None:
         )
 
 
+def _tell_sequences(place: Place) -> None:
+    """Say which sequences the configuration takes from training sessions; nothing where it takes none."""
+    from bids_scseg.training.findings import left_words
+    from bids_scseg.training.folder import sequences_left
+
+    words = left_words(sequences_left(place))
+    if words:
+        sys.stderr.write(
+            f"[availability] of {place.config.name} takes sequences from training sessions; left: {words}\n"
+        )
+
+
 def _wanted(place: Place, runs: tuple[Run, ...], arguments: argparse.Namespace) -> tuple[Run, ...]:
     """Runs of which the report says that they are missing: with --only, all of the experiment's."""
     from bids_scseg.training.experiment import plan_runs
 
     return plan_runs(place.config, arms=arguments.arms) if arguments.only else runs
-
-
-@contextmanager
-def _stoppable(place: Place) -> Iterator[None]:
-    """Turn an interruption (Ctrl-C, or a cluster's SIGTERM) into one line and an exit code."""
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = None
-    with suppress(ValueError):  # only the main thread may set handlers
-        before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as error:
-        sys.stderr.write(f"stopped; the same command goes on from the last checkpoint in {place.out}\n")
-        raise SystemExit(STOPPED) from error
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 class _Lines:

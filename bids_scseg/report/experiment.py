@@ -34,6 +34,25 @@ class ArmLabel:
     paper: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCost:
+    """What an arm's network costs.
+
+    Attributes
+    ----------
+    parameters
+        Number of weights.
+    flops
+        Operations of one patch, all sequences present; None: not recorded.
+    seconds
+        Setting to median seconds per test case, prediction alone; empty: not recorded.
+    """
+
+    parameters: int
+    flops: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunLine:
     """One run for the page.
@@ -81,10 +100,12 @@ class ExperimentPage:
         Setting that published values belong to.
     runs
         Finished ones.
+    costs
+        Of the arms that have finished runs, by name.
     missing
         Labels of runs that are wanted and not finished.
     facts
-        (what, value) pairs that hold for all runs.
+        (what, value) pairs: what holds for all runs, and what single arms have of their own.
     notes
         Paragraphs: what the data are, what they can show.
     date, version
@@ -98,6 +119,7 @@ class ExperimentPage:
     settings: Mapping[str, str]
     published: str = ""
     runs: tuple[RunLine, ...] = ()
+    costs: Mapping[str, ArmCost] = field(default_factory=lambda: MappingProxyType({}))
     missing: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
@@ -227,7 +249,7 @@ def _part(page: ExperimentPage, setting: str) -> Part:
         key=f"setting-{list(page.settings).index(setting)}",
         title=f"Given {setting}",
         lead=text,
-        main=tuple(_main(page, summaries, metric, word) for metric, word in METRICS),
+        main=(*(_main(page, summaries, metric, word) for metric, word in METRICS), *_costs(page, summaries)),
         details=_details(page, summaries),
         figures=tuple(figures),
     )
@@ -275,6 +297,36 @@ def _main(page: ExperimentPage, summaries: Sequence[TrialSummary], metric: str, 
     return Table(headers=tuple(headers), rows=tuple(rows))
 
 
+def _costs(page: ExperimentPage, summaries: Sequence[TrialSummary]) -> tuple[Table, ...]:
+    """Weights, operations and seconds of the arms; no table where runs were judged without them."""
+    known = {item.arm: page.costs[item.arm] for item in summaries if item.arm in page.costs}
+    if all(cost.flops is None and not cost.seconds for cost in known.values()):
+        return ()
+    headers = (
+        Header(text="Arm"),
+        Header(text="Weights", numeric=True),
+        Header(
+            text="GFLOPs a patch",
+            numeric=True,
+            hint="Convolutions and matrix products, all sequences present",
+        ),
+        Header(
+            text="Seconds a case", numeric=True, hint="Median; prediction alone, on the machine of the test"
+        ),
+    )
+    rows = []
+    for name, cost in known.items():
+        seconds = cost.seconds.get(summaries[0].setting)
+        rows.append(
+            (
+                _text(page.label(name).title), _text(_grouped(cost.parameters)),
+                _text(ABSENT if cost.flops is None else f"{cost.flops / 1e9:.2f}"),
+                _text(ABSENT if seconds is None else f"{seconds:.2f}"),
+            )
+        )  # fmt: skip
+    return (Table(headers=headers, rows=tuple(rows)),)
+
+
 DETAILS = (
     ("sensitivity", "Sensitivity"),
     ("precision", "Precision"),
@@ -313,12 +365,16 @@ def _runs(page: ExperimentPage) -> Table:
     rows = tuple(
         (
             _text(page.label(run.arm).title), _text(run.seed), _text(f"{run.seconds / 60:.1f}"),
-            _text(f"{run.parameters:,}".replace(",", "\u202f")), _text(", ".join(run.sequences)),
+            _text(_grouped(run.parameters)), _text(", ".join(run.sequences)),
             _text("; ".join(f"{name}: {words}" for name, words in run.thresholds.items())),
         )
         for run in page.runs
     )  # fmt: skip
     return Table(headers=headers, rows=rows)
+
+
+def _grouped(value: int) -> str:
+    return f"{value:,}".replace(",", "\u202f")
 
 
 def _text(value: object) -> Cell:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bids_scseg.errors import DataError, UsageError
+from bids_scseg.errors import DataError, UsageError, suggestion
 from bids_scseg.measure.overlap import find_profile
 from bids_scseg.recipe.load import load_recipe
+from bids_scseg.training.arms import checked_recipe
 from bids_scseg.training.config import TrainingConfig, config_from_mapping
 from bids_scseg.training.judge import Setting
-from bids_scseg.training.parse import check_choice, merge, parse_record, read_mapping, suggestion
+from bids_scseg.training.parse import check_choice, find_config, merge, parse_record, read_mapping
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # keys that decide where and how fast a training runs, but not what comes out
@@ -85,8 +86,8 @@ class ExperimentConfig:
     name, title
         For folders; for people.
     base
-        File of the training configuration that all arms share, from the experiment's own folder; its ``name``
-        and ``seed`` do not count.
+        The training configuration that all arms share: its file, from the experiment's own folder, or the
+        name of a packaged one; its ``name`` and ``seed`` do not count.
     training
         What is changed in it, or all of it.
     availability
@@ -106,6 +107,8 @@ class ExperimentConfig:
         Rules of the scores.
     overlap
         Of neighbouring windows in the test.
+    unequal
+        Whether arms may be trained for other numbers of iterations than the baseline.
     notes
         Paragraphs for the report: what the data are, what they can show.
     """
@@ -122,6 +125,7 @@ class ExperimentConfig:
     settings: tuple[Setting, ...] = (Setting(name="T2Sag", sequences=("T2Sag",)), Setting(name="all"))
     profile: str = "walsh2024"
     overlap: float = 0.25
+    unequal: bool = False
     notes: tuple[str, ...] = ()
 
     def arm(self, name: str) -> ArmPlan:
@@ -157,11 +161,13 @@ def load_experiment(path: Path) -> ExperimentConfig:
         If there is no such file.
     DataError
         If it is malformed: unknown keys, wrong types, names that clash or are absent, training
-        configurations that are none.
+        configurations that are none or do not fit their recipe, arms with other iterations than the
+        baseline (unless ``unequal``).
     """
     config: ExperimentConfig = parse_record(ExperimentConfig, read_mapping(path), where=str(path))
     if config.base:
-        base = {k: v for k, v in read_mapping(path.parent / config.base).items() if k not in ("name", "seed")}
+        shared = read_mapping(find_config(config.base, folder=path.parent))
+        base = {k: v for k, v in shared.items() if k not in ("name", "seed")}
         config = replace(config, training=merge(base, config.training))
     names = [arm.name for arm in config.arms]
     check_choice(config.baseline, tuple(names), where=f"{path}: baseline")
@@ -171,12 +177,29 @@ def load_experiment(path: Path) -> ExperimentConfig:
     for found, expected in _problems(config, names):
         raise DataError(found, file=path, expected=expected, remedy="correct the experiment")
     find_profile(config.profile)
+    base_config(config, where=path)
+    iterations = {}
     for arm in config.arms:
-        training_config(
-            config, arm, seed=config.seeds[0], source="somewhere", split="", where=f"{path}: arm {arm.name}"
-        )
+        where = f"{path}: arm {arm.name}"
+        training = arm_config(config, arm, where=where)
+        checked_recipe(training, file=where)
+        iterations[arm.name] = training.iterations
+    _check_budget(config, iterations, path)
     _check_sequences(config, path)
     return config
+
+
+def _check_budget(config: ExperimentConfig, iterations: Mapping[str, int], path: Path) -> None:
+    """Refuse an arm with other iterations than the baseline (DataError), unless the experiment is unequal."""
+    expected = iterations[config.baseline]
+    for name, found in iterations.items():
+        if found != expected and not config.unequal:
+            raise DataError(
+                f"{found} iterations",
+                file=f"{path}: arm {name}",
+                expected=f"{expected}, as the baseline has",
+                remedy="take iterations out of the arm, or say unequal = true in the experiment",
+            )
 
 
 def _check_sequences(config: ExperimentConfig, path: Path) -> None:
@@ -237,6 +260,17 @@ def training_config(
             remedy="give each device runs of its own with --only ARM:SEED",
         )
     return out
+
+
+def base_config(config: ExperimentConfig, *, where: object) -> TrainingConfig:
+    """The training configuration that all arms share, under the experiment's name."""
+    return config_from_mapping(merge(config.training, {"name": config.name}), file=where)
+
+
+def arm_config(config: ExperimentConfig, arm: ArmPlan, *, where: object) -> TrainingConfig:
+    """The configuration of an arm: its first seed's, with words for the run that it starts from."""
+    source = f"the run of {arm.needs} with the same seed"
+    return training_config(config, arm, seed=config.seeds[0], source=source, split="", where=where)
 
 
 def deciding(training: Mapping[str, Any]) -> dict[str, Any]:

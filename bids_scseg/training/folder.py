@@ -17,7 +17,7 @@ from bids_scseg.errors import DataError
 from bids_scseg.files import lock
 from bids_scseg.training.cases import find_cases, read_record
 from bids_scseg.training.config import ValidationConfig
-from bids_scseg.training.experiment import ExperimentConfig, Run, SplitPlan, deciding
+from bids_scseg.training.experiment import AvailabilityPlan, ExperimentConfig, Run, SplitPlan, deciding
 from bids_scseg.training.files import digest, read_json, write_json
 from bids_scseg.training.split import split_subjects
 
@@ -41,6 +41,8 @@ class Place:
         The experiment's folder.
     threads
         CPU threads of a run whose configuration does not say (0: torch's choice).
+    other_people
+        Whether subjects of ``test`` are other people than those of ``data`` even where labels are alike.
     """
 
     config: ExperimentConfig
@@ -48,6 +50,7 @@ class Place:
     test: Path | None
     out: Path
     threads: int = 0
+    other_people: bool = False
 
     @property
     def cases(self) -> Path:
@@ -73,8 +76,9 @@ def open_experiment(place: Place) -> dict[str, Any]:
     MissingInputError
         If there are no cases.
     DataError
-        If the folder belongs to an experiment with other data, another split or other shared settings, or if
-        the test cases are the training cases.
+        If the folder belongs to an experiment with other data, another split or other shared settings, if
+        test cases are training cases, or if subjects of both have the same labels and nobody said that they
+        are other people.
     BusyError
         If another process takes too long over it.
     """
@@ -88,8 +92,10 @@ def open_experiment(place: Place) -> dict[str, Any]:
             )  # fmt: skip
     subjects, data = _survey(place.data)
     test = None if place.test is None else _survey(place.test)
-    if place.test is not None:
+    if place.test is not None and test is not None:
         _check_apart(place.data, place.test)
+        if not place.other_people:
+            _check_people(place.data, place.test, subjects & test[0])
     config = place.config
     stated = {
         "name": config.name,
@@ -128,7 +134,6 @@ def _thin_out(place: Place) -> None:
 
     What a session keeps depends on the seed and its name alone.
     """
-    plan = place.config.availability
     for folder in find_cases(place.data):
         record = read_record(folder)
         own = place.cases / folder.relative_to(place.data)
@@ -137,15 +142,52 @@ def _thin_out(place: Place) -> None:
             if file.name != "case.json":
                 with suppress(FileExistsError):  # from before, or by another process of this experiment
                     (own / file.name).symlink_to(file.resolve())
-        rng = np.random.default_rng([plan.seed, *folder.name.encode()])
-        draws = rng.random(len(record["sequences"])) < plan.share
-        kept = [
-            bool(there and (name in plan.keep or drawn))
-            for name, there, drawn in zip(record["sequences"], record["available"], draws, strict=True)
-        ]
-        thinned = {**record, "available": kept if any(kept) else record["available"]}
+        thinned = {**record, "available": _left(record, folder.name, place.config.availability)}
         if read_json(own / "case.json") != thinned:  # other processes may be reading it
             write_json(own / "case.json", thinned)
+
+
+def _left(record: Mapping[str, Any], name: str, plan: AvailabilityPlan) -> list[bool]:
+    """Which sequences a session is left with: those drawn, or all that it has where none was."""
+    rng = np.random.default_rng([plan.seed, *name.encode()])
+    draws = rng.random(len(record["sequences"])) < plan.share
+    kept = [
+        bool(there and (sequence in plan.keep or drawn))
+        for sequence, there, drawn in zip(record["sequences"], record["available"], draws, strict=True)
+    ]
+    return kept if any(kept) else record["available"]
+
+
+def sequences_left(place: Place) -> dict[str, tuple[int, int]]:
+    """Of each sequence, in how many training sessions it is left, and how many have it.
+
+    Validation and test subjects do not count. Empty where the experiment takes no sequence away; the
+    experiment must be open.
+    """
+    if place.cases == place.data:
+        return {}
+    training, out = set(read_json(place.out / SPLIT).get("training", ())), dict[str, tuple[int, int]]()
+    for folder in find_cases(place.data):
+        record = read_record(folder)
+        if _subject(record, folder) in training:
+            left = _left(record, folder.name, place.config.availability)
+            for name, there, kept in zip(record["sequences"], record["available"], left, strict=True):
+                before = out.get(name, (0, 0))
+                out[name] = before[0] + bool(kept), before[1] + bool(there)
+    return {name: counts for name, counts in out.items() if counts[1]}
+
+
+def alike_labels(place: Place) -> int:
+    """How many test subjects have the label of a training or validation subject, in an open experiment."""
+    if place.test is None:
+        return 0
+    split = read_json(place.out / SPLIT)
+    tested = {_subject(read_record(folder), folder) for folder in find_cases(place.test)}
+    return len(tested & {*split.get("training", ()), *split.get("validation", ())})
+
+
+def _subject(record: Mapping[str, Any], folder: Path) -> str:
+    return str(record["subject"] or folder.name)
 
 
 def _survey(root: Path) -> tuple[set[str], str]:
@@ -153,7 +195,7 @@ def _survey(root: Path) -> tuple[set[str], str]:
     subjects, found = set(), hashlib.sha256()
     for folder in find_cases(root):
         record = read_record(folder)
-        subjects.add(str(record.get("subject") or folder.name))
+        subjects.add(_subject(record, folder))
         label = folder / "label.npy"
         found.update(folder.name.encode() + _content(record).encode())
         found.update(str(label.stat().st_size if label.is_file() else -1).encode())
@@ -189,6 +231,18 @@ def _check_apart(data: Path, test: Path) -> None:
                 expected=f"other cases than {twin}",
                 remedy="name folders of which neither holds cases of the other",
             )
+
+
+def _check_people(data: Path, test: Path, shared: set[str]) -> None:
+    """Refuse people who are trained on and tested, with another session for instance (DataError)."""
+    if shared:
+        some = sorted(shared)
+        raise DataError(
+            f"{len(some)} subjects are also in {data}: {', '.join(some[:5])}{', …' if len(some) > 5 else ''}",
+            file=test,
+            expected="other people than those to train on",
+            remedy="leave them out of one of the two, or say --other-people if only the labels are alike",
+        )
 
 
 def _digest(file: Path) -> str:

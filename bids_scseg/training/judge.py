@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from bids_scseg.inference.predict import load_network
 from bids_scseg.measure.instances import label_lesions
 from bids_scseg.measure.overlap import OverlapScores, match_lesions, score_match
 from bids_scseg.measure.trials import TrialRow
+from bids_scseg.network.cost import forward_flops
 from bids_scseg.recipe.model import InferenceSpec, Recipe
 from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import TrainingConfig
@@ -137,6 +139,8 @@ class Judge:
         Of its training; gives the candidates for threshold and smallest volume.
     parameters
         Number of weights.
+    flops
+        Operations of one patch as in :class:`bids_scseg.network.cost.Cost`.
     """
 
     network: nn.Module
@@ -146,6 +150,7 @@ class Judge:
     by_patch: bool
     config: TrainingConfig
     parameters: int
+    flops: int
 
     @classmethod
     def open(cls, bundle: Path, config: TrainingConfig, *, overlap: float | None = None) -> Judge:
@@ -167,6 +172,7 @@ class Judge:
             by_patch=config.sampling.by_patch,
             config=config,
             parameters=sum(int(array.size) for array in load_weights(model).values()),
+            flops=forward_flops(model.network, recipe.inference.patch_vox),
         )
 
     def can(self, setting: Setting) -> bool:
@@ -241,7 +247,7 @@ def judge_cases(
     profile: str,
     arm: str,
     seed: int,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[float], None] = lambda seconds: None,
 ) -> tuple[list[TrialRow], Choice | None]:
     """Score test cases in one setting; cases that lack what the model needs are left out.
 
@@ -261,7 +267,7 @@ def judge_cases(
     arm, seed
         For the rows.
     progress
-        Called after each case.
+        Called after each test case with the seconds that its prediction took.
 
     Returns
     -------
@@ -275,7 +281,9 @@ def judge_cases(
     for case in cases:
         if not judge.usable(case, setting):
             continue
+        start = time.perf_counter()
         trial = judge.trial(case, setting)
+        seconds = time.perf_counter() - start
         predicted = trial.predicted(spec)
         rows.append(
             TrialRow(
@@ -285,5 +293,5 @@ def judge_cases(
                 shared_mm3=float((trial.truth & predicted).sum() * trial.voxel_mm3),
             )
         )  # fmt: skip
-        progress()
+        progress(seconds)
     return rows, best

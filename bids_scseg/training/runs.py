@@ -6,11 +6,11 @@ import fcntl
 import hashlib
 import json
 import logging
-import multiprocessing
+import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from bids_scseg import __version__
 from bids_scseg.errors import BusyError, DataError, MissingInputError, ScsegError, SessionError
 from bids_scseg.files import is_full, write_error
 from bids_scseg.measure.trials import TrialRow
-from bids_scseg.processes import end_with_parent
+from bids_scseg.processes import end_group, worker_pool
 from bids_scseg.training.cases import TrainingCase, check_rules, load_cases
 from bids_scseg.training.config import TrainingConfig
 from bids_scseg.training.experiment import ExperimentConfig, Run, deciding, training_config
@@ -51,6 +51,7 @@ def run_all(
     *,
     jobs: int = 1,
     progress: Callable[[Ending], None] = lambda ending: None,
+    begun: Callable[[], None] = lambda: None,
 ) -> list[Ending]:
     """Train and judge runs; one that fails never stops the others, except those that need it.
 
@@ -64,12 +65,16 @@ def run_all(
         Runs at once, each in a process of its own; 1 works in this one.
     progress
         Called as each run ends.
+    begun
+        Called once, before the first run, when the experiment's folder is there.
 
     Returns
     -------
-    One ending per run, in the order of ending.
+    One ending per run, in the order of ending. A process that is killed (for want of memory) costs nobody
+    else's run: those that were open are tried once more, each alone.
     """
     open_experiment(place)
+    begun()
     endings: list[Ending] = []
     for ending in _in_turn(place, runs) if jobs <= 1 else _at_once(place, runs, jobs):
         endings.append(ending)
@@ -83,45 +88,48 @@ def _in_turn(place: Place, runs: Sequence[Run]) -> Iterator[Ending]:
 
 
 def _at_once(place: Place, runs: Sequence[Run], jobs: int) -> Iterator[Ending]:
-    """Start every run whose need is met; a killed process fails its run and those that were under way."""
-    context = multiprocessing.get_context("spawn")
-    waiting, ended = list(runs), set[Run]()
-    open_: dict[Future[Ending], Run] = {}
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=end_with_parent) as pool:
-        try:
-            while waiting or open_:
-                ready = [
-                    run for run in waiting if _need(place.config, run) not in {*waiting, *open_.values()}
-                ]
-                for run in ready[: jobs - len(open_)]:
-                    open_[pool.submit(do_run, place, run)] = run
-                    waiting.remove(run)  # not before: a broken pool refuses, and every run gets an ending
-                done, _ = wait(open_, return_when=FIRST_COMPLETED)
-                for future in done:
-                    run = open_.pop(future)
-                    ended.add(run)
-                    yield _outcome(future, run)
-        except BrokenProcessPool:
-            for run in (*open_.values(), *waiting):
+    """Several runs at once; those that a killed process took along are tried once more, each alone.
+
+    Then the others go on. A second death is that run's failure and nobody else's.
+    """
+    waiting = list(runs)
+    while waiting:
+        for run in (yield from _pooled(place, waiting, jobs)):
+            if (yield from _pooled(place, [run], 1)):
                 yield _killed(run)
-        except BaseException:
-            for process in (pool._processes or {}).values():
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
-def _outcome(future: Future[Ending], run: Run) -> Ending:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return _killed(run)
+def _pooled(place: Place, waiting: list[Run], jobs: int) -> Generator[Ending, None, list[Run]]:
+    """Start every run whose need is met; those that start leave ``waiting``.
+
+    Returns
+    -------
+    The runs that were open when a process was killed, which breaks the pool; none at the end.
+    """
+    open_: dict[Future[Ending], Run] = {}
+    pids = set[int]()
+    with suppress(BrokenProcessPool), worker_pool(jobs) as pool:
+        while waiting or open_:
+            unmet = {*waiting, *open_.values()}
+            ready = [run for run in waiting if _need(place.config, run) not in unmet]
+            for run in ready[: jobs - len(open_)]:
+                open_[pool.submit(do_run, place, run)] = run
+                waiting.remove(run)  # not before: a broken pool refuses, and every run gets an ending
+            pids.update(pool._processes or {})
+            done, _ = wait(open_, return_when=FIRST_COMPLETED)
+            for future in done:
+                ending = future.result()
+                del open_[future]
+                yield ending
+    for pid in pids if open_ else ():
+        end_group(pid)  # what drew patches for a killed run, and runs that would hold their locks
+    return [*open_.values()]
 
 
 def _killed(run: Run) -> Ending:
     error = SessionError(
-        "the process was killed, most likely because memory ran out",
-        remedy="lower --jobs; the same command goes on from the last checkpoint",
+        "the process was killed, alone too, most likely because memory ran out",
+        remedy="free memory or take a larger machine; the same command goes on from the last checkpoint",
     )
     return Ending(run=run, words=f"{run.label}: {error}", error=error)
 
@@ -282,9 +290,10 @@ def _judge(place: Place, run: Run) -> dict[str, Any]:
     for setting in place.config.settings:
         if not judge.can(setting):
             continue
+        took: list[float] = []
         found, best = judge_cases(
             judge, test, validation=validation, setting=setting, profile=place.config.profile,
-            arm=run.arm, seed=run.seed,
+            arm=run.arm, seed=run.seed, progress=took.append,
         )  # fmt: skip
         if found:
             rows += found
@@ -294,10 +303,13 @@ def _judge(place: Place, run: Run) -> dict[str, Any]:
                 "validation": None if best is None else asdict(best),
                 "cases": len(found),
                 "left_out": len(test) - len(found),
+                "seconds_per_case": round(statistics.median(took), 3),
             }
     return {
         "settings": settings,
         "parameters": judge.parameters,
+        "flops": judge.flops,
+        "patch_vox": list(judge.recipe.inference.patch_vox),
         "sequences": list(judge.sequences),
         "seconds": round(time.monotonic() - start, 1),
         "rows": [row.to_row() for row in rows],

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import os
-import signal
+import re
 from pathlib import Path
 
 import pytest
+from tiny_experiment import tiny_experiment, write_cases
 
-from bids_scseg.cli.experiment import STOPPED, _stoppable
 from bids_scseg.cli.tools import build_tools_parser, main
 
 
@@ -26,6 +25,29 @@ def test_the_command_line_is_read() -> None:
     ]
     found = build_tools_parser().parse_args(words)
     assert (found.only, found.jobs, found.test) == (["mean:0", "frozen:1"], 2, None)
+    assert not found.other_people
+    assert build_tools_parser().parse_args([*words, "--other-people"]).other_people
+
+
+def test_sequences_that_go_are_told_at_the_beginning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_experiment(tmp_path)
+    data = write_cases(tmp_path / "data", 10)
+    words = ["--data", str(data), "--out", str(tmp_path / "out"), "--only", "frozen:0"]
+    assert main(["experiment", str(tmp_path / "tiny.toml"), *words]) == 1  # the baseline is not trained
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"\[availability\] of tiny takes sequences from training sessions; "
+        r"left: T2Sag (\d) of \1, STIR \d of \1, T2StarAx \d of \d",
+        said[0],
+    )
+    assert said[1].startswith("[1/1] frozen:0: ")
+    whole = (tmp_path / "tiny.toml").read_text().replace("share = 0.5", "share = 1.0")
+    (tmp_path / "tiny.toml").write_text(whole)
+    words[3] = str(tmp_path / "other")
+    main(["experiment", str(tmp_path / "tiny.toml"), *words])
+    assert "availability" not in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,20 +56,3 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
     assert code == 66
     assert "no.toml" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_with_one_line(
-    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Somewhere:
-        out = tmp_path
-
-    before = signal.getsignal(signal.SIGTERM)
-    # a shell starts what runs in its background with this signal ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with pytest.raises(SystemExit) as stopped, _stoppable(Somewhere()):  # type: ignore[arg-type]
-        os.kill(os.getpid(), number)
-    assert stopped.value.code == STOPPED
-    assert capsys.readouterr().err.count("\n") == 1
-    assert signal.getsignal(signal.SIGTERM) is before

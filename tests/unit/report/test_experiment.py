@@ -10,7 +10,14 @@ import pytest
 from bids_scseg.measure.evaluation import Comparison
 from bids_scseg.measure.statistics import Interval, PairedTest
 from bids_scseg.measure.trials import TrialSummary
-from bids_scseg.report.experiment import ArmLabel, ExperimentPage, RunLine, lead, write_experiment_page
+from bids_scseg.report.experiment import (
+    ArmCost,
+    ArmLabel,
+    ExperimentPage,
+    RunLine,
+    lead,
+    write_experiment_page,
+)
 
 NAN = float("nan")
 
@@ -88,6 +95,19 @@ def test_arms_that_were_not_given_the_same_images_are_told(tmp_path: Path) -> No
     assert "do not have the same images (Baseline 12, New &lt;i&gt;arm&lt;/i&gt; 9)" in written(
         tmp_path, fewer
     )
+
+
+def test_costs_stand_beside_the_scores_of_their_setting(tmp_path: Path) -> None:
+    costs = {
+        "base": ArmCost(parameters=12345, flops=6_410_000_000, seconds={"T2Sag": 1.25}),
+        "new": ArmCost(parameters=678),
+    }
+    summaries = (summary("base", 0.5), summary("new", 0.6), summary("base", 0.5, setting="all"))
+    html = written(tmp_path, page(*summaries, costs=costs))
+    rows = re.sub(r"[ \n]+", " ", re.sub(r"<[^>]+>", " ", html.split("GFLOPs a patch")[1])).strip()
+    assert rows.startswith("Seconds a case Baseline 12\u202f345 6.41 1.25 New &lt;i&gt;arm&lt;/i&gt; 678 – –")
+    assert html.count("GFLOPs a patch") == 2
+    assert "GFLOPs" not in written(tmp_path, page(*summaries, costs={"new": costs["new"]}))
 
 
 def test_published_values_stand_beside_their_own_setting_only(tmp_path: Path) -> None:

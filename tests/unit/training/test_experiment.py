@@ -1,16 +1,36 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from tiny_experiment import TOML, tiny_experiment
 
 from bids_scseg.errors import DataError, UsageError
-from bids_scseg.training.experiment import Run, load_experiment, plan_runs
-from bids_scseg.training.parse import read_mapping
+from bids_scseg.network.cost import forward_flops
+from bids_scseg.network.families import FAMILIES
+from bids_scseg.recipe.load import load_recipe
+from bids_scseg.training.config import configured_recipe
+from bids_scseg.training.experiment import (
+    AvailabilityPlan,
+    Run,
+    arm_config,
+    deciding,
+    load_experiment,
+    plan_runs,
+)
+from bids_scseg.training.findings import own_facts, shared_facts
+from bids_scseg.training.parse import packaged_configs, read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+def test_arms_can_share_a_packaged_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "ours.toml"
+    file.write_text('name = "ours"\nbase = "own"\nbaseline = "a"\n[[arms]]\nname = "a"\n', encoding="utf-8")
+    own = read_mapping(packaged_configs()["own"])
+    assert load_experiment(file).training == {k: v for k, v in own.items() if k not in ("name", "seed")}
 
 
 def test_runs_come_seed_by_seed_and_needed_ones_first(tmp_path: Path) -> None:
@@ -48,6 +68,16 @@ def test_runs_come_seed_by_seed_and_needed_ones_first(tmp_path: Path) -> None:
         ("validation = 0.25", "validation = 25", "split.validation 25"),
         ('recipe = "cord-lesion"', 'recipe = "cord-lesions"', "there is no recipe"),
         ("paper = { f1 = 0.5 }", "paper = { auc = 0.5 }", "f1 and dice"),
+        (
+            "optional = true",
+            "training = { iterations = 9 }",
+            "arm extra: 9 iterations; expected 4, as the baseline has.*unequal = true",
+        ),
+        (
+            "optional = true",
+            'training = { network = { family = "resnec" } }',
+            r"arm extra: \[network\]: family: value 'resnec'.*Did you mean 'resenc'",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -57,7 +87,67 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, old: str, new: str, me
         load_experiment(path)
 
 
+def test_unequal_arms_are_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    arm = "training = { iterations = 9, optimizer = { lr = 0.5 }, network = { channels = [2, 2, 2, 2, 4] } }"
+    text = TOML.replace('baseline = "baseline"', 'baseline = "baseline"\nunequal = true', 1)
+    path.write_text(text.replace("optional = true", arm, 1), encoding="utf-8")
+    config = load_experiment(path)
+    shared = shared_facts(config, config.arms)
+    assert shared["iterations"] == "4 (baseline, frozen); 9 (extra)"
+    assert shared["channels"] == "2, 2, 2, 2, 2 (baseline, frozen); 2, 2, 2, 2, 4 (extra)"
+    assert shared["patches"] == "16 × 16 × 16 voxels of 0.5 mm, 1 per iteration"
+    own = own_facts(config, config.arms)
+    assert own == {
+        "arm baseline alone": "network.sequences: T2Sag",
+        "arm frozen alone": "arm.kind: frozen; arm.sequence: T2Sag; "
+        "arm.source: the run of baseline with the same seed",
+        "arm extra alone": "iterations: 9; network.channels: 2, 2, 2, 2, 4; optimizer.lr: 0.5",
+    }
+    equal = tiny_experiment(tmp_path)
+    assert shared_facts(equal, equal.arms)["iterations of every run"] == "4"
+    assert own_facts(equal, equal.arms)["arm extra alone"] == "nothing of its own"
+
+
 @pytest.mark.parametrize("name", ["walsh2024", "walsh2024-paper"])
+def test_the_papers_arms_are_for_any_data(name: str) -> None:
+    found = load_experiment(CONFIGS / f"{name}.toml")
+    assert found.availability == AvailabilityPlan()
+    assert "synthetic" not in found.title
+    assert "computed" not in " ".join(found.notes)
+
+
+def test_the_synthetic_comparison_is_the_one_that_was_begun() -> None:
+    found = load_experiment(CONFIGS / "walsh2024-synthetic.toml")
+    begun = json.loads((CONFIGS.parent / "docs/experiments/walsh2024/experiment.json").read_text())
+    stated = json.loads(json.dumps(asdict(found)))
+    for key in ("name", "availability", "profile", "settings", "overlap"):
+        assert stated[key] == begun[key]
+    assert json.loads(json.dumps(deciding(found.training))) == begun["training"]
+    assert {**stated["split"], "test": 0.0} == begun["split"]
+    assert found.arms == load_experiment(CONFIGS / "walsh2024.toml").arms
+    assert "Every image of this experiment is computed" in found.notes[0]
+
+
+def test_all_families_are_compared_under_one_budget() -> None:
+    config = load_experiment(CONFIGS / "families.toml")
+    assert config.availability == AvailabilityPlan()
+    assert not config.unequal
+    networks = {}
+    for arm in config.arms:
+        found = arm_config(config, arm, where=arm.name)
+        recipe = configured_recipe(found, load_recipe(found.recipe))
+        networks[arm.name] = recipe.network
+        assert forward_flops(recipe.network, recipe.inference.patch_vox) > 0  # it builds and runs
+    assert {spec.family for spec in networks.values()} == set(FAMILIES)
+    assert networks["attention"] == replace(networks["plain"], fusion="attention")
+    own = own_facts(config, config.arms)
+    assert own.pop("arm plain alone") == "nothing of its own"
+    assert own.pop("arm attention alone") == "network.fusion: attention"
+    assert own == {f"arm {name} alone": f"network.family: {name}" for name in set(FAMILIES) - {"plain"}}
+
+
+@pytest.mark.parametrize("name", ["walsh2024", "walsh2024-synthetic", "walsh2024-paper"])
 def test_the_papers_comparison_has_its_arms(name: str) -> None:
     found = load_experiment(CONFIGS / f"{name}.toml")
     arms = [arm for arm in found.arms if not arm.optional]

@@ -13,8 +13,8 @@ from bids_scseg.errors import BusyError, DataError
 from bids_scseg.files import lock
 from bids_scseg.training import folder
 from bids_scseg.training.cases import load_case
-from bids_scseg.training.experiment import ExperimentConfig
-from bids_scseg.training.folder import Place, open_experiment
+from bids_scseg.training.experiment import AvailabilityPlan, ExperimentConfig
+from bids_scseg.training.folder import Place, alike_labels, open_experiment, sequences_left
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,32 @@ def test_no_case_is_trained_on_and_tested(opened: Place, data: Path, tmp_path: P
             open_experiment(replace(opened, test=test, out=tmp_path / "out"))
     other = _copied(data / "sub-05", tmp_path / "other")
     np.save(other / "sub-05" / "label.npy", np.ones(SIZE, np.uint8), allow_pickle=False)
-    open_experiment(replace(opened, test=other, out=tmp_path / "out"))
+    open_experiment(replace(opened, test=other, out=tmp_path / "out", other_people=True))
+
+
+def test_nobody_is_trained_on_and_tested_with_another_session(opened: Place, tmp_path: Path) -> None:
+    test = write_cases(tmp_path / "test", 6, first=8)
+    for case in test.iterdir():  # another session: other images, other lesions, the same label
+        np.save(case / "label.npy", np.ones(SIZE, np.uint8), allow_pickle=False)
+    place = replace(opened, test=test, out=tmp_path / "out")
+    with pytest.raises(DataError, match=r"test: 2 subjects are also in .*: 08, 09; .*say --other-people"):
+        open_experiment(place)
+    assert not (place.out / "experiment.json").exists()
+    said = replace(place, other_people=True)
+    open_experiment(said)
+    assert alike_labels(said) == 2
+    assert alike_labels(opened) == 0
+
+
+def test_what_training_is_left_with_is_counted(opened: Place) -> None:
+    training = json.loads((opened.out / "split.json").read_text())["training"]
+    counts = sequences_left(opened)
+    assert list(counts) == ["T2Sag", "STIR", "T2StarAx"]  # no session has others
+    assert counts["T2Sag"] == (len(training), len(training))
+    cases = [load_case(opened.cases / f"sub-{name}", sequences=NAMES) for name in training]
+    assert counts["STIR"] == (sum(bool(case.available[1]) for case in cases), len(training))
+    whole = replace(opened.config, availability=AvailabilityPlan())
+    assert sequences_left(replace(opened, config=whole)) == {}
 
 
 def _copied(case: Path, folder: Path) -> Path:

@@ -30,6 +30,7 @@ def make_judge(needs: tuple[str, ...] = (), volumes: tuple[float, ...] = (0.0, 2
         by_patch=False,
         config=TrainingConfig(name="tiny", recipe="cord-lesion", validation=config),
         parameters=0,
+        flops=0,
     )
 
 
@@ -78,6 +79,7 @@ def test_the_test_uses_what_validation_chose(maps: Maps) -> None:
     maps["sub-01"] = probability(first=0.6, second=0.6, noise=0.3)
     maps["sub-02"] = probability(first=0.6, second=0.3)
     validation = [make_case("01")]
+    took: list[float] = []
     rows, best = judge_cases(
         make_judge(),
         [make_case("02")],
@@ -86,7 +88,9 @@ def test_the_test_uses_what_validation_chose(maps: Maps) -> None:
         profile="walsh2024",
         arm="a",
         seed=0,
+        progress=took.append,
     )
+    assert len(took) == 1  # seconds of the test case, not of those that choose
     assert best is not None
     assert best.threshold == rows[0].threshold == 0.2
     assert rows[0].min_volume_mm3 == 2.0

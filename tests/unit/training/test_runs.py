@@ -3,25 +3,30 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from experiment_jobs import play
 from safetensors.numpy import load_file, save_file
 from tiny_experiment import tiny_experiment, write_cases
 
 from bids_scseg.errors import BusyError, DataError, DiskFullError, MissingInputError, SessionError
+from bids_scseg.network.build import build_network, parameter_count
+from bids_scseg.network.cost import forward_flops
+from bids_scseg.recipe.load import load_recipe
 from bids_scseg.training import journal, runs
-from bids_scseg.training.config import TrainingConfig
+from bids_scseg.training.config import TrainingConfig, configured_recipe
 from bids_scseg.training.experiment import ExperimentConfig, Run, plan_runs
 from bids_scseg.training.findings import write_findings
 from bids_scseg.training.fit import check_same_run
-from bids_scseg.training.folder import Place
-from bids_scseg.training.runs import run_all, run_config
+from bids_scseg.training.folder import Place, sequences_left
+from bids_scseg.training.runs import Ending, run_all, run_config
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +68,48 @@ def test_runs_are_trained_judged_and_reported(finished: Place) -> None:
     stated = json.loads((out / "summary.json").read_text())
     assert [run["arm"] for run in stated["runs"]] == ["baseline", "frozen"]
     page = (out / "report.html").read_text()
+    # half of the sessions' other sequences, of training subjects only
+    counts = sequences_left(finished)
+    assert f"STIR {counts['STIR'][0]} of {counts['STIR'][1]}" in page
+    assert "arm.source: the run of baseline with the same seed" in page
     assert "Tiny &amp; &lt;quick&gt;" in page
     assert "Frozen &lt;b&gt;" in page
     assert "(the last candidate)" in page  # there are two
     assert "not finished" not in page
+
+
+def test_runs_say_what_their_networks_cost(finished: Place) -> None:
+    write_findings(finished)
+    with (finished.out / "summary.tsv").open(newline="") as handle:
+        table = {(row["setting"], row["arm"]): row for row in csv.DictReader(handle, delimiter="\t")}
+    weights = {arm: int(row["parameters"]) for (setting, arm), row in table.items() if setting == "T2Sag"}
+    network = configured_recipe(
+        run_config(finished, Run(arm="frozen", seed=0)), load_recipe("cord-lesion")
+    ).network  # fmt: skip
+    assert weights["frozen"] == parameter_count(build_network(network)) > weights["baseline"]
+    assert int(table["all", "frozen"]["flops"]) == forward_flops(network, (16, 16, 16))
+    assert all(float(row["seconds_per_case"]) > 0 for row in table.values())
+    summaries = json.loads((finished.out / "summary.json").read_text())["summaries"]
+    assert all(item["flops"] > 0 and item["seconds_per_case"] > 0 for item in summaries)
+    assert "GFLOPs a patch" in (finished.out / "report.html").read_text()
+
+
+def test_runs_judged_before_costs_were_recorded_are_reported(finished: Place, tmp_path: Path) -> None:
+    place = replace(finished, out=Path(shutil.copytree(finished.out, tmp_path / "copy")))
+    for file in place.out.rglob("evaluation.json"):
+        known = json.loads(file.read_text())
+        for found in (known, *known["settings"].values()):
+            for key in ("flops", "patch_vox", "seconds_per_case"):
+                found.pop(key, None)
+        file.write_text(json.dumps(known))
+    (ending,) = run_all(place, [Run(arm="frozen", seed=0)])
+    assert ending.error is None
+    assert "flops" not in json.loads((place.folder(ending.run) / "evaluation.json").read_text())
+    write_findings(place)
+    with (place.out / "summary.tsv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    assert {(row["flops"], row["seconds_per_case"]) for row in rows} == {("n/a", "n/a")}
+    assert "GFLOPs" not in (place.out / "report.html").read_text()
 
 
 def test_the_frozen_arm_has_the_baselines_encoder(finished: Place) -> None:
@@ -177,34 +220,58 @@ def test_an_error_that_nobody_foresaw_ends_its_run_alone(
         run_all(place, wanted)
 
 
-class BreakingPool:
-    """Whose first task kills its process, so that it takes no third one."""
+class Pool:
+    """Whose processes all die with one that does a run of ``extra``; others end only where they are alone."""
 
-    def __init__(self, **_: object) -> None:
-        self.tasks = 0
+    def __init__(self, workers: int) -> None:
+        self.workers, self.open, self.broken = workers, list[Future[Ending]](), False
+        self._processes: dict[int, object] = {}
 
-    def __enter__(self) -> BreakingPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, task: Callable[..., object], *_: object) -> Future[object]:
-        self.tasks += 1
-        if self.tasks > 2:
+    def submit(self, task: object, place: Place, run: Run) -> Future[Ending]:
+        if self.broken:
             raise BrokenProcessPool
-        future: Future[object] = Future()
-        if self.tasks == 1:
-            future.set_exception(BrokenProcessPool())
+        future: Future[Ending] = Future()
+        self.open.append(future)
+        if run.arm == "extra" and len(self.open) == self.workers:
+            self.broken = True
+            for each in self.open:
+                each.set_exception(BrokenProcessPool())
+        elif self.workers == 1 or run.arm == "frozen":
+            future.set_result(Ending(run=run, words=f"{run.label}: done"))
         return future
 
 
-def test_every_run_of_a_broken_pool_has_an_ending(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "ProcessPoolExecutor", BreakingPool)
-    wanted = [Run(arm=arm, seed=seed) for seed in (0, 1) for arm in ("baseline", "extra")]
+def test_a_killed_process_is_its_runs_failure_and_nobody_elses(
+    finished: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    @contextmanager
+    def pool(workers: int) -> Iterator[Pool]:
+        made.append(workers)
+        yield Pool(workers)
+
+    monkeypatch.setattr(runs, "worker_pool", pool)
+    # the baseline is open when "extra" kills a process, and "frozen" waits for it
+    wanted = [Run(arm=arm, seed=0) for arm in ("baseline", "extra", "frozen")]
     endings = run_all(finished, wanted, jobs=2)
-    assert sorted(ending.run for ending in endings) == sorted(wanted)
-    assert all("the process was killed" in ending.words for ending in endings)
+    assert [(ending.run.arm, ending.error is None) for ending in endings] == [
+        ("baseline", True), ("extra", False), ("frozen", True),
+    ]  # fmt: skip
+    assert made == [2, 1, 1, 2]
+    assert "extra:0: the process was killed, alone too, most likely because memory" in endings[1].words
+
+
+@pytest.mark.slow
+def test_processes_that_are_really_killed(
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "do_run", play)
+    wanted = [Run(arm=arm, seed=0) for arm in ("extra", "baseline", "frozen")]
+    endings = run_all(replace(finished, out=tmp_path), wanted, jobs=2)
+    assert [(ending.run.arm, ending.error is None) for ending in endings] == [
+        ("extra", False), ("baseline", True), ("frozen", True),
+    ]  # fmt: skip
 
 
 def test_a_run_recorded_before_an_option_was_there_is_still_that_run(finished: Place, tmp_path: Path) -> None:
