@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from bids_scseg.bids.corrections import find_cord_corrections
 from bids_scseg.bids.estimate import estimate_seconds, superior_range
 from bids_scseg.bids.filters import Filters, selects
 from bids_scseg.bids.masks import find_cord_masks, find_labels, is_by_sct
-from bids_scseg.bids.match import Match, match_image
+from bids_scseg.bids.match import Match, dixon_kind, match_image, width_mm
 from bids_scseg.bids.memory import inference_gb, node_memory
 from bids_scseg.errors import UsageError
 from bids_scseg.recipe.model import Recipe
@@ -22,8 +22,12 @@ from bids_scseg.recipe.study import ImageFile, Plan, SequencePlan, Study
 
 # Two images of one sequence that share this part of the shorter one's extent show the same cord: repeats.
 REPEAT_OVERLAP = 0.6  # ours; neighbouring slabs overlap by 10-40 %
-COVERAGE_STEP = 1.1  # extents along the body closer than this ratio are the same (ours)
-VOLUME_STEP = 1.25  # voxel volumes closer than this ratio are the same (ours)
+COVERAGE_RATIO = 1.1  # extents along the body closer than this ratio are the same (ours)
+VOLUME_RATIO = 1.25  # voxel volumes closer than this ratio are the same (ours)
+# Slabs of one sequence are about as wide as each other (ours): 15 slices of 3 mm against 20 of 3.5 mm make
+# 1.56, 110 mm of a head against 60 mm of a cord 1.83.
+WIDTH_RATIO = 1.6
+UPPER_CORD_MM = 50.0  # shared with images of the cord by a volume of the head that shows C1-C3 (ours)
 CORD_LENGTH_MM = 500.0  # two places of one cord lie nearer (adult cords: 400-450 mm)
 SPACING_RATIO = 1.3  # slabs whose voxel sizes differ by more are worth a warning (ours)
 
@@ -55,7 +59,8 @@ def make_plan(
     Every image is matched to the recipe's sequences (:func:`.match.match_image`). Of the images of one
     sequence, those that cover different parts of the body all serve, uppermost first. Of images that cover
     the same part (60 % of the shorter), one serves: not rated as bad, then the larger extent along the body,
-    then with a cord mask of the user, then the finer voxels, then the last run, then the first name.
+    then with a cord mask of the user, then no water image, then the finer voxels, then the last run, then the
+    first name. Images with the extent of a head scan give way to all others and are never slabs.
 
     Parameters
     ----------
@@ -92,6 +97,8 @@ def make_plan(
     corrected = find_cord_corrections(study, [*results, *derivatives])
     masks = tuple({**dict(masks), **dict(corrected.masks)}.items())
     matches, filter_warnings = _matches(study, recipe, filters or {})
+    masked = frozenset(image for image, _ in masks)
+    matches, spared = _with_spares(matches, allowed - set(filters or {}), masked)
     left_out = [(match.image.relative, match.reason) for match in matches if match.sequence is None]
     warnings = [*_broken(study), *filter_warnings, *mask_warnings, *corrected.notes, *corrected.conflicts]
     chosen: dict[str, tuple[ImageFile, ...]] = {}
@@ -100,11 +107,15 @@ def make_plan(
         if name not in allowed:
             left_out += [(match.image.relative, not_asked_for(name)) for match in group]
         elif group:
-            choice = choose([match.image for match in group], {image for image, _ in masks})
+            heads = [match.image.relative for match in group if match.head]
+            images = [match.image for match in group]
+            choice = choose(images, masked, heads=heads, asked=name in (filters or {}))
             chosen[name] = choice.files
             left_out += choice.left_out
             warnings += _match_warnings(group, choice.files) + [f"{name}: {note}" for note in choice.warnings]
-    anchor, refusal = _anchor(recipe, tuple(chosen), needs_anchor)
+    # A volume of the head gives the grid only where nothing else is there or the model cannot do without.
+    firm = tuple(name for name in chosen if name not in spared) if needs_anchor is None else ()
+    anchor, refusal = _anchor(recipe, firm or tuple(chosen), needs_anchor)
     left_out += _misplaced(chosen, anchor, warnings)
     present = tuple(SequencePlan(name=name, files=files) for name, files in chosen.items())
     memory = node_memory(present, recipe, late=late) if anchor else ()
@@ -132,7 +143,13 @@ def make_plan(
     )
 
 
-def choose(images: Sequence[ImageFile], masked: Iterable[str] = ()) -> _Choice:
+def choose(
+    images: Sequence[ImageFile],
+    masked: Iterable[str] = (),
+    *,
+    heads: Iterable[str] = (),
+    asked: bool = False,
+) -> _Choice:
     """Of the images of one sequence, those that serve (uppermost first) and why the others do not.
 
     Parameters
@@ -141,20 +158,25 @@ def choose(images: Sequence[ImageFile], masked: Iterable[str] = ()) -> _Choice:
         All with a grid.
     masked
         Relative paths of images for which the user has a cord mask.
+    heads
+        Relative paths of images with the extent of a head scan; those with a cord mask are taken for cords.
+    asked
+        Whether the user selected the images by a filter: then widths of slabs do not matter.
     """
     with_mask = frozenset(masked)
-    single, doubles = _one_extension(images)
+    single, doubles = _one_extension(sorted(images, key=lambda item: item.relative))
     candidates, left_out, warnings = _one_echo(single)
     left_out += doubles
-    kept: list[ImageFile] = []
-    for image in sorted(candidates, key=lambda item: _preference(item, with_mask)):
-        rival = next((other for other in kept if repeats(image, other)), None)
-        if rival is None:
-            kept.append(image)
-            continue
-        reason = _why(image, rival, with_mask)
+    candidates, unfit = _without_heads(candidates, frozenset(heads) - with_mask, with_mask)
+    kept, beaten = _serving(candidates, with_mask)
+    for image, rival, reason in beaten:
         left_out.append((image.relative, f"covers the same part as {rival.name}, which {reason}"))
         warnings.append(f"{rival.name} is used and {image.name} is not: the former {reason}")
+    if not asked:
+        kept, other_widths = _of_one_width(kept, with_mask)
+        unfit += other_widths
+    left_out += [(image.relative, reason) for image, reason in unfit]
+    warnings += [f"{image.name} is not used: {reason}" for image, reason in unfit]
     kept.sort(key=lambda item: -sum(_range(item)))
     return _Choice(files=tuple(kept), left_out=tuple(left_out), warnings=(*warnings, *_slab_warnings(kept)))
 
@@ -216,6 +238,41 @@ def _matches(study: Study, recipe: Recipe, filters: Filters) -> tuple[list[Match
             match = replace(match, sequence=None, reason=f"not selected by the filter for {match.sequence}")
         matches.append(match)
     return matches, warnings
+
+
+def _with_spares(
+    matches: list[Match], wanted: Iterable[str], masked: frozenset[str]
+) -> tuple[list[Match], frozenset[str]]:
+    """Matches with T1-weighted volumes of the head for sequences that have no other image; these sequences.
+
+    Such a volume serves if the session's other images show the cord and share the upper cord with it, or if
+    the user has a cord mask for it.
+    """
+    cords = [match.image for match in matches if match.sequence and not match.head]
+    taken = {match.sequence for match in matches if match.sequence}
+    spared: dict[str, str] = {}
+    for name in sorted(set(wanted) - taken):
+        fit = [
+            match.image
+            for match in matches
+            if match.spare == name
+            and (match.image.relative in masked or any(_shares_cord(match.image, cord) for cord in cords))
+        ]
+        if fit:
+            spared[_best(fit, masked)[0].relative] = name
+    served = []
+    for match in matches:
+        name = spared.get(match.image.relative, "")
+        note = f"shows the head too; it serves because the session has no other {name}"
+        notes = (*match.image.warnings, note)
+        served.append(replace(match, sequence=name, reason="", warnings=notes) if name else match)
+    return served, frozenset(spared.values())
+
+
+def _shares_cord(image: ImageFile, cord: ImageFile) -> bool:
+    """Whether a volume of the head shares the upper cord, or all of a shorter image, with an image of it."""
+    (low, high), (other_low, other_high) = _range(image), _range(cord)
+    return min(high, other_high) - max(low, other_low) >= min(UPPER_CORD_MM, other_high - other_low)
 
 
 def not_asked_for(name: str) -> str:
@@ -333,30 +390,152 @@ def _run(image: ImageFile) -> int:
     return int(run) if run.isdecimal() else 0
 
 
-def _preference(image: ImageFile, masked: frozenset[str]) -> tuple[bool, int, bool, int, int, str]:
-    """Sort key: the best image first. Extents and voxel volumes count in steps, so that rounding does not."""
-    return (
-        not image.quality,
-        -round(math.log(_extent(image), COVERAGE_STEP)),
-        image.relative not in masked,
-        round(math.log(_voxel(image), VOLUME_STEP)),
-        -_run(image),
-        image.relative,
-    )
+def _longest(images: list[ImageFile], _: frozenset[str]) -> list[ImageFile]:
+    most = max(_extent(image) for image in images)
+    return [image for image in images if most < COVERAGE_RATIO * _extent(image)]
 
 
-def _why(image: ImageFile, better: ImageFile, masked: frozenset[str]) -> str:
-    """In what the better one is better, in words."""
-    phrases = (
-        "is not rated as poor",
-        f"covers more ({_extent(better):.0f} mm against {_extent(image):.0f} mm)",
+def _finest(images: list[ImageFile], _: frozenset[str]) -> list[ImageFile]:
+    least = min(_voxel(image) for image in images)
+    return [image for image in images if _voxel(image) < VOLUME_RATIO * least]
+
+
+def _latest(images: list[ImageFile], _: frozenset[str]) -> list[ImageFile]:
+    last = max(_run(image) for image in images)
+    return [image for image in images if _run(image) == last]
+
+
+# What makes an image the better one, most important first: which of some images (by name) stay, given the
+# relative paths of those with a mask (none: all stay), and what those have over the others. Each compares
+# with the best that is left, so that images within a ratio of it are the same.
+_Keep = Callable[[list[ImageFile], frozenset[str]], list[ImageFile]]
+_PREFERENCES: tuple[tuple[_Keep, str], ...] = (
+    (lambda images, _: [image for image in images if image.quality], "is not rated as poor"),
+    (_longest, "covers more"),
+    (
+        lambda images, masked: [image for image in images if image.relative in masked],
         "has a cord mask of yours",
-        f"has finer voxels ({_voxel(better):.2f} mm³ against {_voxel(image):.2f} mm³)",
-        "is the later run",
-        "comes first by name",
-    )
-    keys = zip(_preference(image, masked), _preference(better, masked), phrases, strict=True)
-    return next(phrase for mine, theirs, phrase in keys if mine != theirs)
+    ),
+    (
+        lambda images, _: [image for image in images if dixon_kind(image) != "water"],
+        "is no water image of a Dixon scan (fat-suppressed)",
+    ),
+    (_finest, "has finer voxels"),
+    (_latest, "is the later run"),
+    (lambda images, _: images[:1], "comes first by name"),
+)
+
+
+def _best(images: Iterable[ImageFile], masked: frozenset[str]) -> tuple[ImageFile, dict[str, str]]:
+    """The best image and, by relative path of each other one, in what the best is better."""
+    pool = sorted(images, key=lambda item: item.relative)
+    why: dict[str, tuple[ImageFile, str]] = {}
+    for keep, phrase in _PREFERENCES:
+        stay = keep(pool, masked) or pool
+        names = {image.relative for image in stay}
+        why |= {image.relative: (image, phrase) for image in pool if image.relative not in names}
+        pool = stay
+    return pool[0], {name: _in_numbers(image, pool[0], phrase) for name, (image, phrase) in why.items()}
+
+
+def _in_numbers(image: ImageFile, better: ImageFile, phrase: str) -> str:
+    """What the better one has over an image, with the numbers compared."""
+    if phrase == "covers more":
+        ours, theirs = _extent(better), _extent(image)
+        digits = 0 if ours - theirs >= 1 else 1
+        return f"{phrase} ({ours:.{digits}f} mm against {theirs:.{digits}f} mm)"
+    if phrase == "has finer voxels":
+        return f"{phrase} ({_voxel(better):.2f} mm³ against {_voxel(image):.2f} mm³)"
+    return phrase
+
+
+def _serving(
+    images: list[ImageFile], masked: frozenset[str]
+) -> tuple[list[ImageFile], list[tuple[ImageFile, ImageFile, str]]]:
+    """Images that serve, and (image, better one, in what) of those that repeat them.
+
+    Only images that repeat each other, directly or by others between them, are compared: what lies elsewhere
+    along the body decides nothing here.
+    """
+    kept: list[ImageFile] = []
+    beaten: list[tuple[ImageFile, ImageFile, str]] = []
+    groups = _connected(images)
+    while groups:
+        group = groups.pop(0)
+        best, why = _best(group, masked)
+        kept.append(best)
+        others = [image for image in group if image.relative != best.relative]
+        beaten += [(image, best, why[image.relative]) for image in others if repeats(image, best)]
+        groups += _connected([image for image in others if not repeats(image, best)])
+    return kept, beaten
+
+
+def _connected(images: list[ImageFile]) -> list[list[ImageFile]]:
+    """Images grouped such that those of different groups do not repeat each other."""
+    groups: list[list[ImageFile]] = []
+    for image in images:
+        near = [group for group in groups if any(repeats(image, other) for other in group)]
+        apart = [group for group in groups if group not in near]
+        groups = [*apart, [*(other for group in near for other in group), image]]
+    return groups
+
+
+def _without_heads(
+    images: list[ImageFile], heads: frozenset[str], masked: frozenset[str]
+) -> tuple[list[ImageFile], list[tuple[ImageFile, str]]]:
+    """Images without those that have the extent of a head scan; the best of these if there are no others."""
+    heads_here = [image for image in images if image.relative in heads]
+    others = [image for image in images if image.relative not in heads]
+    if not heads_here or len(images) == 1:
+        return images, []
+    if others:
+        reason = (
+            "it has the extent of a head scan and other images of its sequence have not; if it shows the "
+            "cord, select it by a filter file"
+        )
+        return others, [(image, reason) for image in heads_here]
+    best, why = _best(heads_here, masked)
+    return [best], [
+        (
+            image,
+            f"it has the extent of a head scan, as has {best.name}, which {why[image.relative]}; to use such "
+            "images as slabs, select them by a filter file",
+        )
+        for image in heads_here
+        if image.relative != best.relative
+    ]
+
+
+def _of_one_width(
+    kept: list[ImageFile], masked: frozenset[str]
+) -> tuple[list[ImageFile], list[tuple[ImageFile, str]]]:
+    """Slabs that are about as wide as each other, and the others with the reason.
+
+    Those with a cord mask count first; then the narrowest, which is the cord's, unless it is a crop of less
+    than half of the longest one's extent along the body.
+    """
+    if len(kept) < 2:
+        return kept, []
+    sure = [image for image in kept if image.relative in masked] or kept
+    longest = max(_extent(image) for image in sure)
+    whole = [image for image in sure if 2 * _extent(image) >= longest]
+    model = min(whole, key=lambda image: (_width(image), image.relative))
+    good, bad = [], []
+    for image in kept:
+        wide, narrow = max(_width(image), _width(model)), min(_width(image), _width(model))
+        if wide <= WIDTH_RATIO * narrow:
+            good.append(image)
+            continue
+        reason = (
+            f"it is {_width(image):.0f} mm wide and {model.name} {_width(model):.0f} mm; expected slabs of "
+            "about one width. To join them, select them by a filter file"
+        )
+        bad.append((image, reason))
+    return good, bad
+
+
+def _width(image: ImageFile) -> float:
+    return width_mm(image.grid) if image.grid else 0.0
 
 
 def _one_extension(images: Sequence[ImageFile]) -> tuple[list[ImageFile], list[LeftOut]]:

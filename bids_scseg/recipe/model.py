@@ -19,14 +19,14 @@ class SequenceRule:
     name
         Key of the sequence, such as ``T2Sag``.
     suffixes
-        BIDS suffixes that can hold it, such as ``("T2w",)``.
+        Suffixes that can hold it, such as ``("T2w",)``; each of the keywords is one too.
     planes
         Slice planes, computed from the header, in which it is acquired.
     extensions of the rule
         ``inversion_recovery``: True if the sidecar or the entities must say inversion recovery
         (STIR), False if they must not, None if it does not matter.
     keywords
-        Lower-case words which, found in acq-/desc- entities or in the sidecar's SequenceName,
+        Lower-case words which, found in acq-/desc-/rec- entities, suffix or the sidecar's SequenceName,
         SeriesDescription or ProtocolName, mark a file as this sequence.
     excluded_keywords
         Words that rule it out.
@@ -155,7 +155,7 @@ class Recipe:
         Sequence names, best anchor first.
     normalize
         ``coverage``: z-score over covered voxels; ``cord``: contrast against the cord, in units of the
-        cord's spread.
+        cord's spread; ``cord-ratio``: the same of values relative to the cord's level, without its edge.
     grid, network, inference
         See their types.
     references
@@ -168,7 +168,7 @@ class Recipe:
     target: str
     sequences: tuple[SequenceRule, ...]
     anchors: tuple[str, ...]
-    normalize: Literal["coverage", "cord"] = "coverage"
+    normalize: Literal["coverage", "cord", "cord-ratio"] = "coverage"
     grid: GridSpec = field(default_factory=GridSpec)
     network: NetworkSpec = field(default_factory=NetworkSpec)
     inference: InferenceSpec = field(default_factory=InferenceSpec)
