@@ -10,8 +10,9 @@ from bids_builders import image, lattice, study, write_dataset, write_nifti
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bids_scseg.bids.choice import choose, repeats
 from bids_scseg.bids.filters import parse_filters
-from bids_scseg.bids.plan import choose, make_plan, repeats
+from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.errors import UsageError
 from bids_scseg.recipe.load import load_recipe
