@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from nipype.interfaces.base import File, InputMultiPath, TraitedSpec, traits
 
 from bids_scseg import __version__
@@ -20,6 +21,7 @@ from bids_scseg.files import sha256
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.measure.corrections import Corrected, Drawn, correct_lesions
+from bids_scseg.measure.extent import beyond_masks, most_beyond
 from bids_scseg.measure.instances import Labels, label_lesions
 from bids_scseg.measure.landmarks import Landmarks, Level, fit_landmarks, label_points
 from bids_scseg.measure.lesions import lesion_table
@@ -86,6 +88,7 @@ class MeasureLesions(ScsegInterface):
         table = lesion_table(labels, probability, image=case.image, **shared)
         told = [*(self.given("warnings") or []), *(self.given("level_warnings") or [])]
         flags = [*told, *read_json(self.inputs.report_file)["warnings"], *unread]
+        flags += extent_notes(marks, geometry, cord)
         if corrected is not None:
             flags += correction_notes(corrected)
         origin = MODEL_ORIGIN if corrected is None else corrected.origin
@@ -153,6 +156,12 @@ def correction_notes(corrected: Corrected) -> list[str]:
             "and are not counted"
         )
     return notes
+
+
+def extent_notes(marks: Landmarks, geometry: Geometry, cord: npt.NDArray[np.generic]) -> list[str]:
+    """That images may show cord beyond the masks, in a sentence; nothing where it may well be none."""
+    most = most_beyond(beyond_masks(geometry, cord, levels=marks.ranges))
+    return [] if most is None or most.perhaps_no_cord else [most.sentence]
 
 
 def read_landmarks(files: list[str], geometry: Geometry) -> tuple[Landmarks, list[str]]:

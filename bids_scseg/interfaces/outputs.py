@@ -153,7 +153,7 @@ class ReportSession(ScsegInterface):
         plan, run, out = self.inputs.plan, self.inputs.run, Path(self.inputs.options.output_dir)
         case = load_case(self.inputs.case_files)[0]
         marks, fit = read_json(self.inputs.landmarks_file), read_json(self.inputs.report_file)
-        levels = landmarks_from_json(marks).levels
+        landmarks = landmarks_from_json(marks)
         report = assemble_report(
             ReportInput(
                 plan=plan,
@@ -166,8 +166,8 @@ class ReportSession(ScsegInterface):
                 measures={**_quality(out, plan, case), **read_json(self.inputs.row_file)},
                 outliers=read_outliers(out, plan.label),
                 fit={**fit, "warnings": [*fit["warnings"], *marks.get("problems", [])]},
-                levels=[(level.name, level.bottom_s_mm, level.top_s_mm) for level in levels],
-                origin="" if marks["kind"] == "field of view" else marks["kind"],
+                levels=landmarks.ranges,
+                origin=landmarks.kind if landmarks.anatomical else "",
                 natives=read_natives(plan, self.inputs.record_files),
                 run={**_words(run), "verified": verify_written(out, self.inputs.written)},
                 versions=run["versions"],

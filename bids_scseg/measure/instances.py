@@ -51,9 +51,10 @@ def label_lesions(
     voxel_volume
         mm³ of one prepared voxel.
     cord : (i, j, k), optional
-        Cord mask, 0–1. Nothing is lesion beyond the cord's ends. A component that touches no
-        cord although its slices have some is dropped as lying outside it; one that touches it stays whole
-        (masks end early at lesions), as does one in a gap of the mask, or where no cord is known at all.
+        Cord mask, 0–1. Nothing is lesion beyond the mask's ends; a component across one is cut there. Of the
+        rest, one that touches no cord although its slices have some is dropped as lying outside it; one that
+        touches it stays whole (masks end early at lesions), as does one in a gap of the mask, or where no
+        cord is known at all.
 
     Returns
     -------
@@ -105,12 +106,18 @@ def _between_ends(cord: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
     Beyond lie brainstem and cisterns, or fluid and the cauda, which a network takes for lesions in a cord.
     """
-    with_cord = np.flatnonzero(cord.any(axis=(0, 1)))
+    ends = cord_ends(cord)
     inside = np.ones((1, 1, cord.shape[2]), bool)
-    if with_cord.size:
-        inside[:, :, : with_cord[0]] = False
-        inside[:, :, with_cord[-1] + 1 :] = False
+    if ends is not None:
+        inside[:, :, : ends[0]] = False
+        inside[:, :, ends[1] + 1 :] = False
     return inside
+
+
+def cord_ends(cord: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
+    """First and last slice of an (i, j, k) bool mask that have cord; None where there is none."""
+    with_cord = np.flatnonzero(cord.any(axis=(0, 1)))
+    return (int(with_cord[0]), int(with_cord[-1])) if with_cord.size else None
 
 
 def _outside_cord(found: Labels, cord: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
@@ -126,9 +133,10 @@ def restore_labels(labels: Labels, geometry: Geometry, slab: Slab) -> NativeLabe
     """The same lesions, with the same numbers, on a slab's native grid.
 
     Of each lesion, the native voxels with the highest footprint fraction are taken, as many as make up its
-    volume within that grid. Restored volumes are unbiased: over 40 ellipsoids of 23 mm³ and more (median 72
-    mm³) in 0.5 × 0.5 × 3 mm voxels their mean is 1.000 of the truth (0.988–1.012), where taking fractions
-    from 0.5 on gives 0.88 in sagittal and 0.93 in axial slices, and loses lesions thinner than half a slice.
+    volume within that grid. Restored volumes are unbiased: over 100 ellipsoids of 15 to 256 mm³ (median 74
+    mm³) in 0.5 × 0.5 × 3 mm voxels their mean is 1.000 of the truth (0.988–1.013), in sagittal as in axial
+    slices. Taking fractions from 0.5 on gives 0.84 in sagittal and 0.93 in axial slices (eight of them), and
+    loses lesions thinner than half a slice.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import FloatArray, Grid, transform_points
 
 LabelKind = Literal["discs", "vertebrae"]
-Origin = Literal["C2-C3 disc", "pontomedullary junction", "field of view"]
+Anatomy = Literal["C2-C3 disc", "pontomedullary junction"]
+Origin = Anatomy | Literal["top of the prepared cord"]
 
 #: Values of label images (Spinal Cord Toolbox's convention): vertebra n is 1 = C1 … 7 = C7, 8 = T1 … 19 =
 #: T12, 20 = L1 … 24 = L5, 25 = S1; disc n is the disc above vertebra n, so 3 is C2-C3; 50 is the
@@ -48,8 +49,8 @@ class Landmarks:
     origin_s_mm
         Where arc length is 0.
     kind
-        What that place is; ``field of view`` is no anatomy: such arc lengths must not be compared between
-        subjects or dates.
+        What that place is; ``top of the prepared cord`` (the uppermost cord mask and the grid's margin) is
+        no anatomy: such arc lengths must not be compared between subjects or dates.
     levels
         Vertebral levels from top to bottom; empty without labels.
     source
@@ -64,7 +65,12 @@ class Landmarks:
     @property
     def anatomical(self) -> bool:
         """Whether arc length counts from a place in the anatomy."""
-        return self.kind != "field of view"
+        return self.kind in get_args(Anatomy)
+
+    @property
+    def ranges(self) -> tuple[tuple[str, float, float], ...]:
+        """(name, bottom, top) of the levels, mm along s."""
+        return tuple((level.name, level.bottom_s_mm, level.top_s_mm) for level in self.levels)
 
     def find(self, s_mm: float) -> Level | None:
         """The level at a position; None outside all of them."""
@@ -102,7 +108,6 @@ def fit_landmarks(
     *,
     geometry: Geometry,
     key: str,
-    top_s_mm: float | None = None,
 ) -> Landmarks:
     """Landmarks from labelled points.
 
@@ -117,17 +122,15 @@ def fit_landmarks(
         By kind: value → world mm (see :func:`label_points`). May be empty.
     geometry, key
         The map, and the sequence (the anchor) whose centerline counts.
-    top_s_mm
-        Top of the field of view, the origin without anatomy; by default the top of the grid.
 
     Returns
     -------
     Landmarks. The origin is the C2-C3 disc (labelled, or midway between labelled C2 and C3), else the
-    pontomedullary junction, else the top of the field of view.
+    pontomedullary junction, else the top of the prepared grid.
     """
     placed = {kind: _place(found, geometry, key) for kind, found in points.items()}
     discs, bodies = placed.get("discs", {}), placed.get("vertebrae", {})
-    top = float(geometry.s_mm[-1] + geometry.grid.spacing[2] / 2) if top_s_mm is None else top_s_mm
+    top = float(geometry.s_mm[-1] + geometry.grid.spacing[2] / 2)
     origin, kind = _origin(discs, bodies, top)
     borders = _from_discs(discs) or _from_bodies(bodies)
     return Landmarks(origin_s_mm=origin, kind=kind, levels=_levels(borders))
@@ -150,7 +153,7 @@ def _origin(discs: Mapping[int, float], bodies: Mapping[int, float], top: float)
     for found in (discs, bodies):
         if PONTOMEDULLARY_JUNCTION in found:
             return found[PONTOMEDULLARY_JUNCTION], "pontomedullary junction"
-    return top, "field of view"
+    return top, "top of the prepared cord"
 
 
 #: Upper border of each vertebra n: position and whether it was measured.

@@ -19,6 +19,7 @@ from bids_scseg.measure.cordcoords import (
     section_index,
     slice_arc_mm,
 )
+from bids_scseg.measure.extent import cut_lesions
 from bids_scseg.measure.instances import CORD_FROM, Labels
 from bids_scseg.measure.landmarks import Landmarks
 from bids_scseg.measure.schema import Column, Value, to_frame
@@ -88,8 +89,8 @@ LESION_COLUMNS: tuple[Column, ...] = (
     Column(
         name="arc_origin",
         dtype="str",
-        description="Origin of arc length: C2-C3 disc, pontomedullary junction, or the top of the field of "
-        "view.",
+        description="Origin of arc length: C2-C3 disc, pontomedullary junction, or the top of the prepared "
+        "cord (uppermost cord mask and margin).",
     ),
     Column(
         name="arc_origin_anatomical",
@@ -164,6 +165,12 @@ LESION_COLUMNS: tuple[Column, ...] = (
         description="Share of the lesion's volume inside the cord mask; n/a where its slices have no cord.",
     ),
     Column(
+        name="at_mask_end",
+        dtype="boolean",
+        description="Whether the lesion reaches the plane where the cord masks end: it is cut there, what "
+        "goes on beyond is not counted.",
+    ),
+    Column(
         name="mean_probability",
         dtype="float64",
         description="Mean of the lesion probability over its voxels.",
@@ -219,6 +226,7 @@ class _Maps:
     anchor: str
     landmarks: Landmarks
     sequences: tuple[str, ...]
+    cut: tuple[int, ...]
 
 
 def lesion_table(
@@ -270,6 +278,7 @@ def lesion_table(
         anchor=anchor,
         landmarks=landmarks,
         sequences=tuple(sequences),
+        cut=cut_lesions(labels, cord),
     )
     where = np.argwhere(labels > 0)
     numbers = labels[tuple(where.T)]
@@ -291,6 +300,7 @@ def _row(maps: _Maps, number: int, voxels: npt.NDArray[np.intp]) -> dict[str, Va
         "volume_mm3": len(voxels) * maps.geometry.grid.voxel_volume,
         "length_mm": _length(maps, points),
         "in_cord_fraction": _in_cord(maps, voxels),
+        "at_mask_end": number in maps.cut,
         "mean_probability": float(values.mean()),
         "max_probability": float(values.max()),
         **_sections(maps, number, points),

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bids_scseg.measure.calibration import CERTAIN_BELOW
 from bids_scseg.measure.cordcoords import slice_arc_mm
+from bids_scseg.measure.extent import beyond_masks
 from bids_scseg.measure.instances import CORD_FROM, Labels
 from bids_scseg.measure.landmarks import VERTEBRAE, Landmarks
 from bids_scseg.measure.schema import Column, Value
@@ -54,6 +55,14 @@ SESSION_COLUMNS: tuple[Column, ...] = (
         dtype="float64",
         units="mm",
         description="Arc length of that cord which no sequence covers: nothing is known about lesions there.",
+    ),
+    Column(
+        name="beyond_masks_mm",
+        dtype="float64",
+        units="mm",
+        description="Length along S-I that the images show above and below the ends of the cord masks, where "
+        "nothing was segmented: head, what follows the conus, or cord that no mask covers; with labelled "
+        "levels, from C1 to L2 only.",
     ),
     Column(
         name="near_threshold_volume_mm3",
@@ -200,6 +209,7 @@ def session_row(
     lesion_mm3 = (labels > 0).sum(axis=(0, 1)) * voxel
     cord_mm3 = soft.sum(axis=(0, 1)) * voxel * seen
     nothing = not seen.any()
+    beyond = beyond_masks(geometry, soft, levels=landmarks.ranges)
     return {
         "lesion_count": None if nothing else len(lesions),
         "lesion_volume_mm3": None if nothing else float(lesion_mm3.sum()),
@@ -208,6 +218,7 @@ def session_row(
         "cord_length_mm": float(arc[within].sum()),
         "examined_length_mm": float(arc[seen].sum()),
         "not_examined_mm": float(arc[within & ~seen].sum()),
+        "beyond_masks_mm": beyond[0].mm if beyond else None,
         **_near_threshold(probability, provenance.threshold, voxel),
         "mask_origin": provenance.mask_origin,
         "threshold": provenance.threshold,

@@ -282,6 +282,18 @@ def touches_edge(mask: BoolArray, grid: Grid) -> float:
     float in 0-1; 0 for an empty mask. The cord leaves every image at the top or the bottom; those faces do
     not count.
     """
+    touched, present = edge_slices(mask, grid)
+    return touched / max(present, 1)
+
+
+def edge_slices(mask: BoolArray, grid: Grid) -> tuple[int, int]:
+    """Slices in which the cord reaches the side of the field of view, and all that have cord.
+
+    Parameters
+    ----------
+    mask, grid
+        As for :func:`touches_edge`.
+    """
     along = grid.canonical_axes()[2][0]
     slices = np.moveaxis(mask, along, 0)
     present = slices.any(axis=(1, 2))
@@ -291,7 +303,7 @@ def touches_edge(mask: BoolArray, grid: Grid) -> float:
     touched = np.zeros(len(slices), bool)
     for side in sides:
         touched |= side.any(axis=1)
-    return float(touched.sum() / max(present.sum(), 1))
+    return int(touched.sum()), int(present.sum())
 
 
 def measure_centers(

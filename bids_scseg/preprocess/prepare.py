@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import CordNotFoundError, GeometryError
-from bids_scseg.preprocess.align import clean_cord, measure_centers, partial_weights, touches_edge
+from bids_scseg.preprocess.align import clean_cord, edge_slices, measure_centers, partial_weights
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.preprocess.frames import (
     FRAMES,
@@ -23,7 +23,7 @@ from bids_scseg.preprocess.frames import (
     sequence_centers,
 )
 from bids_scseg.preprocess.fuse import FAILED, UNMATCHED, SlabFit, chain_slabs, uppermost_first
-from bids_scseg.preprocess.normalize import cord_score, is_constant, zscore
+from bids_scseg.preprocess.normalize import cord_ratio, cord_score, is_constant, zscore
 from bids_scseg.recipe.model import Recipe
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import FloatArray, Grid
@@ -33,14 +33,15 @@ NativeImage: TypeAlias = tuple[npt.NDArray[np.generic], Grid, str]
 NativeImages: TypeAlias = Mapping[str, Sequence[NativeImage]]
 CordMasks: TypeAlias = Mapping[str, Sequence[npt.NDArray[np.generic] | None]]
 
-MUCH_EXTRAPOLATED = 0.25  # share of a sequence's slices above which the report warns, ours
+EXTRAPOLATED_FROM = 0.15  # share of a sequence's slices from which fit and report warn, ours
 BAD_RESIDUAL_MM = 1.5  # median distance of slices from the centerline above which the report warns, ours
 SEAM_MISMATCH_MM = 1.5  # distance of the cord centres of two slabs above which the report warns, ours
 #: Sequences that put the cord so far from where the others do (median over common heights) are not used:
 #: patients move by a few mm, a false cord in mouth or airway lies 30 mm away, ours.
 APART_MM = 15.0
 COMMON_MM = 10.0  # common height from which two sequences can be compared, ours
-EDGE_SHARE = 0.05  # share of slices cut by the field of view's side above which the report warns, ours
+#: Slices of an image cut by its side from which fit and report warn, ours: one may be a stray voxel.
+CUT_SLICES_FROM = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +64,8 @@ class SequenceReport:
         Median distance of the slices' cord centres from the centerline; NaN without a centerline.
     edge_share
         For each image, share of its cord slices that reach the side of the field of view.
+    edge_slices
+        For each image, their number.
     seam_mm
         For each image but the first, how far it and the one above put the cord apart, mm
         (:func:`seam_mismatch`).
@@ -75,12 +78,13 @@ class SequenceReport:
     extrapolated_share: float = 0.0
     residual_mm: float = float("nan")
     edge_share: tuple[float, ...] = ()
+    edge_slices: tuple[int, ...] = ()
     seam_mm: tuple[float, ...] = ()
 
     @property
     def touches_edge(self) -> bool:
-        """Whether the cord is cut by the side of a field of view in more than 5 % of the slices."""
-        return any(share > EDGE_SHARE for share in self.edge_share)
+        """Whether the cord is cut by the side of a field of view in two slices of an image or more."""
+        return any(count >= CUT_SLICES_FROM for count in self.edge_slices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -346,6 +350,7 @@ def sequence_report(
     """How one sequence lies in a geometry, by its cleaned cords."""
     covered = np.any([covered_slices(geometry, slab) for slab in geometry.slabs_of(key)], axis=0)
     share, residual = 0.0, float("nan")
+    cut = [(0, 0) if native.cord is None else edge_slices(native.cord, native.grid) for native in stack]
     line = geometry.centerlines.get(key)
     if line is not None:
         borrowed = covered & ~line.is_measured(geometry.s_mm)
@@ -359,9 +364,8 @@ def sequence_report(
         covered_mm=float(covered.sum() * geometry.grid.spacing[2]),
         extrapolated_share=share,
         residual_mm=residual,
-        edge_share=tuple(
-            0.0 if native.cord is None else touches_edge(native.cord, native.grid) for native in stack
-        ),
+        edge_share=tuple(count / max(of, 1) for count, of in cut),
+        edge_slices=tuple(count for count, _ in cut),
         seam_mm=seam_mismatch(estimates.of(key), geometry.grid.axes),
     )
 
@@ -415,7 +419,7 @@ def report_sentences(report: SequenceReport) -> list[str]:
             )
     if report.touches_edge:
         out.append(f"{report.name}: the cord reaches the side of the field of view and may be cut there.")
-    if report.extrapolated_share > MUCH_EXTRAPOLATED:
+    if report.extrapolated_share >= EXTRAPOLATED_FROM:
         out.append(
             f"{report.name}: in {100 * report.extrapolated_share:.0f} % of its slices the cord's position is "
             "borrowed from other sequences or held constant."
@@ -489,6 +493,8 @@ def _normalized(
 ) -> npt.NDArray[np.float32]:
     if recipe.normalize == "cord" and cord is not None:
         return cord_score(volume, covered, cord, spacing_mm=recipe.grid.spacing_mm)
+    if recipe.normalize == "cord-ratio" and cord is not None:
+        return cord_ratio(volume, covered, cord, spacing_mm=recipe.grid.spacing_mm)
     return zscore(volume, covered)
 
 

@@ -12,6 +12,7 @@ from bids_scseg.bids.plan import not_asked_for
 from bids_scseg.bids.table import imputation
 from bids_scseg.inference.bundle import ModelBundle, session_mismatch
 from bids_scseg.measure.cohort import CORD_SOURCES
+from bids_scseg.measure.extent import Beyond, beyond_masks, most_beyond
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.preprocess.reuse import GIVEN
 from bids_scseg.recipe.study import Plan
@@ -110,7 +111,10 @@ def assemble_report(given: ReportInput) -> SessionReport:
         lesions=tuple(given.lesions),
         measures=given.measures,
         outliers=None if given.outliers is None else tuple(given.outliers),
-        flags=(*derive_flags(views, given.measures), *_warnings(given)),
+        flags=(
+            *derive_flags(views, given.measures, lesions=given.lesions, beyond=_beyond(given, geometry)),
+            *_warnings(given),
+        ),
         model=given.bundle.name,
         card=given.bundle.summary,
         threshold=float(given.run["threshold"]),
@@ -125,6 +129,13 @@ def assemble_report(given: ReportInput) -> SessionReport:
         references=methods.references,
         links=tuple(given.links),
     )
+
+
+def _beyond(given: ReportInput, geometry: Geometry) -> Beyond | None:
+    """The sequence that shows most beyond the ends of the cord masks."""
+    if given.case.cord is None:
+        return None
+    return most_beyond(beyond_masks(geometry, given.case.cord, levels=given.levels))
 
 
 def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
-from bids_scseg.report.display import canonical
-from bids_scseg.report.records import Flag, NativeImage, Row, SequenceView
+from bids_scseg.measure.extent import Beyond
+from bids_scseg.preprocess.align import edge_slices
+from bids_scseg.preprocess.prepare import CUT_SLICES_FROM, EXTRAPOLATED_FROM
+from bids_scseg.report.methods import BY_HAND, GIVEN_MASK
+from bids_scseg.report.records import Flag, NativeImage, Row, SequenceView, Severity
 from bids_scseg.report.tables import as_number
 
-EXTRAPOLATED_FROM = 0.15  # share of windows (ours)
 LOW_COVERAGE_BELOW = 0.5  # of the cord found in the session (ours)
 NOT_EXAMINED_FROM_MM = 5.0  # one thick slice (ours)
-CUT_SLICES_FROM = 2  # slices whose mask touches the side of the image (ours: one may be a stray voxel)
 SEVERITIES = ("serious", "caution", "note")
+BEYOND = "Beyond the cord masks"
 
 
-def derive_flags(views: Sequence[SequenceView], measures: Row) -> tuple[Flag, ...]:
-    """Flags that follow from masks, coverage and extrapolation alone.
+def derive_flags(
+    views: Sequence[SequenceView], measures: Row, *, lesions: Sequence[Row] = (), beyond: Beyond | None = None
+) -> tuple[Flag, ...]:
+    """Flags that follow from masks, coverage, extrapolation and what is cut off, alone.
 
     Parameters
     ----------
@@ -26,12 +28,18 @@ def derive_flags(views: Sequence[SequenceView], measures: Row) -> tuple[Flag, ..
         The sequences used.
     measures
         Session measures; ``cord_length_mm`` and ``not_examined_mm`` are read where present.
+    lesions
+        Rows of the lesion table; ``at_mask_end`` is read where present.
+    beyond
+        The sequence that shows most beyond the ends of the cord masks; None where that is little.
     """
     found: list[Flag | None] = []
     for view in views:
         found += [_cut(view.name, image) for image in view.natives]
         found += [_extrapolated(view), _low_coverage(view, as_number(measures.get("cord_length_mm")))]
     found.append(_not_examined(as_number(measures.get("not_examined_mm"))))
+    found.append(_beyond(beyond, given=any(_by_people(view.cord_source) for view in views)))
+    found.append(_cut_lesions(lesions))
     return by_severity(flag for flag in found if flag is not None)
 
 
@@ -44,11 +52,7 @@ def _cut(name: str, native: NativeImage) -> Flag | None:
     """The mask touches the left, right, front or back face; at the ends the cord simply goes on."""
     if native.cord is None or not native.cord.any():
         return None
-    cord = canonical(native).cord
-    if cord is None:
-        return None
-    faces = (cord[0], cord[-1], cord[:, 0], cord[:, -1])
-    slices = int(np.any([face.any(axis=0) for face in faces], axis=0).sum())
+    slices, _ = edge_slices(native.cord, native.grid)
     if slices < CUT_SLICES_FROM:
         return None
     return Flag(
@@ -95,4 +99,36 @@ def _not_examined(length_mm: float | None) -> Flag | None:
             f"{length_mm:.0f} mm of the cord are covered by no sequence. Nothing is known about lesions "
             "there."
         ),
+    )
+
+
+def _by_people(source: str) -> bool:
+    """Whether somebody gave or corrected a mask; sources of several are joined by semicolons."""
+    return any(part.strip().startswith((GIVEN_MASK, BY_HAND)) for part in source.split(";"))
+
+
+def _beyond(beyond: Beyond | None, *, given: bool) -> Flag | None:
+    if beyond is None:
+        return None
+    severity: Severity = "note" if beyond.perhaps_no_cord else "serious" if given else "caution"
+    return Flag(
+        severity=severity,
+        title=f"{BEYOND} nothing was segmented ({beyond.key})",
+        text=f"{beyond.sentence}. Whether there is cord is not known; lesions there are neither seen nor "
+        "counted, and cord length and load are those of the masks.",
+        remedy="If there is cord, extend the masks; head and what follows the conus need none.",
+    )
+
+
+def _cut_lesions(lesions: Sequence[Row]) -> Flag | None:
+    numbers = [str(row.get("index")) for row in lesions if row.get("at_mask_end") is True]
+    if not numbers:
+        return None
+    one = len(numbers) == 1
+    return Flag(
+        severity="caution",
+        title="Lesion cut at the end of the cord masks",
+        text=f"Lesion{'' if one else 's'} {', '.join(numbers)} reach{'es' if one else ''} the plane where "
+        f"the cord masks end, and {'is' if one else 'are'} cut there: what goes on beyond is not counted.",
+        remedy="If the cord goes on, extend the masks.",
     )

@@ -99,7 +99,7 @@ class MethodsFacts:
         Names of the lesion masks that a reader corrected, empty where nobody did; and ``manual``, or
         ``mixed`` where lesions of the model beyond those masks' fields of view stand.
     origin
-        Where lengths along the cord start; empty or ``field of view`` if not anatomical.
+        Where lengths along the cord start; empty if that is no anatomical place.
     levels_from
         Who labelled vertebral levels, as the session's column of that name says; empty without levels.
     whole_run
@@ -128,7 +128,7 @@ class MethodsFacts:
     min_volume_mm3: float = 0.0
     connectivity: int = 26
     flips: bool = False
-    normalize: Literal["coverage", "cord"] = "coverage"
+    normalize: Literal["coverage", "cord", "cord-ratio"] = "coverage"
     by_patch: bool = False
     device: str = ""
     engine: str = ""
@@ -309,6 +309,8 @@ NORMALIZED = {
     "coverage": "standardised to zero mean and unit variance over covered voxels",
     "cord": "taken relative to the cord's own level along its length, in units of the cord's robust standard "
     f"deviation, and clipped at ±{CLIP:g}",
+    "cord-ratio": "divided by the cord's own level along its length, less 1, in units of the robust standard "
+    f"deviation of the cord's inside, and clipped at ±{CLIP:g}",
 }
 
 
@@ -381,9 +383,12 @@ def _lesions(facts: MethodsFacts) -> str:
     word = "fused value" if facts.engine else "probability"
     return (
         f"Voxels with a {word} of at least {facts.threshold:g} were taken as lesion, and "
-        f"{facts.connectivity}-connected voxels as one lesion{small}.{_corrected(facts)} Lesions were "
-        "numbered and measured once, in the common space, which preserves volume, and restored to the native "
-        "images by averaging over each voxel's footprint. Lengths are arc lengths of the centerline; "
+        f"{facts.connectivity}-connected voxels as one lesion{small}. What lay above or below the ends of "
+        "the session's cord masks was removed, and so were components that touched no cord although their "
+        f"slices had some.{_corrected(facts)} Lesions were numbered and measured once, in the common space, "
+        "which preserves volume, and restored to the native images with that volume: each took the voxels "
+        "that it filled most, as many as make up its volume there. Probabilities were restored by averaging "
+        "over each voxel's footprint. Lengths are arc lengths of the centerline; "
         f"positions count from {_origin(facts)}.{_levels(facts)}"
     )
 
@@ -419,11 +424,12 @@ def _corrected(facts: MethodsFacts) -> str:
 
 def _origin(facts: MethodsFacts) -> str:
     top = (
-        "the top of the field of view, which is no anatomical origin and forbids comparison between sessions"
+        "the top of the prepared cord (the uppermost cord mask and margin), which is no anatomical origin "
+        "and forbids comparison between sessions"
     )
     if facts.whole_run:
         return f"the C2-C3 disc or the pontomedullary junction where labels give them, else from {top}"
-    return f"the {facts.origin}" if facts.origin not in ("", "field of view") else top
+    return f"the {facts.origin}" if facts.origin else top
 
 
 def _limits(facts: MethodsFacts) -> str:

@@ -190,7 +190,7 @@ class SessionReport:
         (name, bottom, top) of vertebral levels in slice indices of the reference grid, [bottom, top); a
         border may lie between slices, or beyond the grid.
     origin
-        From where lengths along the cord are counted, in words; empty if it is the top of the field of view.
+        From where lengths along the cord are counted, in words; empty if that is no anatomical place.
     lesions
         One mapping per lesion: the rows of the lesion table.
     measures
@@ -240,7 +240,7 @@ class SessionReport:
     card: str = ""
     threshold: float = float("nan")
     correction: str = ""
-    normalize: Literal["coverage", "cord"] = "coverage"
+    normalize: Literal["coverage", "cord", "cord-ratio"] = "coverage"
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     checksums: Mapping[str, str] = field(default_factory=lambda: NOTHING)

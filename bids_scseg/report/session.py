@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from bids_scseg.report import display, encode, figures, pages, strips, tables
-from bids_scseg.report.flags import by_severity
+from bids_scseg.report.flags import BEYOND, by_severity
 from bids_scseg.report.history import history_facts
 from bids_scseg.report.quality import outlier_sentence, quality_sentence, quality_table
 from bids_scseg.report.records import (
@@ -55,6 +55,7 @@ ALONG = (
 CONTRAST_UNITS = {
     "coverage": "in standard deviations of the prepared image",
     "cord": "in units of the cord's spread",
+    "cord-ratio": "relative to the cord's level, in units of the cord's spread",
 }
 
 
@@ -510,6 +511,8 @@ def summary_sentence(report: SessionReport) -> str:
     missing = tables.as_number(measures.get("not_examined_mm"))
     if missing and missing >= 1:
         parts.append(f"Nothing is known about a further {missing:,.0f} mm of cord, which no sequence covers.")
+    if _much_beyond(report):
+        parts.append("The images go on far beyond the cord masks; nothing was segmented there.")
     serious = sum(flag.severity == "serious" for flag in report.flags)
     if serious:
         parts.append(
@@ -518,9 +521,19 @@ def summary_sentence(report: SessionReport) -> str:
     return " ".join(parts)
 
 
+def _much_beyond(report: SessionReport) -> bool:
+    """Whether images show much beyond the cord masks that need not be head or what follows the conus."""
+    return any(flag.title.startswith(BEYOND) and flag.severity != "note" for flag in report.flags)
+
+
 def _no_lesions(report: SessionReport) -> str:
     if _count(report) is None:
         return "No cord was examined: there is no result, which is not the same as no lesion."
+    if _much_beyond(report):
+        return (
+            "No lesion was marked between the ends of the cord masks. Beyond them the images go on, and "
+            "nothing was segmented: whether there are lesions is unknown."
+        )
     return (
         "No lesion was marked. Parts of the cord that no sequence covers were not examined, and count as "
         "unknown."
@@ -532,11 +545,12 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _origin(origin: str) -> str:
-    if origin and origin != "field of view":
+    if origin:
         return f"Positions count along the centerline, downwards from the {origin}."
     return (
-        "Positions count along the centerline, downwards from the top of the field of view: this is no "
-        "anatomical origin, so they must not be compared between subjects or sessions."
+        "Positions count along the centerline, downwards from the top of the prepared cord (uppermost cord "
+        "mask and margin): this is no anatomical origin, so they must not be compared between subjects or "
+        "sessions."
     )
 
 

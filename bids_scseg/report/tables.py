@@ -132,6 +132,8 @@ MEASURE_FIELDS = (
           hint="where at least one sequence covers the cord"),
     Field(key="not_examined_mm", text="Cord not examined", show=number(0, unit="mm"),
           hint="no sequence covers it: nothing is known there"),
+    Field(key="beyond_masks_mm", text="Shown beyond the cord masks", show=number(0, unit="mm"),
+          hint="along S-I, not segmented: head, what follows the conus, or cord without a mask"),
     Field(key="cord_area_mm2", text="Cord area", show=number(0, unit="mm²"), hint="in axial slices, median"),
     Field(key="cord_area_odd_mm", text="Cord with an odd area", show=number(0, unit="mm"),
           hint="30 % more or less than within 20 mm"),

@@ -21,7 +21,19 @@ from integration.checks import (
     unfinished,
     validator_issues,
 )
-from integration.cohorts import AXIAL, LOWER, SHIFT_MM, UPPER, image_path
+from integration.cohorts import (
+    AXIAL,
+    LOWER,
+    SHIFT_MM,
+    TWO_SLABS,
+    UPPER,
+    add_session,
+    describe,
+    image_path,
+    mask_path,
+    rewrite,
+)
+from phantoms import world_points
 
 ANCHOR_DSEG = "sub-01/ses-1/anat/sub-01_ses-1_acq-sag_seg-lesions_dseg"
 COMPUTED = (
@@ -235,6 +247,29 @@ def test_another_smallest_lesion_measures_again_and_segments_not(run, again):
     page = page_text(again.out / "sub-02.html")
     assert "lesions under 1e+06 mm³ were dropped" in page
     assert "lesions under 1e+06 mm³ were dropped" in (again.out / "logs" / "methods.md").read_text()
+
+
+def test_masks_that_stop_early_are_told_wherever_results_are(run, tmp_path):
+    bids = describe(tmp_path / "bids")
+    add_session(bids, "sub-01", TWO_SLABS)
+    for scan in TWO_SLABS:  # masks from 10 to 30 mm above the middle of a session that shows 90 mm
+        heights = world_points(scan.grid)[..., 2]
+        rewrite(
+            mask_path(bids, "sub-01", scan.rest),
+            lambda mask, z=heights: (mask * ((z > 10) & (z < 30))).astype(np.uint8),
+        )
+    out = tmp_path / "out"
+    result = run(bids, out, "-d", f"labels={bids / 'derivatives' / 'labels'}")
+    assert result.code == 0, result.err
+    summary = read_json(out / "sub-01" / "anat" / "sub-01_summary.json")
+    assert summary["cord_length_mm"] < 25 and summary["not_examined_mm"] == 0
+    assert summary["beyond_masks_mm"] == pytest.approx(70, abs=3)
+    words = "T2Sag shows 90 mm along S-I, the cord masks reach over"
+    assert words in summary["flags"]
+    page = page_text(out / "sub-01.html")
+    assert words in page
+    assert "The images go on far beyond the cord masks; nothing was segmented there." in page
+    assert "Read the serious warning" in page or "serious warnings first" in page
 
 
 def test_reports_alone(run, again):

@@ -8,8 +8,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_scseg.interfaces.measure import MeasureLesions, read_json, read_landmarks, write_json
+from bids_scseg.interfaces.measure import (
+    MeasureLesions,
+    extent_notes,
+    landmarks_from_json,
+    read_json,
+    read_landmarks,
+    write_json,
+)
 from bids_scseg.interfaces.sct import LabelDiscs
+from bids_scseg.measure.landmarks import Landmarks
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.geometry import Geometry, Slab
 from bids_scseg.space.grid import Grid
@@ -79,7 +87,7 @@ def test_the_first_file_counts_where_two_have_the_same_label(geometry, tmp_path)
 def test_empty_labels_are_left_out_and_told(geometry, tmp_path):
     empty = write_labels(tmp_path / "empty_seg-discs_dseg.nii.gz", 0.0)
     marks, warnings = read_landmarks([empty], geometry)
-    assert marks.kind == "field of view"
+    assert marks.kind == "top of the prepared cord"
     assert len(warnings) == 1
     assert "labels not used" in warnings[0]
     assert empty in warnings[0]
@@ -107,3 +115,19 @@ def test_a_warning_of_the_plan_does_not_label_the_spine_again(tmp_path):
     both = MeasureLesions(warnings=["of the plan"], level_warnings=["of the levels"])
     assert (both.inputs.warnings, both.inputs.level_warnings) == (["of the plan"], ["of the levels"])
     assert ("warnings", "level_warnings") in DISCS_TO_MEASURE
+
+
+def test_masks_that_end_long_before_the_image_are_told(geometry):
+    cord = np.zeros(geometry.grid.shape, np.float32)
+    cord[20:28, 20:28, 130:160] = 1  # 15 mm of two slabs that show 116 mm
+    flags = extent_notes(Landmarks(origin_s_mm=0.0, kind="top of the prepared cord"), geometry, cord)
+    assert len(flags) == 1
+    assert "T2Sag shows 116 mm along S-I, the cord masks reach over 15 mm of it" in flags[0]
+    cord[20:28, 20:28, :] = 1
+    assert extent_notes(Landmarks(origin_s_mm=0.0, kind="C2-C3 disc"), geometry, cord) == []
+
+
+def test_only_a_place_in_the_anatomy_counts_as_one():
+    known = {"origin_s_mm": 1.0, "levels": []}
+    assert landmarks_from_json({**known, "kind": "C2-C3 disc"}).anatomical
+    assert not landmarks_from_json({**known, "kind": "field of view"}).anatomical  # a word of older results

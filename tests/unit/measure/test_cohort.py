@@ -119,7 +119,7 @@ def test_failed_sessions_are_listed_and_do_not_count_as_zero(write):
 
 def test_mixed_models_and_origins_are_flagged(write):
     one = write("01", None, (1.0,), threshold=0.5)
-    two = write("02", None, (1.0,), threshold=0.3, arc_origin="field of view")
+    two = write("02", None, (1.0,), threshold=0.3, arc_origin="top of the prepared cord")
     flags = build([one, two]).flags
     assert len(flags) == 2
     assert "threshold: 0.3, 0.5" in flags[0]

@@ -90,6 +90,7 @@ def test_what_is_not_covered_is_not_examined(make_geometry, round_cord):
 
 def test_without_a_landmark_the_origin_is_not_anatomical(make_geometry, round_cord):
     geometry = make_geometry(slices=40)
-    found = made(geometry, round_cord(geometry), marks=Landmarks(origin_s_mm=19.75, kind="field of view"))
+    marks = Landmarks(origin_s_mm=19.75, kind="top of the prepared cord")
+    found = made(geometry, round_cord(geometry), marks=marks)
     assert found["anatomical"] is False
     assert found["levels"] == []

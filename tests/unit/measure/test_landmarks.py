@@ -54,12 +54,10 @@ def test_vertebrae_have_borders_midway(make_geometry):
 def test_two_distant_vertebrae_give_approximate_levels_and_no_origin(make_geometry):
     """C2 and T2 alone do not say where the C2-C3 disc is."""
     geometry = make_geometry(slices=300)
-    marks = fit_landmarks(
-        {"vertebrae": _points(v2=140.0, v9=14.0)}, geometry=geometry, key="T2Sag", top_s_mm=149.0
-    )
-    assert marks.kind == "field of view"
+    marks = fit_landmarks({"vertebrae": _points(v2=140.0, v9=14.0)}, geometry=geometry, key="T2Sag")
+    assert marks.kind == "top of the prepared cord"
     assert not marks.anatomical
-    assert marks.origin_s_mm == 149.0
+    assert marks.origin_s_mm == pytest.approx(149.75)
     assert marks.find(14.0).name == "T2"
     assert all(level.approximate for level in marks.levels)
 
@@ -70,7 +68,7 @@ def test_pontomedullary_junction_is_second_choice_and_nothing_is_last(make_geome
     assert (marks.kind, marks.origin_s_mm) == ("pontomedullary junction", pytest.approx(78))
     assert marks.levels == ()
     none = fit_landmarks({}, geometry=geometry, key="T2Sag")
-    assert none.kind == "field of view"
+    assert none.kind == "top of the prepared cord"
     assert none.origin_s_mm == pytest.approx(79.75)  # upper face of slice 159
     assert none.find(10) is None
 

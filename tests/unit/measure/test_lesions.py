@@ -12,7 +12,7 @@ from bids_scseg.measure.landmarks import Landmarks, Level
 from bids_scseg.measure.lesions import LESION_COLUMNS, lesion_columns, lesion_table
 from bids_scseg.measure.schema import data_dictionary
 
-FOV = Landmarks(origin_s_mm=80.0, kind="field of view")
+FOV = Landmarks(origin_s_mm=80.0, kind="top of the prepared cord")
 NAMES = ("T2Sag", "T2Ax")
 
 
@@ -154,6 +154,16 @@ def test_a_lesion_that_sticks_out_of_the_cord(make_geometry, round_cord):
     assert row["max_axial_damage_ratio"] == pytest.approx(1)
     assert row["in_cord_fraction"] == pytest.approx(25 * np.pi / 24**2, rel=0.02)
     assert row["dorsal_bridge_mm"] == 0
+
+
+def test_a_lesion_cut_where_the_cord_mask_ends_says_so(make_geometry, round_cord):
+    geometry = make_geometry(slices=60)
+    cord = round_cord(geometry)
+    cord[:, :, 40:] = 0
+    labels = np.zeros(geometry.grid.shape, np.int32)
+    labels[22:26, 22:26, 34:40] = 1
+    labels[22:26, 22:26, 10:20] = 2
+    assert _table(labels, geometry, cord)["at_mask_end"].tolist() == [True, False]
 
 
 def test_levels_and_origin(make_geometry, round_cord):

@@ -57,6 +57,7 @@ def test_totals_and_levels(make_geometry, round_cord):
     assert row["lesion_load"] == pytest.approx(60 / (area * 80))
     assert row["cord_length_mm"] == row["examined_length_mm"] == pytest.approx(80)
     assert row["not_examined_mm"] == 0
+    assert row["beyond_masks_mm"] == pytest.approx(100 - 80, abs=5)  # what the slabs show above and below
     assert (row["C3_lesion_count"], row["C3_lesion_volume_mm3"]) == (1, pytest.approx(40))
     assert row["C3_lesion_load"] == pytest.approx(40 / (area * 20))
     assert (row["C4_lesion_count"], row["C5_lesion_count"], row["C6_lesion_count"]) == (1, 0, None)

@@ -16,6 +16,7 @@ from prepared_sessions import AXIAL, LOWER, RECIPE, UPPER, WINDOW, native, sessi
 
 from bids_scseg.errors import CordNotFoundError, GeometryError
 from bids_scseg.preprocess import prepare
+from bids_scseg.preprocess.normalize import eroded_core
 from bids_scseg.space.geometry import Geometry
 from bids_scseg.space.grid import Grid
 
@@ -86,6 +87,20 @@ def test_slabs_without_overlap_meet_without_a_step_in_the_cord(
     middle = [float(np.median(case.image[0][:, :, k][core[:, :, k]])) for k in slices]
     assert len(slices) > 200
     assert np.abs(middle).max() < 0.3
+
+
+def test_the_recipe_says_whether_the_cord_is_divided_by_its_level() -> None:
+    images, cords = stacked(AXIAL_STACK, gap_mm=0.0, gain=1.0)
+    score, ratio = (
+        prepare.prepare_session(images, cords, replace(RECIPE, normalize=rule), register=False)[0]
+        for rule in ("cord", "cord-ratio")
+    )
+    assert np.array_equal(score.coverage, ratio.coverage)
+    assert not np.allclose(score.image, ratio.image, atol=0.05)
+    core = eroded_core(ratio.cord, ratio.coverage[0], spacing_mm=0.5)
+    inside = ratio.image[0][core]
+    assert np.median(inside) == pytest.approx(0, abs=0.05)
+    assert 1.4826 * np.median(np.abs(inside)) == pytest.approx(1, abs=0.05)
 
 
 def test_intensities_that_cannot_be_matched_are_told() -> None:
@@ -247,7 +262,8 @@ def test_report_counts_borrowed_slices_and_cut_cords() -> None:
     assert found["Ax"].extrapolated_share == pytest.approx(0.4, abs=0.15)
     assert found["Sag"].extrapolated_share == 0
     assert found["Ax"].covered_mm == pytest.approx(40, abs=2)
-    assert found["Iso"].touches_edge
+    assert found["Iso"].touches_edge and found["Iso"].edge_slices[0] >= 2
+    assert found["Sag"].edge_slices == (0, 0)
     assert not found["Sag"].touches_edge
     assert any("may be cut" in line for line in report.warnings)
     assert any("borrowed" in line for line in report.warnings)

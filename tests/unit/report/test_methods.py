@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 from bids_scseg.recipe.model import Recipe, SequenceRule
 from bids_scseg.report.methods import MethodsFacts, boilerplate, compose, recipe_facts
+from bids_scseg.report.session import CONTRAST_UNITS
 
 FACTS = MethodsFacts(
     version="0.1.0", sequences=(("T2Sag", "sagittal T2-weighted"),), anchor="T2Sag", model="m", threshold=0.4
@@ -71,6 +73,15 @@ def test_only_what_was_done_is_told():
     assert "not validated" not in full
 
 
+def test_what_the_cord_masks_remove_is_told():
+    text = compose(FACTS).text
+    assert "above or below the ends of the session's cord masks was removed" in text
+    assert "components that touched no cord although their slices had some" in text
+    assert "each took the voxels that it filled most, as many as make up its volume" in text
+    assert "Probabilities were restored by averaging over each voxel's footprint" in text
+    assert "from the top of the prepared cord" in text and "top of the field of view" not in text
+
+
 def test_boilerplate_lists_its_references():
     text = boilerplate(FACTS)
     assert text.startswith("## Methods\n\n") and "## References\n\n1. " in text
@@ -81,6 +92,10 @@ def test_intensities_are_told_as_the_recipe_had_them():
     text = boilerplate(replace(FACTS, normalize="cord", by_patch=True))
     assert "relative to the cord" in text and "clipped at ±6" in text and "unit variance" not in text
     assert "does not reach a patch counted as missing" in text
+    rules = get_args(get_type_hints(Recipe)["normalize"])
+    texts = [boilerplate(replace(FACTS, normalize=rule)) for rule in rules]
+    assert len(set(texts)) == len(rules) and "divided by the cord's own level" in texts[-1]
+    assert set(CONTRAST_UNITS) == set(rules)
 
 
 RULE = SequenceRule(name="T2Sag", suffixes=("T2w",), planes=("sag",), register_slabs=True)
