@@ -9,6 +9,8 @@ from scipy import ndimage
 CONSTANT = 1e-6  # standard deviation, relative to the largest value, below which an image carries nothing
 
 CORE_SHARE = 0.9  # share of cord from which a voxel counts as the cord's inside, ours
+EDGE_MM = 1.0  # of the cord's edge in plane: a mask may be so much too wide, ours
+LEAST_LEVEL = 0.05  # of the highest level along the cord; below it there is no ratio, ours
 LEVEL_SIGMA_MM = 15.0  # smoothing of the cord's level along S-I: longer than most lesions, ours
 CLIP = 6.0  # in units of the cord's spread; lesions reach 7, fluid and fat far more, ours
 MAD_TO_SD = 1.4826  # of a normal distribution
@@ -79,11 +81,89 @@ def cord_score(
         return np.clip(zscore(volume, coverage), -CLIP, CLIP)
     values = volume.astype(np.float32)
     residual = values - cord_level(values, core, sigma_vox=LEVEL_SIGMA_MM / spacing_mm)
-    inside = residual[core]
-    spread = MAD_TO_SD * float(np.median(np.abs(inside - np.median(inside))))
+    spread = _spread(residual[core])
     if spread <= CONSTANT * max(float(np.abs(values[coverage]).max()), 1e-30):
         return np.clip(zscore(volume, coverage), -CLIP, CLIP)
     return np.where(coverage, np.clip(residual / np.float32(spread), -CLIP, CLIP), 0).astype(np.float32)
+
+
+def cord_ratio(
+    volume: npt.NDArray[np.generic],
+    coverage: npt.NDArray[np.bool_],
+    cord: npt.NDArray[np.floating],
+    *,
+    spacing_mm: float,
+) -> npt.NDArray[np.float32]:
+    """Contrast relative to the cord's level, in units of the spread of that ratio.
+
+    As :func:`cord_score`, with two differences: values are divided by the level, so that where the coil sees
+    less the same tissue has the same value, and the cord's edge takes no part in level and spread
+    (:func:`eroded_core`), so that a mask that is too wide changes neither.
+
+    Parameters
+    ----------
+    volume : (i, j, k)
+        Values of one sequence; 0 is no signal.
+    coverage : (i, j, k) bool
+        Where they are data.
+    cord : (i, j, k)
+        Share of each voxel in the cord, 0-1.
+    spacing_mm
+        Voxel size, the same along all axes; the third is S-I.
+
+    Returns
+    -------
+    (i, j, k) float32
+        Within ±6; 0 where not covered. Where the level is not above 5 % of its highest everywhere, as in
+        images with negative values, it is subtracted only. :func:`zscore`, clipped, where the sequence
+        covers next to no cord or the cord is constant.
+    """
+    core = eroded_core(cord, coverage, spacing_mm=spacing_mm)
+    if int(core.sum()) < FEW_VOXELS:
+        return np.clip(zscore(volume, coverage), -CLIP, CLIP)
+    values = volume.astype(np.float32)
+    level = cord_level(values, core, sigma_vox=LEVEL_SIGMA_MM / spacing_mm)
+    relative = values - level
+    if level.min() > LEAST_LEVEL * level.max():
+        relative = relative / level
+    spread = _spread(relative[core])
+    if spread <= CONSTANT * max(float(np.abs(relative[coverage]).max()), 1e-30):
+        return np.clip(zscore(volume, coverage), -CLIP, CLIP)
+    return np.where(coverage, np.clip(relative / np.float32(spread), -CLIP, CLIP), 0).astype(np.float32)
+
+
+def eroded_core(
+    cord: npt.NDArray[np.floating], coverage: npt.NDArray[np.bool_], *, spacing_mm: float
+) -> npt.NDArray[np.bool_]:
+    """The covered cord without its outer millimetre in plane; with it where fewer than 20 voxels remain.
+
+    Parameters
+    ----------
+    cord, coverage : (i, j, k)
+        Share of each voxel in the cord, 0-1, and where there are data.
+    spacing_mm
+        Voxel size in plane.
+
+    Returns
+    -------
+    (i, j, k) bool
+    """
+    inside = cord >= CORE_SHARE
+    reach = int(EDGE_MM / spacing_mm + 1e-6)
+    i, j = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    disc = (i**2 + j**2) * spacing_mm**2 <= EDGE_MM**2 + 1e-6
+    core = np.zeros_like(inside)
+    occupied = np.nonzero(inside.any(axis=2))
+    if occupied[0].size:
+        box = tuple(slice(axis.min(), axis.max() + 1) for axis in occupied)
+        core[box] = ndimage.binary_erosion(inside[box], disc[:, :, None])
+    core &= coverage
+    return core if int(core.sum()) >= FEW_VOXELS else np.asarray(coverage & inside)
+
+
+def _spread(values: npt.NDArray[np.float32]) -> float:
+    """Standard deviation by the median absolute deviation."""
+    return MAD_TO_SD * float(np.median(np.abs(values - np.median(values))))
 
 
 def cord_level(

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_scseg.preprocess.normalize import CLIP, cord_level, cord_score, is_constant, zscore
+from bids_scseg.preprocess.normalize import (
+    CLIP,
+    cord_level,
+    cord_ratio,
+    cord_score,
+    eroded_core,
+    is_constant,
+    zscore,
+)
 
 
 def test_statistics_come_from_covered_voxels_only() -> None:
@@ -102,3 +111,80 @@ def test_what_is_not_covered_stays_zero() -> None:
     out = cord_score(image, coverage, share, spacing_mm=0.5)
     assert not out[:, :, 40:].any()
     assert not cord_score(image, np.zeros(share.shape, bool), share, spacing_mm=0.5).any()
+
+
+def wide_phantom() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """A cord of level 20 and spread 2 in dark surroundings of 0: image, share and a lesion in it."""
+    rng = np.random.default_rng(0)
+    share = np.zeros((28, 28, 120), np.float32)
+    share[6:22, 6:22] = 1
+    image = (20 * share + rng.normal(0, 2, share.shape)).astype(np.float32)
+    lesion = np.zeros(share.shape, bool)
+    lesion[12:16, 12:16, 50:70] = True
+    return image + np.float32(6) * lesion, share, lesion
+
+
+def test_a_mask_that_is_a_voxel_too_wide_leaves_a_lesion_its_contrast() -> None:
+    """The mask's outermost ring is fluid, five times as far from the cord as its spread."""
+    image, share, lesion = wide_phantom()
+    wide = np.zeros_like(share)
+    wide[5:23, 5:23] = 1
+    covered = np.ones(share.shape, bool)
+    right, wrong = (cord_ratio(image, covered, mask, spacing_mm=0.5)[lesion].mean() for mask in (share, wide))
+    assert 2.6 < right < 3.3
+    assert abs(wrong / right - 1) < 0.02
+    old = [cord_score(image, covered, mask, spacing_mm=0.5)[lesion].mean() for mask in (share, wide)]
+    assert old[1] < 0.85 * old[0]
+
+
+def test_where_the_coil_sees_less_contrasts_stay() -> None:
+    image, share, _ = wide_phantom()
+    share, image = np.tile(share, (1, 1, 3)), np.tile(image, (1, 1, 3))
+    gain = np.geomspace(1, 0.25, image.shape[2]).astype(np.float32)
+    covered = np.ones(share.shape, bool)
+    ratio, score = (rule(image * gain, covered, share, spacing_mm=0.5) for rule in (cord_ratio, cord_score))
+    inner = slice(8, 20), slice(8, 20)
+    ends = [
+        [float(out[(*inner, part)].std()) for part in (slice(40, 90), slice(270, 320))]
+        for out in (ratio, score)
+    ]
+    assert ends[0][1] == pytest.approx(ends[0][0], rel=0.1)
+    assert ends[1][1] < 0.5 * ends[1][0]
+    assert abs(float(np.median(ratio[share > 0]))) < 0.15
+
+
+def test_a_ratio_is_of_signal_that_has_a_zero_and_gain_does_not_matter() -> None:
+    image, share, _ = wide_phantom()
+    covered = np.ones(share.shape, bool)
+    once, more = (cord_ratio(image * np.float32(gain), covered, share, spacing_mm=0.5) for gain in (1, 300))
+    assert np.allclose(once, more, atol=1e-3)
+    # of values about 0 a ratio says nothing: the level is subtracted
+    centred = cord_ratio(image - np.float32(20), covered, share, spacing_mm=0.5)
+    assert np.isfinite(centred).all()
+    core = eroded_core(share, covered, spacing_mm=0.5)
+    assert np.median(np.abs(centred[core])) * 1.4826 == pytest.approx(1, abs=0.05)
+
+
+def test_a_cord_that_is_too_thin_keeps_its_edge() -> None:
+    share = np.zeros((12, 12, 30), np.float32)
+    share[4:8, 4:8] = 1
+    covered = np.ones(share.shape, bool)
+    assert np.array_equal(eroded_core(share, covered, spacing_mm=0.5), share > 0)
+    share[2:10, 2:10] = 1
+    inner = eroded_core(share, covered, spacing_mm=0.5)
+    assert inner[4:8, 4:8].all() and int(inner[..., 0].sum()) == 16
+    covered[..., 10:] = False
+    assert not eroded_core(share, covered, spacing_mm=0.5)[..., 10:].any()
+    assert not eroded_core(np.zeros_like(share), covered, spacing_mm=0.5).any()
+
+
+def test_a_ratio_without_cord_or_contrast_in_it_is_the_score_of_the_window() -> None:
+    image, share, _ = wide_phantom()
+    covered = np.ones(share.shape, bool)
+    expected = np.clip(zscore(image, covered), -CLIP, CLIP)
+    assert np.array_equal(cord_ratio(image, covered, np.zeros_like(share), spacing_mm=0.5), expected)
+    flat = np.where(share > 0, np.float32(20), image)
+    expected = np.clip(zscore(flat, covered), -CLIP, CLIP)
+    assert np.array_equal(cord_ratio(flat, covered, share, spacing_mm=0.5), expected)
+    covered[..., 100:] = False
+    assert not cord_ratio(image, covered, share, spacing_mm=0.5)[..., 100:].any()

@@ -32,6 +32,21 @@ def test_packaged_recipes_load_and_are_named_after_their_files() -> None:
         assert load_recipe(name).name == name
 
 
+@pytest.mark.parametrize("rule", ["cord", "cord-ratio", "coverage"])
+def test_every_rule_of_normalisation_can_be_asked_for(tmp_path: Path, rule: str) -> None:
+    data = recipe_to_json(load_recipe("cord-lesion"))
+    path = tmp_path / "ours.json"
+    path.write_text(json.dumps({**data, "normalize": rule}), encoding="utf-8")
+    assert load_recipe(path).normalize == rule
+    path.write_text(json.dumps({**data, "normalize": "cord-ration"}), encoding="utf-8")
+    with pytest.raises(DataError, match="cord-ratio"):
+        load_recipe(path)
+
+
+def test_the_packaged_recipes_keep_the_rule_of_the_packaged_weights() -> None:
+    assert {load_recipe(name).normalize for name in ("cord-lesion", "cord-lesion-psir")} == {"cord"}
+
+
 def test_the_default_recipe_is_the_papers_network() -> None:
     recipe = load_recipe("cord-lesion")
     assert recipe.sequence_names == recipe.network.sequences == PAPER
