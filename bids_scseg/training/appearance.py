@@ -38,6 +38,9 @@ SHOWN, REVERSED = 0.7, 0.15
 SOFT_VOX = (0.5, 1.2)
 #: Factor of values outside the cord, about the cord's mean, log-uniform; share of sequences that change.
 DIMMED, CHANGED = (0.15, 1.5), 0.7
+#: Sequences whose fluid can be as dark as the cord or darker, with long echoes and short repetitions or
+#: flow; and the factor that makes it so. Real axial T2*w has surroundings from -6 to 2 spreads of the cord.
+DARKENED, DARK = ("T2StarAx", "T2Ax"), (-1.0, 0.15)
 LEAST_VOXELS = 30  # of pure cord in a slice or patch, below which nothing is drawn
 SLICE_MM2 = 15.0  # least cord in a slice, mm²: less is a rest of it
 
@@ -108,6 +111,30 @@ def change_surroundings(sample: Sample, cord: Floats, rng: Rng, *, probability: 
     for channel in np.flatnonzero(sample.available):
         if rng.random() < CHANGED:
             factor = np.float32(np.exp(rng.uniform(*np.log(DIMMED))))
+            image[channel] = np.clip(image[channel] * (cord + (1 - cord) * factor), -CLIP, CLIP)
+    return replace(sample, image=image)
+
+
+def darken_fluid(
+    sample: Sample, cord: Floats, rng: Rng, *, probability: float, sequences: Sequence[str]
+) -> Sample:
+    """The sample with surroundings as dark as the cord or darker in axial scans, each by ``probability``.
+
+    Parameters
+    ----------
+    sample, cord, rng
+        As of :func:`change_surroundings`.
+    probability
+        Share of axial T2- and T2*-weighted channels that are changed.
+    sequences
+        Names of the channels.
+    """
+    if not probability:
+        return sample
+    image = sample.image.copy()
+    for channel in np.flatnonzero(sample.available):
+        if sequences[channel] in DARKENED and rng.random() < probability:
+            factor = np.float32(rng.uniform(*DARK))
             image[channel] = np.clip(image[channel] * (cord + (1 - cord) * factor), -CLIP, CLIP)
     return replace(sample, image=image)
 

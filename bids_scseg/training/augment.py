@@ -16,6 +16,8 @@ from monai.transforms.intensity.array import AdjustContrast, GaussianSmooth
 from monai.transforms.spatial.array import Affine
 from torch.nn import functional
 
+from bids_scseg.preprocess.normalize import CLIP
+from bids_scseg.training.acquisition import Scene, draw_ratio, draw_scan, renormalised, scan
 from bids_scseg.training.config import AugmentConfig
 from bids_scseg.training.sample import IGNORE, Sample
 from bids_scseg.training.volume import stretch
@@ -206,11 +208,44 @@ def _lower_resolution(image: torch.Tensor, factor: float) -> torch.Tensor:
     return functional.interpolate(lowered, size=size, mode="trilinear")[0]
 
 
-def augment(sample: Sample, rng: Rng, config: AugmentConfig) -> Sample:
-    """Draw and apply."""
+def augment(sample: Sample, rng: Rng, config: AugmentConfig, *, scene: Scene | None = None) -> Sample:
+    """Draw and apply.
+
+    With ``config.renormalise`` or ``config.physical`` intensities change first, while the cord of the
+    ``scene`` is still where the images show it; these need one.
+    """
+    if config.renormalise or config.physical:
+        if scene is None:
+            raise ValueError("augment.renormalise and augment.physical need the patch's cord")
+        image = sample.image.copy()
+        for channel in np.flatnonzero(sample.available):
+            image[channel] = _taken(sample, int(channel), rng, config, scene)
+        return apply_spatial(replace(sample, image=image), draw_spatial(rng, config))
     moved = apply_spatial(sample, draw_spatial(rng, config))
     image = moved.image.copy()
     for channel in np.flatnonzero(moved.available):
         draw = draw_intensity(rng, config)
         image[channel] = apply_intensity(moved.image[channel], moved.coverage[channel], draw)
     return replace(moved, image=image)
+
+
+def _taken(sample: Sample, channel: int, rng: Rng, config: AugmentConfig, scene: Scene) -> Floats:
+    """One sequence with its changes in the order of a scanner: resolution, field and noise, normalisation.
+
+    What follows the normalisation is only the factor by which an imperfect cord mask misses the spread.
+    """
+    before, coverage = sample.image[channel], sample.coverage[channel]
+    draw, taking = draw_intensity(rng, config), draw_scan(rng, config)
+    ratio = draw_ratio(rng) if taking is None else taking.ratio
+    noise = draw.noise if taking is None else 0.0  # that of the scanner is of native voxels
+    out = apply_intensity(before, coverage, replace(draw, contrast=0.0, noise=noise))
+    if taking is not None:
+        out = scan(out, coverage, taking, spacing=scene.spacings[channel], normalize=scene.normalize)
+    if config.renormalise:
+        out = renormalised(out, coverage, scene, ratio=ratio)
+    elif taking is not None:
+        out = np.clip(out, -CLIP, CLIP)
+    # fluid that had been clipped is brighter than it looks: it does not fade with a larger spread
+    beyond = (np.abs(before) >= CLIP) & (scene.cord < 0.5)
+    out = np.where(beyond, np.copysign(np.float32(CLIP), out), out)
+    return apply_intensity(out, coverage, IntensityDraw(contrast=draw.contrast))

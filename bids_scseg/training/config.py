@@ -191,6 +191,9 @@ class AugmentConfig:
     noise: float = 0.15
     noise_sd: tuple[float, float] = (0.0, 0.3)  # in units of the normalised image
     invert: float = 0.0
+    renormalise: bool = False  # to the cord after all changes, by the recipe's rule; ``contrast`` comes last
+    physical: float = 0.0  # coil, slices, fall-off along S-I and noise of native voxels
+    slice_sd: float = 0.04  # of ``physical``: largest deviation of native slices' brightness, as a share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +216,14 @@ class PaintConfig:
         Least and largest contrast of the horns, in standard deviations of the cord.
     grey_front
         By how much, at most, anterior horns are stronger than the rest, as a share of it.
+    contrast
+        Least and largest contrast of visible lesions, in standard deviations of the cord around.
+    least_contrast
+        Contrast below which a voxel of a painted lesion does not count, in the same units.
+    columns
+        Share of painted lesions, wide ones apart, whose centres are drawn by the cord's columns.
+    dark_fluid
+        Share of axial T2- and T2*-weighted channels with surroundings as dark as the cord or darker.
     """
 
     probability: float = 0.0
@@ -222,6 +233,10 @@ class PaintConfig:
     wide: float = 0.0
     grey_contrast: tuple[float, float] = (0.3, 3.0)
     grey_front: float = 0.0
+    contrast: tuple[float, float] = (2.0, 9.0)
+    least_contrast: float = 0.7
+    columns: float = 0.0
+    dark_fluid: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -512,18 +527,20 @@ _NOT_NEGATIVE = (
     "loss.smooth", "loss.ce_weight", "loss.ce_foreground", "loss.overlap_weight", "loss.alpha", "loss.beta",
     "loss.gamma", "optimizer.lr", "optimizer.weight_decay", "optimizer.power", "optimizer.warmup",
     "optimizer.clip", "augment.bias_strength", "augment.rotation_deg",
-    "sampling.dropout_keeps", "sampling.workers", "arm.weight", "arm.logistic_scale", "arm.normal_sd",
+    "paint.least_contrast", "sampling.dropout_keeps", "sampling.workers", "arm.weight",
+    "arm.logistic_scale", "arm.normal_sd",
     "validation.every", "validation.cases", "validation.folds", "validation.fold",
 )  # fmt: skip
 _SHARES = (
     "optimizer.momentum", "sampling.foreground", "sampling.sequence_dropout",
     "sampling.exchange", "sampling.alone_share", "paint.probability", "paint.grey",
-    "paint.surroundings", "paint.wide", "arm.logistic_share", "validation.fraction", "validation.test",
+    "paint.surroundings", "paint.wide", "paint.columns", "paint.dark_fluid", "arm.logistic_share",
+    "validation.fraction", "validation.test",
     "augment.flip", "augment.spatial", "augment.gamma", "augment.blur", "augment.bias",
     "augment.low_resolution", "augment.noise", "augment.invert",
-    "augment.elastic", "augment.contrast",
+    "augment.elastic", "augment.contrast", "augment.physical",
 )  # fmt: skip
-_BELOW_ONE = ("optimizer.ema", "augment.scale")
+_BELOW_ONE = ("optimizer.ema", "augment.scale", "augment.slice_sd")
 # ranges by the least value that makes sense, and whether that is one of them
 _RANGES = {
     "elastic_mm": (0.0, True), "contrast_factor": (0.0, False), "gamma_range": (0.0, False),
@@ -554,6 +571,8 @@ def _problems(config: TrainingConfig) -> Iterator[tuple[str, str]]:
         yield f"paint.lesions is {config.paint.lesions}", "fewest and most, at least 1"
     if not 0 <= config.paint.grey_contrast[0] <= config.paint.grey_contrast[1] < math.inf:
         yield f"paint.grey_contrast is {config.paint.grey_contrast}", "least and largest, at least 0"
+    if not 0 < config.paint.contrast[0] <= config.paint.contrast[1] < math.inf:
+        yield f"paint.contrast is {config.paint.contrast}", "least and largest, more than 0"
     if not 0 <= config.paint.grey_front < math.inf:
         yield f"paint.grey_front is {config.paint.grey_front}", "at least 0"
     if any(not math.isfinite(weight) or weight < 0 for weight in config.loss.output_weights):

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import DataError
-from bids_scseg.training.appearance import add_grey, change_surroundings
+from bids_scseg.training.acquisition import Scene
+from bids_scseg.training.appearance import add_grey, change_surroundings, darken_fluid
 from bids_scseg.training.augment import augment
 from bids_scseg.training.cases import TrainingCase, kept_sequences
 from bids_scseg.training.config import AugmentConfig, PaintConfig, SamplingConfig
@@ -91,13 +92,17 @@ def draw_patch(
     order = np.arange(len(case.sequences))
     if sampling.exchange:
         patch, order = exchange(patch, rng, probability=sampling.exchange, sequences=case.sequences)
-    if painting.probability or painting.grey or painting.surroundings:
-        cord = crop_cord(case, place, sampling.patch_vox)
-        spacings = [case.spacings.get(case.sequences[n], (SPACING_MM,) * 3) for n in order]
-        patch = add_grey(patch, cord, rng, config=painting, sequences=case.sequences, spacings=spacings)
+    painted = bool(painting.probability or painting.grey or painting.surroundings or painting.dark_fluid)
+    scene = None
+    if painted or augmentation.renormalise or augmentation.physical:
+        scene = _scene(case, place, order, patch_vox=sampling.patch_vox, augmentation=augmentation)
+    if painted and scene:
+        cord, names = scene.cord, case.sequences
+        patch = add_grey(patch, cord, rng, config=painting, sequences=names, spacings=scene.spacings)
         patch = change_surroundings(patch, cord, rng, probability=painting.surroundings)
-        patch = paint(patch, cord, rng, painting, sequences=case.sequences, spacings=spacings)
-    patch = augment(patch, rng, augmentation)
+        patch = darken_fluid(patch, cord, rng, probability=painting.dark_fluid, sequences=names)
+        patch = paint(patch, cord, rng, painting, sequences=names, spacings=scene.spacings)
+    patch = augment(patch, rng, augmentation, scene=scene)
     return covered_only(patch) if sampling.by_patch else patch
 
 
@@ -242,12 +247,35 @@ def crop_cord(
     if case.cord is None:
         raise DataError(
             "no share of cord", file=case.folder or case.name, expected="cord_share.npy",
-            remedy="prepare the cases again, or set all of paint to 0",
+            remedy="prepare the cases again, or set all of paint and augment.renormalise and physical to 0",
         )  # fmt: skip
     inner, outer = _window(place, patch, case.label.shape)
     out = np.zeros(patch, np.float32)
     out[outer] = case.cord[inner]
     return out
+
+
+def _scene(
+    case: TrainingCase,
+    place: tuple[int, int, int],
+    order: npt.NDArray[np.intp],
+    *,
+    patch_vox: tuple[int, int, int],
+    augmentation: AugmentConfig,
+) -> Scene:
+    """What is known of a patch beside its images, whose channels came from ``order`` (S,) of the case's."""
+    rule = (case.made.rules or {}).get("normalize", "cord")  # cases of unknown making are let pass
+    if rule not in ("cord", "cord-ratio") and (augmentation.renormalise or augmentation.physical):
+        raise DataError(
+            f"prepared with normalize {rule!r}", file=case.folder or case.name,
+            expected="'cord' or 'cord-ratio'",
+            remedy="set augment.renormalise to false and augment.physical to 0",
+        )  # fmt: skip
+    return Scene(
+        cord=crop_cord(case, place, patch_vox),
+        spacings=[case.spacings.get(case.sequences[n], (SPACING_MM,) * 3) for n in order],
+        normalize="cord-ratio" if rule == "cord-ratio" else "cord",
+    )
 
 
 def _window(

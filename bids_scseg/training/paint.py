@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from bids_scseg.errors import DataError
 from bids_scseg.preprocess.normalize import CLIP
-from bids_scseg.synth.contrast import FAINT_CNR, LESION_SIGN, VISIBLE_CNR
-from bids_scseg.synth.lesions import DETECTABILITY
+from bids_scseg.synth.contrast import FAINT_CNR, LESION_SIGN
+from bids_scseg.synth.lesions import COLUMNS, DETECTABILITY
 from bids_scseg.training.config import PaintConfig
 from bids_scseg.training.sample import IGNORE, Sample
 
@@ -39,9 +39,13 @@ EXPONENT, RATIO_LOG_SD, SLANT, EDGE_MM = (1.6, 4.0), 0.35, 0.12, (0.2, 1.2)
 ROUGHNESS, ROUGH_MM = (0.0, 0.35), (1.0, 4.0)
 #: Texture within a lesion: relative deviation and length in mm, ours.
 TEXTURE, TEXTURE_MM = (0.0, 0.3), (1.0, 3.0)
-#: Contrast-to-noise of a visible lesion, log-uniform: from the least that counts as visible to brighter than
-#: fluid.
-STRONGEST_CNR = 9.0
+#: Where centres by columns lie: angle from R to A in degrees (lateral ones on either side), deviation around
+#: it on both sides, distance from the middle as a share of the cord's half widths (ours).
+COLUMN_ANGLES, COLUMN_SPREAD, COLUMN_RADII = (
+    {"lateral": 0.0, "dorsal": -90.0, "ventral": 90.0},
+    35.0,
+    (0.35, 0.8),
+)
 #: How readily a sequence shows a lesion: the share that the generator draws by (docs/synthetic.md) to the
 #: power of an exponent between these bounds, drawn for each lesion (ours). Some are seen in one sequence,
 #: others in all.
@@ -103,7 +107,7 @@ def paint(
         return sample
     for _ in range(int(rng.integers(config.lesions[0], config.lesions[1] + 1))):
         wide = bool(config.wide) and rng.random() < config.wide
-        sample = _add(sample, cord, rng, wide=wide, sequences=sequences, spacings=spacings)
+        sample = _add(sample, cord, rng, config, wide=wide, sequences=sequences, spacings=spacings)
     return sample
 
 
@@ -151,6 +155,7 @@ def _add(
     sample: Sample,
     cord: Floats,
     rng: Rng,
+    config: PaintConfig,
     *,
     wide: bool,
     sequences: Sequence[str],
@@ -161,6 +166,8 @@ def _add(
     places = np.argwhere(free)
     if not len(places):
         return sample
+    if config.columns and not wide and rng.random() < config.columns:
+        places = column_place(rng, free, cord, places)
     shape = draw_wide(rng, places, cord) if wide else draw_shape(rng, places)
     box, share = fill(shape, rng, cord)
     if not share.size or share.sum() * SPACING_MM**3 < LEAST_MM3:
@@ -169,13 +176,14 @@ def _add(
     if np.any(taken & (share >= 0.25)):
         return sample
     image, mean, seen = sample.image.copy(), np.zeros_like(share), np.zeros(share.shape, bool)
-    shown = _degrees(rng, sample, box, share, sequences=sequences)
+    shown = _degrees(rng, sample, box, share, sequences=sequences, contrast=config.contrast)
     texture = _smooth(rng, share.shape, rng.uniform(*TEXTURE_MM)) * rng.uniform(*TEXTURE)
     for channel, cnr in shown.items():
         part = average(share, spacings[channel], rng)
         spread = _spread(image[channel], cord, sample, box=box, channel=channel)
         added = sign_of(sequences[channel]) * cnr * spread * part * (1 + texture)
-        seen |= _change(image[(channel, *box)], added, sample.coverage[(channel, *box)]) >= FAINT_CNR * spread
+        change = _change(image[(channel, *box)], added, sample.coverage[(channel, *box)])
+        seen |= change >= config.least_contrast * spread
         mean += part / len(shown)
     label = sample.label.copy()
     # where cord and fluid mix, a lesion may leave no trace: that must not be learned as one
@@ -197,6 +205,31 @@ def draw_shape(rng: Rng, places: npt.NDArray[np.int64]) -> Shape:
     """A lesion with its centre at one of the places ``(n, 3)`` in voxels."""
     area = float(np.clip(rng.lognormal(np.log(AREA_MM2), AREA_LOG_SD), *AREA_BOUNDS))
     return _shape_of(rng, places, area_mm2=area, length_mm=LENGTH_MM)
+
+
+def column_place(
+    rng: Rng, free: npt.NDArray[np.bool_], cord: Floats, places: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """A place ``(1, 3)`` in a column, in the slice of a random one of ``places`` ``(n, 3)``.
+
+    Columns have the generator's shares (`bids_scseg.synth.lesions.COLUMNS`). Where the cord is not free
+    there, the random place itself.
+    """
+    chosen = places[rng.integers(len(places))]
+    names = list(COLUMNS)
+    name = names[int(rng.choice(len(names), p=[COLUMNS[one][0] for one in names]))]
+    angle = np.deg2rad(COLUMN_ANGLES[name] + rng.uniform(-COLUMN_SPREAD, COLUMN_SPREAD))
+    away = rng.uniform(*COLUMN_RADII) * np.array([np.cos(angle), np.sin(angle)])
+    if name == "lateral" and rng.random() < 0.5:
+        away[0] = -away[0]
+    section = cord[..., chosen[2]].astype(np.float64)
+    index = np.indices(section.shape)
+    centre = (index * section).sum(axis=(1, 2)) / section.sum()
+    spread = ((index - centre[:, None, None]) ** 2 * section).sum(axis=(1, 2)) / section.sum()
+    half = 2 * np.sqrt(spread)  # of an ellipse, twice the deviation
+    i, j = np.rint(centre + away * half).astype(int)
+    inside = 0 <= i < free.shape[0] and 0 <= j < free.shape[1] and free[i, j, chosen[2]]
+    return np.array([[i, j, chosen[2]]]) if inside else chosen[None]
 
 
 def draw_wide(rng: Rng, places: npt.NDArray[np.int64], cord: Floats) -> Shape:
@@ -259,17 +292,35 @@ def _average_along(share: Floats, axis: int, *, step: int, first: int) -> Floats
     pad[axis] = (first, count * step - size - first)
     lines = np.moveaxis(np.pad(share, pad), axis, -1)
     means = lines.reshape(*lines.shape[:-1], count, step).mean(axis=-1)
+    return np.moveaxis(spread_back(means, size, step=step, first=first), -1, axis)
+
+
+def spread_back(native: Floats, size: int, *, step: int, first: int) -> Floats:
+    """Values of native voxels along the last axis, interpolated linearly to a grid of ``size`` voxels.
+
+    A native voxel is ``step`` voxels of the grid long; of the first one, ``first`` lie before the grid.
+    """
+    count = native.shape[-1]
     where = np.clip((np.arange(size) + first + 0.5) / step - 0.5, 0, count - 1)
     low = np.minimum(where.astype(int), max(count - 2, 0))
     high = np.minimum(low + 1, count - 1)
     part = (where - low).astype(np.float32)
-    return np.moveaxis(means[..., low] * (1 - part) + means[..., high] * part, -1, axis)
+    return np.asarray(native[..., low] * (1 - part) + native[..., high] * part, np.float32)
 
 
 def _degrees(
-    rng: Rng, sample: Sample, box: tuple[slice, slice, slice], share: Floats, *, sequences: Sequence[str]
+    rng: Rng,
+    sample: Sample,
+    box: tuple[slice, slice, slice],
+    share: Floats,
+    *,
+    sequences: Sequence[str],
+    contrast: tuple[float, float],
 ) -> dict[int, float]:
-    """Contrast-to-noise by channel that covers most of the lesion; visible in one of them nearly always."""
+    """Contrast-to-noise by channel that covers most of the lesion; visible in one of them nearly always.
+
+    Of a visible lesion it is log-uniform within ``contrast``, of a faint one below that.
+    """
     inside = share >= 0.5
     covering = [
         int(n)
@@ -282,9 +333,9 @@ def _degrees(
     certain = int(rng.choice(covering, p=shares / shares.sum())) if covering and rng.random() < SHOWN else -1
     for channel, share_visible in zip(covering, shares**ease, strict=True):
         if channel == certain or rng.random() < share_visible:
-            out[channel] = float(np.exp(rng.uniform(np.log(VISIBLE_CNR), np.log(STRONGEST_CNR))))
+            out[channel] = float(np.exp(rng.uniform(np.log(contrast[0]), np.log(contrast[1]))))
         else:
-            bounds = (FAINT_CNR, VISIBLE_CNR) if rng.random() < FAINT else (0.0, FAINT_CNR)
+            bounds = (FAINT_CNR, max(contrast[0], FAINT_CNR)) if rng.random() < FAINT else (0.0, FAINT_CNR)
             out[channel] = float(rng.uniform(*bounds))
     return out
 

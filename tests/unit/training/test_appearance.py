@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bids_scseg.errors import DataError
 from bids_scseg.preprocess.normalize import CLIP
 from bids_scseg.training import appearance
-from bids_scseg.training.appearance import add_grey, change_surroundings, draw_horns
+from bids_scseg.training.appearance import add_grey, change_surroundings, darken_fluid, draw_horns
 from bids_scseg.training.config import PaintConfig, config_from_mapping
 from bids_scseg.training.sample import Sample
 
@@ -170,3 +170,29 @@ def test_a_cord_that_ends_in_remnants_raises_no_warning(recwarn: pytest.Warnings
     ragged[45, 45, 41] = 1  # a voxel of cord far from where a fit would put it
     assert draw_horns(np.random.default_rng(0), ragged).any()
     assert not recwarn.list
+
+
+def test_fluid_gets_as_dark_as_the_cord_in_axial_scans_only() -> None:
+    start = patch()
+    outside = cord() == 0
+    means = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        after = darken_fluid(start, cord(), rng, probability=1.0, sequences=NAMES)
+        assert np.array_equal(after.image[1], start.image[1])  # MP2RAGE
+        assert np.allclose(after.image[0][cord() == 1], start.image[0][cord() == 1])
+        assert np.abs(after.image).max() <= CLIP
+        means.append(float(after.image[0][outside].mean()))
+    before = float(start.image[0][outside].mean())
+    assert before > 2.5
+    assert -before <= min(means) < -0.5 * before
+    assert max(means) < 0.16 * before
+
+
+def test_fluid_stays_bright_without_the_option() -> None:
+    start, rng = patch(), np.random.default_rng(0)
+    assert darken_fluid(start, cord(), rng, probability=0.0, sequences=NAMES) is start
+    assert rng.random() == np.random.default_rng(0).random()
+    some = [darken_fluid(start, cord(), rng, probability=0.3, sequences=NAMES) for _ in range(60)]
+    changed = np.mean([not np.array_equal(one.image, start.image) for one in some])
+    assert 0.1 < changed < 0.5

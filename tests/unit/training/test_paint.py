@@ -17,7 +17,7 @@ from bids_scseg.preprocess.normalize import CLIP
 from bids_scseg.training.cases import load_case
 from bids_scseg.training.config import AugmentConfig, PaintConfig, SamplingConfig, config_from_mapping
 from bids_scseg.training.dataset import PreparedCases
-from bids_scseg.training.paint import average, draw_shape, draw_wide, exchange, fill, paint
+from bids_scseg.training.paint import average, column_place, draw_shape, draw_wide, exchange, fill, paint
 from bids_scseg.training.sample import IGNORE, Sample
 from tests.small_cases import make_case, save
 
@@ -114,6 +114,63 @@ def test_probability_zero_and_same_seed() -> None:
     assert painted(0, sample, PaintConfig(probability=0.0)) is sample
     assert np.array_equal(painted(7).image, painted(7).image)
     assert not np.array_equal(painted(7).image, painted(8).image)
+
+
+def test_visible_contrast_keeps_within_its_bounds() -> None:
+    """In a cord of noise with standard deviation 0.5, in fine voxels, texture apart."""
+    sample = replace(patch(), label=np.zeros(SIZE, np.uint8))
+    faint, strong = (
+        [painted(n, sample, PaintConfig(probability=1.0, lesions=(1, 1), contrast=bounds)) for n in range(12)]
+        for bounds in ((1.5, 1.6), (6.0, 6.5))
+    )
+
+    def largest(after: Sample) -> float:
+        return float(np.percentile(np.abs(after.image[0] - sample.image[0])[after.label == 1], 90)) / 0.5
+
+    weak, high = ([largest(one) for one in some if (one.label == 1).sum() > 50] for some in (faint, strong))
+    assert len(weak) > 4 and max(weak) < 1.6 * 1.8
+    assert max(high) > 4.5
+
+
+def test_what_shows_less_than_its_bound_does_not_count() -> None:
+    sample = replace(patch(), label=np.zeros(SIZE, np.uint8))
+    usual = PaintConfig(probability=1.0, lesions=(1, 1), contrast=(1.5, 2.5))
+    some, none = (
+        np.stack([painted(n, sample, replace(usual, least_contrast=least)).label for n in range(8)])
+        for least in (0.7, 9.0)
+    )
+    assert (some == 1).sum() > 300
+    assert not (none == 1).any()
+    assert (none == IGNORE).sum() == ((some == 1) | (some == IGNORE)).sum()  # ignored, never background
+
+
+def test_centres_by_columns_lie_where_lesions_do() -> None:
+    rng, free = np.random.default_rng(0), cord() >= 0.5
+    places = np.argwhere(free)
+    drawn = np.concatenate([column_place(rng, free, cord(), places) for _ in range(600)])
+    x, y = ((drawn[:, axis] - 23.5) / 10.5 for axis in (0, 1))  # in half widths
+    radius, angle = np.hypot(x, y), np.degrees(np.arctan2(y, x))
+    assert free[tuple(drawn.T)].all()
+    assert radius.min() > 0.28 and radius.max() < 0.88
+    dorsal, ventral = np.abs(angle + 90) < 45, np.abs(angle - 90) < 45
+    assert dorsal.mean() == pytest.approx(0.35, abs=0.06)  # 3 standard errors
+    assert ventral.mean() == pytest.approx(0.06, abs=0.03)
+    assert (x[~dorsal & ~ventral] > 0).mean() == pytest.approx(0.5, abs=0.09)
+
+
+def test_a_column_that_is_taken_leaves_the_random_place() -> None:
+    free = np.zeros(SIZE, bool)
+    free[23:25, 23:25] = True  # the middle alone, where no column's centre lies
+    drawn = column_place(np.random.default_rng(0), free, cord(), np.argwhere(free))
+    assert drawn.shape == (1, 3) and free[tuple(drawn[0])]
+
+
+def test_usual_options_paint_what_they_always_painted() -> None:
+    """Sums of what configurations without the newer options drew before there were any."""
+    after = [painted(n) for n in range(4)]
+    assert [int((one.label == 1).sum()) for one in after] == [905, 312, 192, 685]
+    sums = [158570.1, 155479.8, 154812.2, 158087.3]
+    assert [float(np.abs(one.image, dtype=float).sum()) for one in after] == pytest.approx(sums, rel=1e-5)
 
 
 def test_wide_lesions_come_by_their_option_only() -> None:
