@@ -2,13 +2,15 @@
 
 Usage:
     python benchmarks/independent_implants.py REAL OUT [--config configs/independent-implants.json]
+        [--exclude-participant-label LABEL …]
 
 For every image of REAL with a drawn cord mask (``derivatives/labels``) and a sequence named in the
 configuration, ``draws`` copies with lesions, each as a session of its own with that one image, plus the
 untouched image as a session without lesions. Nothing of ``bids_scseg`` is imported: lesions are
 superellipsoids in millimetres around the slices' centres of mass, averaged over sub-voxels, whose
 brightness is a multiple of the standard deviation of the lesion-free cord within 10 mm. The configuration
-is frozen: a target is never reached by editing it.
+is frozen: a target is never reached by editing it. Draws depend on an image's name, so leaving people out
+changes no other.
 """
 
 from __future__ import annotations
@@ -141,12 +143,12 @@ def _heights(shape, affine):
     return sum(affine[2, a] * index[a] for a in range(3)) + affine[2, 3]
 
 
-def images(real):
-    """Image, cord mask and suffix of every image with a drawn cord mask."""
+def images(real, exclude=()):
+    """Image, cord mask and suffix of every image with a drawn cord mask, but for some people's."""
     for mask in sorted((real / "derivatives" / "labels").rglob("*_label-SC_seg.nii.gz")):
         name = mask.name.replace("_label-SC_seg", "")
         image = real / mask.parent.relative_to(real / "derivatives" / "labels") / name
-        if image.exists():
+        if image.exists() and name.split("_")[0].removeprefix("sub-") not in exclude:
             yield image, mask, name.split("_")[-1].split(".")[0]
 
 
@@ -183,10 +185,12 @@ def main():
     parser.add_argument("real", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--exclude-participant-label", nargs="+", default=[], metavar="LABEL")
     args = parser.parse_args()
     config = json.loads(args.config.read_text())
+    exclude = [label.removeprefix("sub-") for label in args.exclude_participant_label]
     records = []
-    for file, mask, suffix in images(args.real):
+    for file, mask, suffix in images(args.real, exclude):
         if suffix not in config["signs"]:
             continue
         image = nib.load(file)

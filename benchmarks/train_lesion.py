@@ -1,13 +1,16 @@
-"""The packaged lesion model from nothing: data, stages, models of folds, the same for all subjects.
+"""The packaged lesion model from nothing: data, stages, models of folds.
 
 Usage:
-    python benchmarks/train_lesion.py WORK --real REAL [--jobs 2] [--until data|phantoms|real|judge]
+    python benchmarks/train_lesion.py WORK --real REAL [--jobs 2] [--until data|phantoms|real|judge] [--all]
 
 REAL is a BIDS dataset of cords without lesions, with cord masks under ``derivatives/labels``. Everything goes
 into WORK; what is finished there is not done again, and a training that was stopped goes on from its last
-checkpoint. ``configs/cord-lesion/`` has the stages, ``folds.json`` there says which of REAL's subjects each
-model of a fold does not see. The last step judges these models (``implant_folds.py``) and prints the command
-that makes the bundle of their weights (``finish_lesion.py``). Each training takes one core; the first three
+checkpoint. ``configs/cord-lesion/`` has the stages; ``folds.json`` there says which of REAL's subjects each
+model of a fold does not see, ``exclude.json`` who takes part in nothing, and why. With ``--all`` a model of
+all other subjects is trained too. The last step judges the models of folds on two sets of test lesions: those
+of ``independent_implants.py`` by ``implant_folds.py``, with the contrast that these came out with, and those
+of ``configs/implant-test.toml``, faint ones among them, by ``implants.py``. It prints the command that makes
+the bundle of the mean of the weights (``finish_lesion.py``). Each training takes one core; the first three
 stages are one after another.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -29,7 +33,7 @@ PHANTOM_STAGES = ("1-phantoms", "2-more-phantoms", "3-grey-matter")
 DEMO_SUBJECTS, DEMO_SEED = 60, 9001
 MIXED = 60  # computed subjects of the training generator beside the real ones in the last stage
 ALL = "all"  # the model that sees every subject
-ASIDE = 6  # computed subjects that are held out in the last stage
+ASIDE = 6  # computed subjects that no stage is trained on, held out in the last one
 
 
 def run(log, *command):
@@ -103,15 +107,43 @@ def implants(work):
 
     def implant(place):
         config = ROOT / "configs" / "implant-train.toml"
-        scseg(work.log("implant"), "implant", work.real, place, "--config", config)
+        scseg(work.log("implant"), "implant", work.real, place, "--config", config, *left_out())
 
     def mix(place):
-        computed = sorted((work.root / "prepared" / "more").glob("sub-*"))[:MIXED]
+        more = work.root / "prepared" / "more"
+        computed = sorted(more.glob("sub-*"))[:MIXED]
+        computed += [path for name in held for path in sorted(more.glob(f"sub-{name}*"))]
         for source in (real, work.root / "prepared" / "demo", *computed):
             shutil.copytree(source, place / source.name, copy_function=os.link, dirs_exist_ok=True)
 
     real = work.prepared("real", implant, "--no-registration", "--jitter", "0.4")
+    held = aside(work)
     return work.once("mix", mix)
+
+
+def excluded():
+    """People of REAL that take part in nothing."""
+    return sorted(json.loads((CONFIGS / "exclude.json").read_text(encoding="utf-8")))
+
+
+def left_out():
+    """The option that leaves them out, as ``scseg implant`` and ``independent_implants.py`` have it."""
+    return ["--exclude-participant-label", *excluded()]
+
+
+def aside(work):
+    """Computed subjects that no stage is trained on: the last of the larger set."""
+    return sorted({record["subject"] for record in cases(work.root / "prepared" / "more")})[-ASIDE:]
+
+
+def check_people(work, mixed):
+    """End where somebody is in the data who must not be: WORK was begun otherwise."""
+    strangers = {record["subject"] for record in cases(mixed)} & set(excluded())
+    seen = {record["subject"] for record in cases(work.root / "phantoms")} & set(aside(work))
+    if strangers:
+        sys.exit(f"{mixed} has {sorted(strangers)}, which exclude.json leaves out: begin in a new folder")
+    if seen:
+        sys.exit(f"{work.root / 'phantoms'} has {sorted(seen)}, who are held out: begin in a new folder")
 
 
 def train(work, name, config, data, **changes):
@@ -128,36 +160,43 @@ def train(work, name, config, data, **changes):
     return work.once(name, do)
 
 
-def stages(work):
+def stages(work, mixed):
     """The trainings without real scans, each from the one before; the last one's folder."""
     data, before = work.root / "prepared", None
-    shown = work.root / "phantoms"
+    shown, held = work.root / "phantoms", shutil.ignore_patterns(*(f"sub-{name}*" for name in aside(work)))
     for part in ("demo", "phantoms", "more"):
         work.once(
             f"phantoms/{part}",
-            lambda place, part=part: shutil.copytree(data / part, place, copy_function=os.link),
+            lambda place, part=part: shutil.copytree(
+                data / part, place, copy_function=os.link, ignore=held if part == "more" else None
+            ),
         )
+    check_people(work, mixed)
     for stage in PHANTOM_STAGES:
         changes = {} if before is None else {"initial": before}
         before = train(work, f"stages/{stage}", CONFIGS / f"{stage}.toml", shown, **changes)
     return before
 
 
-def last_stage(work, start, data):
-    """The models of folds and the one of all subjects, ``--jobs`` at a time: folders by fold."""
+def read_folds():
+    """The people whom the model of each fold does not see."""
     folds = json.loads((CONFIGS / "folds.json").read_text(encoding="utf-8"))
-    known = sorted({record["subject"] for record in cases(data)})
-    aside = [name for name in known if len(name) == len("0000") and name.isdigit()][-ASIDE:]
+    return {fold: [name for name in people if name not in excluded()] for fold, people in folds.items()}
+
+
+def last_stage(work, start, data, *, with_all=False):
+    """The models of folds, and one of all subjects if wanted, ``--jobs`` at a time: folders by fold."""
+    folds, known = read_folds(), {record["subject"] for record in cases(data)}
     (work.root / "configs").mkdir(exist_ok=True)
 
     def one(fold):
         split = work.root / "configs" / f"split-{fold}.json"
         held = [name for name in folds.get(fold, ()) if name in known]
-        split.write_text(json.dumps({"validation": [*held, *aside]}), encoding="utf-8")
+        split.write_text(json.dumps({"validation": [*held, *aside(work)]}), encoding="utf-8")
         config = CONFIGS / "4-real.toml"
         return train(work, f"folds/{fold}", config, data, initial=start, **{"validation.split": split})
 
-    names = [ALL, *folds]
+    names = [*([ALL] if with_all else []), *folds]
     with ThreadPoolExecutor(work.jobs) as pool:
         return dict(zip(names, pool.map(one, names), strict=True)), folds
 
@@ -167,7 +206,7 @@ def judge(work, models, folds):
 
     def test(place):
         script = ROOT / "benchmarks" / "independent_implants.py"
-        run(work.log("test"), sys.executable, script, work.real, place)
+        run(work.log("test"), sys.executable, script, work.real, place, *left_out())
 
     prepared = work.prepared("test", test, "--no-registration", "--jitter", "0.4")
     listed = work.root / "folds.json"
@@ -179,9 +218,40 @@ def judge(work, models, folds):
     out.mkdir(exist_ok=True)
     run(work.log("judge"), sys.executable, ROOT / "benchmarks" / "implant_folds.py", prepared, listed, out)
     print(work.log("judge").read_text(encoding="utf-8"))
-    bundles = " ".join(str(models[name] / "bundle") for name in (ALL, *folds))
-    print(
-        f"python benchmarks/finish_lesion.py MODEL {bundles} --card CARD.md --scale A --shift B --threshold T"
+    figures = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    contrast = ROOT / "benchmarks" / "realised_contrast.py"
+    run(work.log("contrast"), sys.executable, contrast, work.root / "bids" / "test")
+    print(work.log("contrast").read_text(encoding="utf-8"))
+    judge_field(work, models, folds, point=figures["of all folds"])
+    print("\n".join(finishing(models, figures)))
+
+
+def judge_field(work, models, folds, *, point):
+    """The same models at one operating point on lesions that are drawn otherwise, faint ones among them."""
+
+    def field(place):
+        config = ROOT / "configs" / "implant-test.toml"
+        scseg(work.log("field"), "implant", work.real, place, "--config", config, *left_out())
+
+    prepared, log = work.prepared("field", field, "--jitter", "0.4"), work.log("judge-field")
+    each = [part for f, people in folds.items() for part in ("--fold", models[f] / "bundle", *people)]
+    options = ("--threshold", point[0], "--min-volume", point[1])
+    script, out = ROOT / "benchmarks" / "implants.py", work.root / "judged-field"
+    run(log, sys.executable, script, prepared, out, *each, *options)
+    print(log.read_text(encoding="utf-8"))
+
+
+def finishing(models, figures):
+    """Lines: the command that makes the bundle, and where its numbers come from."""
+    threshold, smallest = figures["of all folds"]
+    scale, shift = figures["scale and shift"]["of all folds"]
+    moved = 1 / (1 + math.exp(-(scale * math.log(threshold / (1 - threshold)) + shift)))
+    bundles = " ".join(str(folder / "bundle") for folder in models.values())
+    yield "Scale, shift, threshold and least volume are those of all folds in judged/figures.json, which"
+    yield f"implant_folds.py wrote; its threshold of {threshold:g} is {moved:.3f} after scale and shift."
+    yield (
+        f"python benchmarks/finish_lesion.py MODEL {bundles} --card CARD.md "
+        f"--scale {scale:.5f} --shift {shift:.5f} --threshold {moved:.3f} --min-volume {smallest:g}"
     )
 
 
@@ -199,16 +269,17 @@ def main():
     parser.add_argument("--real", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--until", choices=("data", "phantoms", "real", "judge"), default="judge")
+    parser.add_argument("--all", action="store_true", help="train a model of all subjects, for the mean, too")
     args = parser.parse_args()
     work = Work(args.work, real=args.real, jobs=args.jobs)
     phantoms(work)
     mixed = implants(work)
     if args.until == "data":
         return
-    start = stages(work)
+    start = stages(work, mixed)
     if args.until == "phantoms":
         return
-    models, folds = last_stage(work, start, mixed)
+    models, folds = last_stage(work, start, mixed, with_all=args.all)
     if args.until == "judge":
         judge(work, models, folds)
 
