@@ -130,5 +130,5 @@ def _cut_lesions(lesions: Sequence[Row]) -> Flag | None:
         title="Lesion cut at the end of the cord masks",
         text=f"Lesion{'' if one else 's'} {', '.join(numbers)} reach{'es' if one else ''} the plane where "
         f"the cord masks end, and {'is' if one else 'are'} cut there: what goes on beyond is not counted.",
-        remedy="If the cord goes on, extend the masks.",
+        remedy="If the images show more cord, extend the masks.",
     )
