@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_scseg.bids.choice import LeftOut, best_of, choose, si_range
+from bids_scseg.bids.choice import Choice, LeftOut, best_of, choose, si_range
 from bids_scseg.bids.corrections import find_cord_corrections
 from bids_scseg.bids.estimate import estimate_seconds
 from bids_scseg.bids.filters import Filters, selects
@@ -81,18 +81,14 @@ def make_plan(
     matches, spared = _with_spares(matches, allowed - set(filters or {}), masked)
     left_out = [(match.image.relative, match.reason) for match in matches if match.sequence is None]
     warnings = [*_broken(study), *filter_warnings, *mask_warnings, *corrected.notes, *corrected.conflicts]
-    chosen: dict[str, tuple[ImageFile, ...]] = {}
-    for name in recipe.sequence_names:
-        group = [match for match in matches if match.sequence == name]
-        if name not in allowed:
-            left_out += [(match.image.relative, not_asked_for(name)) for match in group]
-        elif group:
-            heads = [match.image.relative for match in group if match.head]
-            images = [match.image for match in group]
-            choice = choose(images, masked, heads=heads, asked=name in (filters or {}))
-            chosen[name] = choice.files
-            left_out += choice.left_out
-            warnings += _match_warnings(group, choice.files) + [f"{name}: {note}" for note in choice.warnings]
+    for match in matches:
+        if match.sequence is not None and match.sequence not in allowed:
+            left_out.append((match.image.relative, not_asked_for(match.sequence)))
+    names = [name for name in recipe.sequence_names if name in allowed]
+    choices = _choices(matches, names, masked, filters or {})
+    chosen = {name: choice.files for name, choice in choices.items()}
+    left_out += [item for choice in choices.values() for item in choice.left_out]
+    warnings += [note for choice in choices.values() for note in choice.warnings]
     # A volume of the head gives the grid only where nothing else is there or the model cannot do without.
     firm = tuple(name for name in chosen if name not in spared) if needs_anchor is None else ()
     anchor, refusal = _anchor(recipe, firm or tuple(chosen), needs_anchor)
@@ -218,6 +214,21 @@ def _broken(study: Study) -> list[str]:
         for image in study.images
         if image.problem and image.suffix
     ]
+
+
+def _choices(
+    matches: list[Match], names: Sequence[str], masked: frozenset[str], filters: Filters
+) -> dict[str, Choice]:
+    """Of each sequence that has images, those that serve, with what is to be said of them."""
+    found = {}
+    for name in names:
+        group = [match for match in matches if match.sequence == name]
+        if group:
+            heads = [match.image.relative for match in group if match.head]
+            choice = choose([match.image for match in group], masked, heads=heads, asked=name in filters)
+            notes = [*_match_warnings(group, choice.files), *(f"{name}: {note}" for note in choice.warnings)]
+            found[name] = replace(choice, warnings=tuple(notes))
+    return found
 
 
 def _match_warnings(group: list[Match], files: tuple[ImageFile, ...]) -> list[str]:

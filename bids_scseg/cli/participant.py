@@ -39,7 +39,7 @@ from bids_scseg.files import sweep
 from bids_scseg.inference.bundle import ModelBundle, load_bundle, session_mismatch
 from bids_scseg.inference.client import InferenceServer
 from bids_scseg.inference.pool import InferencePool
-from bids_scseg.interfaces.engine import check_engine, load_engine
+from bids_scseg.interfaces.engine import check_engine, lasting_name, load_engine
 from bids_scseg.interfaces.sct import CORD_TASK, cord_source, sct_release, sct_sha256
 from bids_scseg.options import CORD_METHODS, RunOptions
 from bids_scseg.recipe.study import Plan, Study
@@ -319,7 +319,8 @@ def _run(options: RunOptions, models: Models, plans: Iterator[Plan], *, total: i
             links=correction_links(ready, dict(options.derivatives)),
         )
         record(out, DATASET, ROOT_FILES)
-        write_text(out, f"logs/run-{facts['run_id']}.toml", options.to_toml())
+        lasting = replace(options, model=lasting_name(options.model))  # read from other folders, too
+        write_text(out, f"logs/run-{facts['run_id']}.toml", lasting.to_toml())
         write_text(out, "logs/methods.md", methods_text(options, models))
         console = Console(total, steps=TYPICAL_STEPS)
         with closing(console):

@@ -186,9 +186,11 @@ def cord_method(options: RunOptions, *, elsewhere: bool = False) -> str:
 
 def task_options(options: RunOptions, *, cpus: int) -> RunOptions:
     """The run of one task: one session, chosen on its command line, with the CPUs of the task."""
+    from bids_scseg.interfaces.engine import lasting_name
+
     return replace(
         options,
-        model=_model(options.model),
+        model=lasting_name(options.model),
         participants=(),
         sessions=(),
         exclude=(),
@@ -196,14 +198,6 @@ def task_options(options: RunOptions, *, cpus: int) -> RunOptions:
         omp_nthreads=cpus,
         mem_gb=0.0,
     )
-
-
-def _model(name: str) -> str:
-    """Name of a packaged model as it is, a folder by its absolute path: tasks start elsewhere."""
-    from bids_scseg.inference.bundle import packaged_models
-    from bids_scseg.interfaces.engine import is_sct
-
-    return name if name in packaged_models() or is_sct(name) else str(Path(name).absolute())
 
 
 def submit_jobs(script: Path) -> str:
@@ -249,6 +243,7 @@ def _left(plans: list[Plan], out: Path) -> list[Plan]:
 
 
 def _launcher(options: RunOptions, own: dict[str, Any]) -> Launcher:
+    from bids_scseg.interfaces.engine import lasting_name
     from bids_scseg.workflows.cluster import Launcher
 
     setup = tuple(own.get("setup", ()))
@@ -264,7 +259,7 @@ def _launcher(options: RunOptions, own: dict[str, Any]) -> Launcher:
         options.geometry,
         *(folder for _, folder in options.derivatives),
     ]
-    model = Path(_model(options.model))
+    model = Path(lasting_name(options.model))
     named += [*([model] if model.is_absolute() else []), *(path.absolute() for path in own.get("bind", ()))]
     written = [options.output_dir, options.work_dir]
     return Launcher(

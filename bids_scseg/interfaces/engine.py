@@ -54,6 +54,11 @@ def is_sct(name: str) -> bool:
     return name.startswith(SCT_PREFIX)
 
 
+def lasting_name(name: str) -> str:
+    """A model's name that means the same from any folder: a path becomes absolute, other names stay."""
+    return name if name in packaged_models() or is_sct(name) else str(Path(name).expanduser().absolute())
+
+
 def sct_task(name: str) -> str:
     """Task of ``sct_deepseg`` that a model's name asks for.
 

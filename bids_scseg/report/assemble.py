@@ -94,6 +94,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
     geometry = _geometry(case)
     views = tuple(_view(given, geometry, name) for name in used_sequences(case, geometry))
     methods = compose(_methods_facts(given, geometry))
+    beyond = _beyond(given, geometry)
     return SessionReport(
         label=plan.label,
         dataset=plan.dataset.rstrip("/").rsplit("/", 1)[-1],
@@ -112,9 +113,10 @@ def assemble_report(given: ReportInput) -> SessionReport:
         measures=given.measures,
         outliers=None if given.outliers is None else tuple(given.outliers),
         flags=(
-            *derive_flags(views, given.measures, lesions=given.lesions, beyond=_beyond(given, geometry)),
+            *derive_flags(views, given.measures, lesions=given.lesions, beyond=beyond),
             *_warnings(given),
         ),
+        beyond=beyond,
         model=given.bundle.name,
         card=given.bundle.summary,
         threshold=float(given.run["threshold"]),

@@ -14,7 +14,6 @@ from bids_scseg.report.tables import as_number
 LOW_COVERAGE_BELOW = 0.5  # of the cord found in the session (ours)
 NOT_EXAMINED_FROM_MM = 5.0  # one thick slice (ours)
 SEVERITIES = ("serious", "caution", "note")
-BEYOND = "Beyond the cord masks"
 
 
 def derive_flags(
@@ -113,7 +112,7 @@ def _beyond(beyond: Beyond | None, *, given: bool) -> Flag | None:
     severity: Severity = "note" if beyond.perhaps_no_cord else "serious" if given else "caution"
     return Flag(
         severity=severity,
-        title=f"{BEYOND} nothing was segmented ({beyond.key})",
+        title=f"Beyond the cord masks nothing was segmented ({beyond.key})",
         text=f"{beyond.sentence}. Whether there is cord is not known; lesions there are neither seen nor "
         "counted, and cord length and load are those of the masks.",
         remedy="If there is cord, extend the masks; head and what follows the conus need none.",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from bids_scseg.measure.extent import Beyond
 from bids_scseg.space.grid import FloatArray, Grid
 
 BoolArray = npt.NDArray[np.bool_]
@@ -201,6 +202,8 @@ class SessionReport:
         What it found over time; None where it has not compared the session with another one.
     flags
         Warnings; the page sorts them by severity.
+    beyond
+        The sequence that shows most beyond the ends of the cord masks; None where that is little.
     model, card
         Name of the model and the first line of its card.
     threshold
@@ -236,6 +239,7 @@ class SessionReport:
     outliers: tuple[str, ...] | None = None
     history: History | None = None
     flags: tuple[Flag, ...] = ()
+    beyond: Beyond | None = None
     model: str = ""
     card: str = ""
     threshold: float = float("nan")

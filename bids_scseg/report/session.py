@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from bids_scseg.report import display, encode, figures, pages, strips, tables
-from bids_scseg.report.flags import BEYOND, by_severity
+from bids_scseg.report.flags import by_severity
 from bids_scseg.report.history import history_facts
 from bids_scseg.report.quality import outlier_sentence, quality_sentence, quality_table
 from bids_scseg.report.records import (
@@ -523,7 +523,7 @@ def summary_sentence(report: SessionReport) -> str:
 
 def _much_beyond(report: SessionReport) -> bool:
     """Whether images show much beyond the cord masks that need not be head or what follows the conus."""
-    return any(flag.title.startswith(BEYOND) and flag.severity != "note" for flag in report.flags)
+    return report.beyond is not None and not report.beyond.perhaps_no_cord
 
 
 def _no_lesions(report: SessionReport) -> str:

@@ -337,7 +337,7 @@ def _uncompressed_length(file: Path, needed: int) -> int:
     total = 0
     try:
         with gzip.open(file) as stream:
-            while total < needed and (piece := stream.read(1 << 20)):
+            while total < needed and (piece := stream.read1(1 << 20)):  # read() drops what it has at a cut
                 total += len(piece)
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ImageError(f"cannot be read ({error})", file=file, remedy=REFETCH) from error

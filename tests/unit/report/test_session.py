@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bids_scseg.measure.extent import Beyond
 from bids_scseg.report.records import Flag
 from bids_scseg.report.session import (
     paragraphs,
@@ -150,16 +151,18 @@ def test_a_session_without_usable_sequences_still_has_a_page(make_report, tmp_pa
     assert "nothing can be said about lesions" in page.text and not page.all("img")
 
 
-@pytest.mark.parametrize("severity", ["serious", "caution", "note"])
-def test_no_lesion_between_the_ends_of_short_masks_is_not_no_lesion(make_report, severity, tmp_path):
-    flag = Flag(severity=severity, title="Beyond the cord masks nothing was segmented (T2Sag)")
+@pytest.mark.parametrize("perhaps", [False, True])
+def test_no_lesion_between_the_ends_of_short_masks_is_not_no_lesion(make_report, perhaps, tmp_path):
+    beyond = Beyond(
+        key="T2Sag", shown_mm=240, masked_mm=38, above_mm=60, below_mm=142, perhaps_no_cord=perhaps
+    )  # fmt: skip
     report = replace(
         make_report(sequences=1, slices=40, count=0),
-        measures={"lesion_count": 0, "examined_length_mm": 38.0}, flags=(flag,), lesions=(),
+        measures={"lesion_count": 0, "examined_length_mm": 38.0}, beyond=beyond, lesions=(),
     )  # fmt: skip
     write_session_report(report, tmp_path / "x.html", figures_dir=tmp_path / "figures")
     words = " ".join(Page(tmp_path / "x.html").text.split())
-    loud = severity != "note"  # what lies beyond may well be head
+    loud = not perhaps  # else what lies beyond may well be head
     assert ("go on far beyond the cord masks" in summary_sentence(report)) is loud
     assert ("No lesion was marked between the ends of the cord masks" in words) is loud
 

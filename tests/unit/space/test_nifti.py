@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 
 import nibabel as nib
 import numpy as np
@@ -99,6 +100,17 @@ def test_cut_gzip_is_refused_by_its_header_alone(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ImageError, match="truncated") if cut > 8 else pytest.raises(ImageError):
         read_image(path)
+
+
+def test_a_cut_gzip_is_told_with_the_length_that_it_has(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 1000, (32, 32, 32)).astype(np.int16)
+    path = write_nifti(tmp_path / "a.nii.gz", data=noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match="truncated") as caught:
+        read_header(path)
+    found = int(re.findall(r"truncated: (\d+) bytes", str(caught.value))[0])
+    whole = 352 + 32**3 * 2
+    assert 0.3 * whole < found < 0.7 * whole
 
 
 def test_gzip_that_lies_about_its_content_is_refused(tmp_path):

@@ -147,7 +147,17 @@ def test_all_families_are_compared_under_one_budget() -> None:
     assert own == {f"arm {name} alone": f"network.family: {name}" for name in set(FAMILIES) - {"plain"}}
 
 
-@pytest.mark.parametrize("name", ["walsh2024", "walsh2024-synthetic", "walsh2024-paper"])
+def test_the_synthetic_comparison_differs_at_the_papers_scale_by_that_alone() -> None:
+    large = load_experiment(CONFIGS / "walsh2024-synthetic-paper.toml")
+    small = load_experiment(CONFIGS / "walsh2024-synthetic.toml")
+    assert (large.availability, large.split, large.arms) == (small.availability, small.split, small.arms)
+    assert large.training == load_experiment(CONFIGS / "walsh2024-paper.toml").training
+    assert large.notes[0] == small.notes[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["walsh2024", "walsh2024-synthetic", "walsh2024-paper", "walsh2024-synthetic-paper"]
+)
 def test_the_papers_comparison_has_its_arms(name: str) -> None:
     found = load_experiment(CONFIGS / f"{name}.toml")
     arms = [arm for arm in found.arms if not arm.optional]
