@@ -322,7 +322,7 @@ def _check_length(file: Path, header: Any) -> None:
 
 
 def _uncompressed_length(file: Path, needed: int) -> int:
-    """Length in bytes; reading stops at `needed`.
+    """Length in bytes; reading stops beyond `needed`.
 
     A gzip file ends with its uncompressed length modulo 2^32. Where that number does not agree (files in
     several members, or files cut short), the stream is decompressed in small pieces to see.
@@ -337,7 +337,8 @@ def _uncompressed_length(file: Path, needed: int) -> int:
     total = 0
     try:
         with gzip.open(file) as stream:
-            while total < needed and (piece := stream.read1(1 << 20)):  # read() drops what it has at a cut
+            # read1, as read() drops what it has at a cut; beyond `needed` once, where the checksum stands.
+            while total <= needed and (piece := stream.read1(1 << 20)):
                 total += len(piece)
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ImageError(f"cannot be read ({error})", file=file, remedy=REFETCH) from error
