@@ -2,12 +2,13 @@
 
 Usage:
     python benchmarks/finish_lesion.py OUT BUNDLE [BUNDLE …] --card CARD.md
-        [--scale A] [--shift B] [--threshold T] [--min-volume MM3] [--flips]
+        [--scale A] [--shift B] [--threshold T] [--min-volume MM3] [--flips] [--dtype float32]
 
 The bundles come from one first stage and one configuration and differ in the subjects that they saw, so the
 mean of their weights is a network as well; one that is named several times counts so often. ``--scale`` and
 ``--shift`` are those of ``implant_folds.py``: the log-odds of a lesion become A times theirs plus B, by the
-weights and the bias of the last layer. Thresholds are those after it. Recipe, data and provenance are the
+weights and the bias of the last layer. Thresholds are those after it. ``--dtype float32`` stores
+them twice as large, to see what float16 costs. Recipe, data and provenance are the
 first bundle's.
 """
 
@@ -49,6 +50,7 @@ def main():
     parser.add_argument("--threshold", type=float)
     parser.add_argument("--min-volume", type=float)
     parser.add_argument("--flips", action="store_true")
+    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
     parser.add_argument("--license", default="CC0-1.0")
     args = parser.parse_args()
     bundles = [load_bundle(name) for name in args.bundles]
@@ -70,6 +72,7 @@ def main():
         threshold=threshold,
         provenance=provenance,
         card=args.card.read_text(encoding="utf-8"),
+        dtype=args.dtype,
         facts=replace(
             first.facts,
             license=args.license,

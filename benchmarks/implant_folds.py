@@ -1,7 +1,7 @@
 """Models of subject-grouped folds on test lesions in real cords that they never saw.
 
 Usage:
-    python benchmarks/implant_folds.py PREPARED FOLDS.json OUT
+    python benchmarks/implant_folds.py PREPARED FOLDS.json OUT [--jobs 2]
 
 PREPARED holds cases made by ``scseg prepare`` from the test implants; FOLDS.json says which model judges
 which subjects: ``{"a": {"model": DIR, "subjects": [...]}, ...}``. A session without lesions counts for
@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +44,19 @@ def probability(case, model, file):
     return np.load(file, allow_pickle=False).astype(np.float32)
 
 
-def collect(prepared, folds, out):
+def collect(prepared, folds, out, *, jobs):
+    """One record per case of all folds, some of them at once."""
+    one = partial(fold_records, prepared, out)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return [row for rows in pool.map(one, folds.items()) for row in rows]
+
+
+def fold_records(prepared, out, entry):
     """One record per case: fold, subject, sequences, lesion sizes, scores at every operating point."""
-    rows = []
-    for fold, entry in folds.items():
-        model = LesionModel(entry["model"])
-        for case in model.cases(prepared):
-            if case.subject not in entry["subjects"]:
-                continue
+    fold, wanted = entry
+    model, rows = LesionModel(wanted["model"]), []
+    for case in model.cases(prepared):
+        if case.subject in wanted["subjects"]:
             prob = probability(case, model, out / f"{case.folder.name}.npy")
             rows.append(record(fold, case, prob, model))
             print(fold, case.folder.name, flush=True)
@@ -181,10 +189,11 @@ def main():
     parser.add_argument("prepared", type=Path)
     parser.add_argument("folds", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     folds = json.loads(args.folds.read_text(encoding="utf-8"))
-    rows = collect(args.prepared, folds, args.out)
+    rows = collect(args.prepared, folds, args.out, jobs=args.jobs)
     chosen = {fold: best_point([row for row in rows if row["fold"] != fold] or rows) for fold in folds}
     result = {"operating points": {fold: list(point) for fold, point in chosen.items()}}
     result["of all folds"] = list(best_point(rows))

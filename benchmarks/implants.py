@@ -178,7 +178,7 @@ def main():
             continue
         case = load_case(folder, sequences=model.bundle.recipe.sequence_names)
         for kept in subsets(case):
-            row, some = judge(case, kept, model.predict(case, kept), model)
+            row, some = judge(case, kept, model.probability(case, kept=kept), model)
             rows.append(row)
             lesions += some
             print(

@@ -3,15 +3,16 @@
 Usage:
     python benchmarks/train_lesion.py WORK --real REAL [--jobs 2] [--until data|phantoms|real|judge] [--all]
 
-REAL is a BIDS dataset of cords without lesions, with cord masks under ``derivatives/labels``. Everything goes
-into WORK; what is finished there is not done again, and a training that was stopped goes on from its last
-checkpoint. ``configs/cord-lesion/`` has the stages; ``folds.json`` there says which of REAL's subjects each
-model of a fold does not see, ``exclude.json`` who takes part in nothing, and why. With ``--all`` a model of
-all other subjects is trained too. The last step judges the models of folds on two sets of test lesions: those
-of ``independent_implants.py`` by ``implant_folds.py``, with the contrast that these came out with, and those
-of ``configs/implant-test.toml``, faint ones among them, by ``implants.py``. It prints the command that makes
-the bundle of the mean of the weights (``finish_lesion.py``). Each training takes one core; the first three
-stages are one after another.
+REAL is a BIDS dataset of cords without lesions, with cord masks under ``derivatives/labels``. For training,
+not for judging, images without one get that of the packaged finder. Everything goes into WORK; what is
+finished there is not done again, and a training that was stopped goes on from its last checkpoint.
+``configs/cord-lesion/`` has the stages; ``folds.json`` there says which of REAL's subjects each model of a
+fold does not see, ``exclude.json`` who takes part in nothing, and why. With ``--all`` a model of all other
+subjects is trained too. The last step judges the models of folds on two sets of test lesions: those of
+``independent_implants.py`` by ``implant_folds.py``, with the contrast that these came out with, and those of
+``configs/implant-test.toml``, faint ones among them, by ``implants.py``. It prints the command that makes the
+bundle of the mean of the weights (``finish_lesion.py``). Each training takes one core, the first three stages
+two, one after another.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
+from bids_scseg.bids.plan import make_plan
+from bids_scseg.bids.query import find_studies
+from bids_scseg.recipe.load import load_recipe
+from bids_scseg.space.nifti import read_image
+from bids_scseg.training.session import load_finder
+
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs" / "cord-lesion"
 PHANTOM_STAGES = ("1-phantoms", "2-more-phantoms", "3-grey-matter")
@@ -34,14 +44,16 @@ DEMO_SUBJECTS, DEMO_SEED = 60, 9001
 MIXED = 60  # computed subjects of the training generator beside the real ones in the last stage
 ALL = "all"  # the model that sees every subject
 ASIDE = 6  # computed subjects that no stage is trained on, held out in the last one
+#: For glibc, which else gives memory back after each iteration and takes it anew.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 
 
-def run(log, *command):
+def run(log, *command, threads=1):
     """A command with its output in a file; ends the script with the file's name if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("a", encoding="utf-8") as out:
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        env = {**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": str(threads)}
         code = subprocess.run([*map(str, command)], stdout=out, stderr=out, env=env, check=False).returncode
     print(f"{log.stem}: exit {code}, {time.monotonic() - started:.0f} s", flush=True)
     if code:
@@ -102,12 +114,33 @@ def phantoms(work):
         )  # fmt: skip
 
 
+def cords(work):
+    """REAL's images, those without a cord mask with that of the packaged finder."""
+
+    def find(place):
+        shutil.copytree(work.real, place, ignore=shutil.ignore_patterns("sourcedata"))
+        labels, finder = place / "derivatives" / "labels", load_finder("cord-finder", work.jobs)
+        for study in find_studies(place):
+            plan = make_plan(study, load_recipe("cord-lesion"), derivatives=(labels,))
+            known = dict(plan.cord_masks)
+            for name in (file.relative for part in plan.sequences for file in part.files):
+                if name not in known:
+                    mask = labels / f"{name.removesuffix('.nii.gz')}_label-SC_seg.nii.gz"
+                    mask.parent.mkdir(parents=True, exist_ok=True)
+                    values, grid = read_image(place / name)
+                    cord = (finder(values, grid) >= 0.5).astype(np.uint8)
+                    nib.save(nib.Nifti1Image(cord, grid.affine), mask)
+                    print(f"{name}: {int(cord.sum())} voxels of cord by the packaged finder", flush=True)
+
+    return work.once("cords", find)
+
+
 def implants(work):
     """Real cords with lesions for training, beside some of the computed sessions."""
 
     def implant(place):
         config = ROOT / "configs" / "implant-train.toml"
-        scseg(work.log("implant"), "implant", work.real, place, "--config", config, *left_out())
+        scseg(work.log("implant"), "implant", cords(work), place, "--config", config, *left_out())
 
     def mix(place):
         more = work.root / "prepared" / "more"
@@ -192,7 +225,7 @@ def last_stage(work, start, data, *, with_all=False):
     def one(fold):
         split = work.root / "configs" / f"split-{fold}.json"
         held = [name for name in folds.get(fold, ()) if name in known]
-        split.write_text(json.dumps({"validation": [*held, *aside(work)]}), encoding="utf-8")
+        split.write_text(json.dumps({"test": held, "validation": aside(work)}), encoding="utf-8")
         config = CONFIGS / "4-real.toml"
         return train(work, f"folds/{fold}", config, data, initial=start, **{"validation.split": split})
 
@@ -216,7 +249,8 @@ def judge(work, models, folds):
     listed.write_text(json.dumps(entries, indent=1), encoding="utf-8")
     out = work.root / "judged"
     out.mkdir(exist_ok=True)
-    run(work.log("judge"), sys.executable, ROOT / "benchmarks" / "implant_folds.py", prepared, listed, out)
+    script = ROOT / "benchmarks" / "implant_folds.py"
+    run(work.log("judge"), sys.executable, script, prepared, listed, out, "--jobs", work.jobs)
     print(work.log("judge").read_text(encoding="utf-8"))
     figures = json.loads((out / "figures.json").read_text(encoding="utf-8"))
     contrast = ROOT / "benchmarks" / "realised_contrast.py"
@@ -237,7 +271,7 @@ def judge_field(work, models, folds, *, point):
     each = [part for f, people in folds.items() for part in ("--fold", models[f] / "bundle", *people)]
     options = ("--threshold", point[0], "--min-volume", point[1])
     script, out = ROOT / "benchmarks" / "implants.py", work.root / "judged-field"
-    run(log, sys.executable, script, prepared, out, *each, *options)
+    run(log, sys.executable, script, prepared, out, *each, *options, threads=work.jobs)
     print(log.read_text(encoding="utf-8"))
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 import pytest
+from small_cases import make_case, save
 
 from bids_scseg.files import read_toml
 
@@ -63,8 +64,9 @@ def test_nobody_who_is_held_out_is_trained_on(train, work, monkeypatch) -> None:
     train.last_stage(work, work.root, mixed, with_all=False)
     splits = {file.stem: json.loads(file.read_text()) for file in (work.root / "configs").glob("split-*")}
     assert sorted(splits) == ["split-a", "split-b", "split-c", "split-d"]
-    assert set(splits["split-a"]["validation"]) == held | {"unf01"}
-    assert set(splits["split-b"]["validation"]) == held
+    assert all(set(split["validation"]) == held for split in splits.values())
+    assert splits["split-a"]["test"] == ["unf01"]
+    assert splits["split-b"]["test"] == []
 
 
 def test_a_model_of_all_subjects_is_made_on_demand(train, work, monkeypatch) -> None:
@@ -124,6 +126,44 @@ def real(folder: Path, subject: str) -> None:
         place.mkdir(parents=True)
     nib.save(nib.Nifti1Image(image.astype(np.float32), np.eye(4)), anat / f"{name}.nii.gz")
     nib.save(nib.Nifti1Image(cord, np.eye(4)), truth / f"{name}_label-SC_seg.nii.gz")
+
+
+def test_images_without_a_cord_mask_get_the_finders(tmp_path, train, monkeypatch) -> None:
+    source = tmp_path / "real"
+    for subject in ("1", "2"):
+        real(source, subject)
+    description = json.dumps({"Name": "cords", "BIDSVersion": "1.10.0"})
+    (source / "dataset_description.json").write_text(description, encoding="utf-8")
+    (source / "derivatives" / "labels" / "sub-2" / "anat" / "sub-2_T2w_label-SC_seg.nii.gz").unlink()
+    monkeypatch.setattr(
+        train, "load_finder", lambda *_: lambda values, grid: (values < 100).astype(np.float32)
+    )
+    labels = train.cords(train.Work(tmp_path / "work", real=source, jobs=1)) / "derivatives" / "labels"
+    found = nib.load(labels / "sub-2" / "anat" / "sub-2_T2w_label-SC_seg.nii.gz")
+    kept = nib.load(labels / "sub-1" / "anat" / "sub-1_T2w_label-SC_seg.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(kept.dataobj))
+    assert not list(
+        (source / "derivatives" / "labels" / "sub-2" / "anat").iterdir()
+    )  # REAL itself is left alone
+
+
+def test_a_model_judges_lesions_from_each_sequence_and_from_all(tmp_path, monkeypatch, capsys) -> None:
+    small, names = make_case(), ("T2Sag", "STIR", "T2StarAx", "T2Ax", "T1Sag", "MP2RAGE")
+    none = np.zeros((4, *small.label.shape), small.image.dtype)
+    case = make_case(
+        sequences=names,
+        available=np.array([name in ("T2Sag", "STIR") for name in names]),
+        image=np.concatenate([small.image[:2], none]),
+        coverage=np.concatenate([small.coverage[:2], none.astype(bool)]),
+    )
+    save(tmp_path / "prepared" / "sub-01", case)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    arguments = ["x", str(tmp_path / "prepared"), str(tmp_path / "out"), "--model", "cord-lesion"]
+    monkeypatch.setattr("sys.argv", arguments)
+    script("implants").main()
+    rows = (tmp_path / "out" / "implants.csv").read_text(encoding="utf-8")
+    assert [line.split(",")[2] for line in rows.splitlines()[1:]] == ["T2Sag", "STIR", "T2Sag+STIR"]
+    assert "| T2Sag+STIR | 1 |" in capsys.readouterr().out
 
 
 def test_leaving_people_out_changes_no_other_image(tmp_path, monkeypatch) -> None:
