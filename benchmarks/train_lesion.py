@@ -118,7 +118,7 @@ def cords(work):
     """REAL's images, those without a cord mask with that of the packaged finder."""
 
     def find(place):
-        shutil.copytree(work.real, place, ignore=shutil.ignore_patterns("sourcedata"))
+        shutil.copytree(work.real, place, ignore=shutil.ignore_patterns("sourcedata"), dirs_exist_ok=True)
         labels, finder = place / "derivatives" / "labels", load_finder("cord-finder", work.jobs)
         for study in find_studies(place):
             plan = make_plan(study, load_recipe("cord-lesion"), derivatives=(labels,))
