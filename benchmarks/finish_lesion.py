@@ -2,7 +2,8 @@
 
 Usage:
     python benchmarks/finish_lesion.py OUT BUNDLE [BUNDLE …] --card CARD.md
-        [--scale A] [--shift B] [--threshold T] [--min-volume MM3] [--flips] [--dtype float32]
+        [--scale A] [--shift B] [--threshold T] [--seed-threshold S] [--min-volume MM3]
+        [--flips] [--dtype float32]
 
 The bundles come from one first stage and one configuration and differ in the subjects that they saw, so the
 mean of their weights is a network as well; one that is named several times counts so often. ``--scale`` and
@@ -48,6 +49,7 @@ def main():
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--shift", type=float, default=0.0)
     parser.add_argument("--threshold", type=float)
+    parser.add_argument("--seed-threshold", type=float)
     parser.add_argument("--min-volume", type=float)
     parser.add_argument("--flips", action="store_true")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
@@ -58,7 +60,10 @@ def main():
     rules = first.recipe.inference
     threshold = first.threshold if args.threshold is None else args.threshold
     smallest = rules.min_volume_mm3 if args.min_volume is None else args.min_volume
-    inference = replace(rules, threshold=threshold, min_volume_mm3=smallest, flips=args.flips)
+    seed = rules.seed_threshold if args.seed_threshold is None else args.seed_threshold
+    inference = replace(
+        rules, threshold=threshold, min_volume_mm3=smallest, seed_threshold=seed, flips=args.flips
+    )
     provenance = {
         **dict(first.provenance),
         "averaged": ", ".join(f"{bundle.weights_sha256[:16]}" for bundle in bundles),

@@ -161,10 +161,15 @@ def main():
     parser.add_argument("--fold", nargs="+", action="append", default=[], metavar="BUNDLE SUBJECT")
     parser.add_argument("--threshold", type=float, help="default: the bundle's")
     parser.add_argument("--min-volume", type=float, help="mm³; default: the bundle's")
+    parser.add_argument("--seed-threshold", type=float, help="default: the bundle's")
     args = parser.parse_args()
     if not args.model and not args.fold:
         parser.error("--model or --fold is needed")
-    options = {"threshold": args.threshold, "min_volume_mm3": args.min_volume}
+    options = {
+        "threshold": args.threshold,
+        "min_volume_mm3": args.min_volume,
+        "seed_threshold": args.seed_threshold,
+    }
     every = LesionModel(args.model, **options) if args.model else None
     by_subject = {}
     for path, *subjects in args.fold:

@@ -88,7 +88,12 @@ def main():
             f"  {','.join(present)}",
             flush=True,
         )
-    total = Scores(threshold=model.threshold, min_volume_mm3=model.min_volume_mm3, cases=tuple(rows))
+    total = Scores(
+        threshold=model.threshold,
+        min_volume_mm3=model.min_volume_mm3,
+        seed_threshold=model.seed_threshold,
+        cases=tuple(rows),
+    )
     print(json.dumps(total.to_json()))
 
 

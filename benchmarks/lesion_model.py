@@ -8,22 +8,23 @@ from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import load_network, predict_case
 from bids_scseg.measure.instances import label_lesions
 from bids_scseg.training.cases import load_case
-from bids_scseg.training.validate import score_case
+from bids_scseg.training.validate import score_candidates
 
 
 class LesionModel:
     """A bundle with its network, loaded once.
 
-    ``threshold`` and ``min_volume_mm3`` are the bundle's unless others are given.
+    ``threshold``, ``min_volume_mm3`` and ``seed_threshold`` are the bundle's unless others are given.
     """
 
-    def __init__(self, name, *, threshold=None, min_volume_mm3=None):
+    def __init__(self, name, *, threshold=None, min_volume_mm3=None, seed_threshold=None):
         self.bundle = load_bundle(name)
         self.network = load_network(self.bundle)
         self.rules = self.bundle.recipe.inference
         self.grid = self.bundle.recipe.grid
         self.threshold = self.bundle.threshold if threshold is None else threshold
         self.min_volume_mm3 = self.rules.min_volume_mm3 if min_volume_mm3 is None else min_volume_mm3
+        self.seed_threshold = self.rules.seed_threshold if seed_threshold is None else seed_threshold
 
     @property
     def sequences(self):
@@ -59,18 +60,18 @@ class LesionModel:
             threshold=self.threshold,
             connectivity=self.rules.connectivity,
             min_volume_mm3=self.min_volume_mm3,
+            seed_threshold=self.seed_threshold,
             voxel_volume=self.grid.spacing_mm**3,
             cord=case.cord,
         )
 
-    def score(self, prob, case, *, threshold=None, min_volume_mm3=None):
+    def score(self, prob, case):
         """Counts and Dice of a case by the rules ``walsh2024``."""
-        return score_case(
-            case,
-            prob,
-            threshold=self.threshold if threshold is None else threshold,
-            min_volume_mm3=self.min_volume_mm3 if min_volume_mm3 is None else min_volume_mm3,
-            spec=self.rules,
-            grid=self.grid,
-            kept=case.available,
+        point = (self.threshold, self.min_volume_mm3, self.seed_threshold)
+        return self.scores(prob, case, [point])[0]
+
+    def scores(self, prob, case, points):
+        """The same for several triples of threshold, smallest volume and seed threshold."""
+        return score_candidates(
+            case, prob, candidates=points, spec=self.rules, grid=self.grid, kept=case.available
         )

@@ -269,7 +269,7 @@ def judge_field(work, models, folds, *, point):
 
     prepared, log = work.prepared("field", field, "--jitter", "0.4"), work.log("judge-field")
     each = [part for f, people in folds.items() for part in ("--fold", models[f] / "bundle", *people)]
-    options = ("--threshold", point[0], "--min-volume", point[1])
+    options = ("--threshold", point[0], "--min-volume", point[1], "--seed-threshold", point[2])
     script, out = ROOT / "benchmarks" / "implants.py", work.root / "judged-field"
     run(log, sys.executable, script, prepared, out, *each, *options, threads=work.jobs)
     print(log.read_text(encoding="utf-8"))
@@ -277,15 +277,22 @@ def judge_field(work, models, folds, *, point):
 
 def finishing(models, figures):
     """Lines: the command that makes the bundle, and where its numbers come from."""
-    threshold, smallest = figures["of all folds"]
+    threshold, smallest, seed = figures["of all folds"]
     scale, shift = figures["scale and shift"]["of all folds"]
-    moved = 1 / (1 + math.exp(-(scale * math.log(threshold / (1 - threshold)) + shift)))
+
+    def moved(probability):
+        odds = math.log(probability / (1 - probability))
+        return 1 / (1 + math.exp(-(scale * odds + shift)))
+
+    options = f"--threshold {moved(threshold):.3f} --min-volume {smallest:g}"
+    if seed:
+        options += f" --seed-threshold {moved(seed):.3f}"
     bundles = " ".join(str(folder / "bundle") for folder in models.values())
-    yield "Scale, shift, threshold and least volume are those of all folds in judged/figures.json, which"
-    yield f"implant_folds.py wrote; its threshold of {threshold:g} is {moved:.3f} after scale and shift."
+    yield "Scale, shift, thresholds and least volume are those of all folds in judged/figures.json, which"
+    yield f"implant_folds.py wrote; its thresholds of {threshold:g} and {seed:g} are moved likewise."
     yield (
         f"python benchmarks/finish_lesion.py MODEL {bundles} --card CARD.md "
-        f"--scale {scale:.5f} --shift {shift:.5f} --threshold {moved:.3f} --min-volume {smallest:g}"
+        f"--scale {scale:.5f} --shift {shift:.5f} {options}"
     )
 
 

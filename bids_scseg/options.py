@@ -60,6 +60,8 @@ class RunOptions:
         where a session has some, else SCT where it is installed.
     threshold
         Probability from which a voxel is lesion; None = the model bundle's.
+    seed_threshold
+        Lesions whose probability nowhere reaches it are dropped (0: none); None = the model bundle's rule.
     min_volume
         Smaller lesions are dropped, mm³; None = the model bundle's rule.
     random_seed, deterministic
@@ -90,6 +92,7 @@ class RunOptions:
     cord: str = "auto"
     levels: Levels = "auto"
     threshold: float | None = None
+    seed_threshold: float | None = None
     min_volume: float | None = None
     geometry: Path | None = None
     dry_run: bool = False
@@ -143,6 +146,7 @@ _NOT_NEGATIVE: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0
 # What the command line checks when it parses, for values that come from a file.
 RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "seed_threshold": (lambda value: 0 <= value < 1, "0 or more, less than 1"),
     "output_spaces": (lambda value: value in get_args(OutputSpaces), "anchor or all"),
     "levels": (lambda value: value in get_args(Levels), "auto, labels, sct or none"),
     "plugin": (lambda value: value in ("", *PLUGINS), ", ".join(PLUGINS)),

@@ -62,8 +62,9 @@ class SessionJob:
         ``sct`` or ``builtin``, for images without a mask of the user's.
     cord_path, cord_sha256
         The same of what finds cords: the built-in finder, or SCT (a checksum alone, of release and network).
-    threshold, min_volume_mm3
-        Lesion probability in force, and the smallest lesion that counts.
+    threshold, seed_threshold, min_volume_mm3
+        Lesion probability in force, the one that a lesion must reach somewhere (0: none), and the smallest
+        lesion that counts.
     device
         Where inference runs, in words.
     started
@@ -89,6 +90,7 @@ class SessionJob:
     started: str
     memory_gb: float = 0.0
     disk_gb: float = 0.0
+    seed_threshold: float = 0.0
     min_volume_mm3: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
 

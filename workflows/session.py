@@ -122,6 +122,7 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
         prepare.inputs.given_file = job.plan.geometry
     measure = MeasureLesions(
         threshold=job.threshold,
+        seed_threshold=job.seed_threshold,
         min_volume_mm3=job.min_volume_mm3,
         connectivity=rules.connectivity,
         model=bundle.name,
@@ -148,6 +149,7 @@ def _output_inputs(job: SessionJob) -> dict[str, object]:
         "run": {
             "model_path": job.model_path,
             "threshold": job.threshold,
+            "seed_threshold": job.seed_threshold,
             "min_volume_mm3": job.min_volume_mm3,
             "cord_method": job.cord_method,
             "device": job.device,

@@ -139,8 +139,11 @@ class SessionResults:
     def rules(self) -> dict[str, object]:
         """From probability to mask, for its sidecar."""
         run = self.summary.get("run")
-        smallest = run.get("min_volume_mm3") if isinstance(run, Mapping) else None
-        return {"Threshold": self.summary.get("threshold"), "MinimumVolume": smallest}
+        run = run if isinstance(run, Mapping) else {}
+        seed = {"SeedThreshold": run["seed_threshold"]} if run.get("seed_threshold") else {}
+        return {
+            "Threshold": self.summary.get("threshold"), **seed, "MinimumVolume": run.get("min_volume_mm3")
+        }  # fmt: skip
 
     @property
     def files(self) -> dict[str, ImageFile]:

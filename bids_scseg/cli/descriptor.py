@@ -32,6 +32,7 @@ WRITTEN = frozenset({"work_dir", "json_plan"})
 COUNT: Entry = {"integer": True, "minimum": 0}
 NUMBERS: dict[str, Entry] = {
     "threshold": {"minimum": 0, "maximum": 1, "exclusive-minimum": True, "exclusive-maximum": True},
+    "seed_threshold": {"minimum": 0, "maximum": 1, "exclusive-maximum": True},
     "min_volume": {"minimum": 0},
     "random_seed": COUNT,
     "nprocs": COUNT,

@@ -63,6 +63,13 @@ def _probability(text: str) -> float:
     return value
 
 
+def _seed(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0 or between 0 and 1")
+    return value
+
+
 def _volume(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
@@ -168,6 +175,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threshold", type=_probability, metavar="P", help="lesion probability (default: the model's)"
     )
+    group.add_argument(
+        *_both("seed-threshold"), dest="seed_threshold", type=_seed, metavar="P",
+        help="drop lesions whose probability nowhere reaches this; 0: none (default: the model's)",
+    )  # fmt: skip
     group.add_argument(
         *_both("min-volume"), dest="min_volume", type=_volume, metavar="MM3",
         help="drop lesions smaller than this, in mm³ (default: the model's)",

@@ -188,6 +188,7 @@ def methods_text(options: RunOptions, models: Models) -> str:
             cord_source=models.cord_method,
             model=models.lesion.name,
             threshold=models.lesion.threshold if options.threshold is None else options.threshold,
+            seed_threshold=_seed_threshold(options, models),
             min_volume_mm3=_min_volume(options, models),
             model_sha256=models.lesion.weights_sha256,
             versions=models.versions,
@@ -478,6 +479,7 @@ def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, ob
         cord_path=str(models.cord.path) if models.cord else "",
         cord_sha256=models.cord.inference_sha256 if models.cord else str(facts["cord_sha256"] or ""),
         threshold=threshold,
+        seed_threshold=_seed_threshold(options, models),
         min_volume_mm3=_min_volume(options, models),
         device=str(facts["device"]),
         started=str(facts["started"]),
@@ -485,6 +487,11 @@ def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, ob
         disk_gb=sum(disk_bytes(plan, models.lesion.recipe)) / 1e9,
         versions=(("bids_scseg", __version__), *models.versions.items()),
     )
+
+
+def _seed_threshold(options: RunOptions, models: Models) -> float:
+    rule = models.lesion.recipe.inference.seed_threshold
+    return rule if options.seed_threshold is None else options.seed_threshold
 
 
 def _min_volume(options: RunOptions, models: Models) -> float:

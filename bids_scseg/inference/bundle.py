@@ -114,7 +114,7 @@ class ModelBundle:
     def inference_sha256(self) -> str:
         """Checksum of all that decides the network's output: weights, architecture, patches, frame and grid.
 
-        Threshold, smallest lesion and connectivity come later and are not among it.
+        Thresholds, smallest lesion and connectivity come later and are not among it.
         """
         recipe, default = recipe_to_json(self.recipe), NetworkSpec()
         decisive = {

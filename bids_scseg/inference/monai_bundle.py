@@ -339,7 +339,8 @@ native images: preparation, lesion numbering and the way back to native space ar
         --bundle_root . --cases_dir CASES --output_dir OUT
 
 Result: `OUT/<case>_probability.npy`, (i, j, k) float32, on the prepared grid. The model's threshold is
-{bundle.threshold}, its smallest lesion {rules.min_volume_mm3} mm3, connectivity {rules.connectivity}.
+{bundle.threshold}, its seed threshold {rules.seed_threshold} (0: none), its smallest
+lesion {rules.min_volume_mm3} mm3, connectivity {rules.connectivity}.
 
 - `models/model.ts`: TorchScript with everything it needs, loaded by `torch.jit.load`.
 - `models/model.pt`: the same weights as a plain state dict: `torch.load(..., weights_only=True)`.

@@ -41,6 +41,7 @@ class MeasureLesionsInputSpec(VersionedInputSpec):
     correction_files = InputMultiPath(File(exists=True), desc="lesion masks that a reader corrected")
     correction_images = traits.List(traits.Str, desc="image that each was drawn on; empty: none alone")
     threshold = traits.Float(mandatory=True, desc="probability from which a voxel is lesion")
+    seed_threshold = traits.Float(0.0, usedefault=True, desc="lesions that never reach it are dropped")
     min_volume_mm3 = traits.Float(0.0, usedefault=True, desc="smaller lesions are dropped")
     connectivity = traits.Enum(26, 18, 6, usedefault=True, desc="neighbourhood of one lesion")
     model = traits.Str(mandatory=True, desc="name of the model")
@@ -72,6 +73,7 @@ class MeasureLesions(ScsegInterface):
             probability,
             threshold=self.inputs.threshold,
             connectivity=self.inputs.connectivity,
+            seed_threshold=self.inputs.seed_threshold,
             min_volume_mm3=self.inputs.min_volume_mm3,
             voxel_volume=geometry.grid.voxel_volume,
             cord=cord,

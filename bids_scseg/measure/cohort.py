@@ -69,9 +69,14 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column(
         name="stratum",
         dtype="str",
-        description="Sessions with the same letter were measured alike: same model, threshold, smallest "
+        description="Sessions with the same letter were measured alike: same model, thresholds, smallest "
         "lesion, cord method and weights, and numerical version. Numbers of different strata must not be "
         "pooled.",
+    ),
+    Column(
+        name="seed_threshold",
+        dtype="float64",
+        description="Lesions whose probability nowhere reached this were dropped; 0: there was no such rule.",
     ),
     Column(name="min_volume_mm3", dtype="float64", units="mm^3", description="Smaller lesions were dropped."),
     Column(
@@ -356,6 +361,7 @@ def _summary(item: SessionOutputs) -> dict[str, Any]:
         "cord_sha256": run.get("cord_sha256"),
         "cord_source": _cord_source(item.cords),
         "anchor_voxel": _voxel(row.get(f"{row.get('anchor')}_voxel_mm")),
+        "seed_threshold": float(run.get("seed_threshold") or 0),  # sessions before there was one: 0
         "min_volume_mm3": float(least) if isinstance(least, int | float) else None,
         "numerical_version": version,
     }

@@ -33,6 +33,7 @@ def label_lesions(
     threshold: float,
     connectivity: Connectivity = 26,
     min_volume_mm3: float = 0.0,
+    seed_threshold: float = 0.0,
     voxel_volume: float,
     cord: npt.NDArray[np.generic] | None = None,
 ) -> Labels:
@@ -48,6 +49,9 @@ def label_lesions(
         6, 18 or 26.
     min_volume_mm3
         Smaller components are dropped.
+    seed_threshold
+        Components whose probability reaches this in no voxel are dropped: what is outlined from a low
+        threshold counts only where the network is sure somewhere (hysteresis). 0: no such rule.
     voxel_volume
         mm³ of one prepared voxel.
     cord : (i, j, k), optional
@@ -72,6 +76,8 @@ def label_lesions(
     statistics = cc3d.statistics(found)
     sizes = np.asarray(statistics["voxel_counts"], dtype=np.float64)[: count + 1] * voxel_volume
     keep = sizes >= min_volume_mm3 - 1e-9
+    if seed_threshold > threshold:
+        keep &= np.isin(np.arange(count + 1), found[probability >= seed_threshold])
     if cord is not None:
         keep &= ~_outside_cord(found, np.asarray(cord) >= CORD_FROM, count)
     return _from_top(found, statistics["centroids"], keep)

@@ -118,6 +118,8 @@ class InferenceSpec:
         Fraction by which neighbouring patches overlap.
     threshold
         Probability from which a voxel is lesion, if the model bundle states none.
+    seed_threshold
+        Instances in which no voxel's probability is this high are dropped (hysteresis); 0: none is.
     min_volume_mm3
         Smaller instances are dropped, mm³.
     connectivity
@@ -131,6 +133,7 @@ class InferenceSpec:
     patch_vox: tuple[int, int, int] = (48, 48, 320)
     overlap: float = 0.5
     threshold: float = 0.5
+    seed_threshold: float = 0.0
     min_volume_mm3: float = 0.0
     connectivity: Literal[6, 18, 26] = 26
     flips: bool = False

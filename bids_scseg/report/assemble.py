@@ -166,6 +166,7 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         impute=given.bundle.network.impute,
         skips=given.bundle.network.skips,
         threshold=float(given.run["threshold"]),
+        seed_threshold=_seed_threshold(given),
         min_volume_mm3=float(given.run.get("min_volume_mm3", rules.min_volume_mm3)),
         connectivity=rules.connectivity,
         flips=rules.flips,
@@ -376,7 +377,9 @@ def _engine_flags(engine: Mapping[str, object]) -> tuple[Flag, ...]:
 def _settings(given: ReportInput) -> dict[str, str]:
     """What the run was set to, beyond model, threshold and device."""
     smallest = given.run.get("min_volume_mm3", given.bundle.recipe.inference.min_volume_mm3)
+    seed = _seed_threshold(given)
     return {
+        "Reached somewhere by each lesion": f"{seed:g}" if seed else "no rule",
         "Smallest lesion": f"{float(smallest):g} mm³",
         "Lesion masks": _origin_words(given.measures),
         "cord masks": given.run.get("cord_method", ""),
@@ -385,6 +388,11 @@ def _settings(given: ReportInput) -> dict[str, str]:
         **_engine_settings(given.engine),
         **({"Outputs verified": given.run["verified"]} if "verified" in given.run else {}),
     }
+
+
+def _seed_threshold(given: ReportInput) -> float:
+    """Probability that every lesion reaches somewhere; 0 for sessions of earlier releases."""
+    return float(given.run.get("seed_threshold", 0.0))
 
 
 def _origin_words(measures: Row) -> str:

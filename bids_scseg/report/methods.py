@@ -88,7 +88,7 @@ class MethodsFacts:
         Whether a sequence that does not reach a patch counted as missing there.
     impute, skips
         How missing sequences are filled, and which skip connections the decoder sees.
-    threshold, min_volume_mm3, connectivity, flips
+    threshold, seed_threshold, min_volume_mm3, connectivity, flips
         From probability to lesions.
     device
         Where the network ran, in words.
@@ -125,6 +125,7 @@ class MethodsFacts:
     validated: bool = False
     impute: Imputation = "mean"
     skips: Literal["anchor", "mean"] = "anchor"
+    seed_threshold: float = 0.0
     min_volume_mm3: float = 0.0
     connectivity: int = 26
     flips: bool = False
@@ -178,6 +179,7 @@ def recipe_facts(
     cord_source: str,
     model: str,
     threshold: float | None = None,
+    seed_threshold: float | None = None,
     min_volume_mm3: float | None = None,
     model_sha256: str = "",
     versions: Mapping[str, str] = NOTHING,
@@ -203,6 +205,7 @@ def recipe_facts(
         model_sha256=model_sha256,
         impute=recipe.network.impute,
         skips=recipe.network.skips,
+        seed_threshold=recipe.inference.seed_threshold if seed_threshold is None else seed_threshold,
         min_volume_mm3=recipe.inference.min_volume_mm3 if min_volume_mm3 is None else min_volume_mm3,
         connectivity=recipe.inference.connectivity,
         flips=recipe.inference.flips,
@@ -381,14 +384,16 @@ def _imputed(facts: MethodsFacts) -> str:
 def _lesions(facts: MethodsFacts) -> str:
     small = f"; lesions under {facts.min_volume_mm3:g} mm³ were dropped" if facts.min_volume_mm3 > 0 else ""
     word = "fused value" if facts.engine else "probability"
+    seed = facts.seed_threshold
+    sure = f"; lesions whose {word} nowhere reached {seed:g} were dropped" if seed > facts.threshold else ""
     return (
         f"Voxels with a {word} of at least {facts.threshold:g} were taken as lesion, and "
-        f"{facts.connectivity}-connected voxels as one lesion{small}. What lay above or below the ends of "
-        "the session's cord masks was removed, and so were components that touched no cord although their "
-        f"slices had some.{_corrected(facts)} Lesions were numbered and measured once, in the common space, "
-        "which preserves volume, and restored to the native images with that volume: each took the voxels "
-        "that it filled most, as many as make up its volume there. Probabilities were restored by averaging "
-        "over each voxel's footprint. Lengths are arc lengths of the centerline; "
+        f"{facts.connectivity}-connected voxels as one lesion{sure}{small}. What lay above or below the "
+        "ends of the session's cord masks was removed, and so were components that touched no cord although "
+        f"their slices had some.{_corrected(facts)} Lesions were numbered and measured once, in the common "
+        "space, which preserves volume, and restored to the native images with that volume: each took the "
+        "voxels that it filled most, as many as make up its volume there. Probabilities were restored by "
+        "averaging over each voxel's footprint. Lengths are arc lengths of the centerline; "
         f"positions count from {_origin(facts)}.{_levels(facts)}"
     )
 

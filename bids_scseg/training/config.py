@@ -265,6 +265,8 @@ class ValidationConfig:
         Candidates for the bundle's threshold.
     min_volumes_mm3
         Candidates for the smallest instance that is kept.
+    seed_thresholds
+        Candidates for the probability that a kept instance reaches somewhere (0: no such rule).
     """
 
     fraction: float = 0.2
@@ -278,6 +280,7 @@ class ValidationConfig:
     cases: int = 0
     thresholds: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     min_volumes_mm3: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
+    seed_thresholds: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -611,8 +614,11 @@ def _validation_problems(config: ValidationConfig) -> Iterator[tuple[str, str]]:
         yield found, "less than 1 together: others are trained on"
     if config.folds == 1 or config.fold >= max(config.folds, 1):
         yield f"validation.fold {config.fold} of {config.folds} folds", "two folds or more, counted from 0"
-    if not config.thresholds or not config.min_volumes_mm3:
-        yield "validation.thresholds or min_volumes_mm3 is empty", "at least one candidate each"
+    if not (config.thresholds and config.min_volumes_mm3 and config.seed_thresholds):
+        expected = "at least one candidate each"
+        yield "validation.thresholds, min_volumes_mm3 or seed_thresholds is empty", expected
+    if not all(0 <= seed < 1 for seed in config.seed_thresholds):
+        yield f"validation.seed_thresholds is {config.seed_thresholds}", "probabilities from 0 to less than 1"
     if not all(0 < threshold < 1 for threshold in config.thresholds):
         yield f"validation.thresholds is {config.thresholds}", "probabilities above 0 and below 1"
     if not all(0 <= volume < math.inf for volume in config.min_volumes_mm3):

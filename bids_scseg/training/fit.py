@@ -53,7 +53,8 @@ FREE = (
     "iterations", "checkpoint_every", "log_every", "threads", "accelerator", "devices", "deterministic",
     "tensorboard", "model.license", "model.authors", "model.contact",
     "data.generators", "sampling.batch", "sampling.accumulate", "sampling.workers", "validation.every",
-    "validation.cases", "validation.thresholds", "validation.min_volumes_mm3", "validation.sequences",
+    "validation.cases", "validation.thresholds", "validation.min_volumes_mm3",
+    "validation.seed_thresholds", "validation.sequences",
     # places: folders may move; who is trained on (ground.py) and which weights they hold is compared instead
     "validation.split", "arm.source",
 )  # fmt: skip

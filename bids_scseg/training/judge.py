@@ -97,6 +97,7 @@ class Trial:
             threshold=spec.threshold,
             connectivity=spec.connectivity,
             min_volume_mm3=spec.min_volume_mm3,
+            seed_threshold=spec.seed_threshold,
             voxel_volume=self.voxel_mm3,
             cord=self.cord,
         )
@@ -199,7 +200,9 @@ class Judge:
         for case in usable:
             trial = self.trial(case, setting).cropped(min(config.thresholds))
             for scores, (threshold, volume) in zip(found, candidates, strict=True):
-                spec = replace(self.recipe.inference, threshold=threshold, min_volume_mm3=volume)
+                spec = replace(
+                    self.recipe.inference, threshold=threshold, min_volume_mm3=volume, seed_threshold=0.0
+                )
                 scores.append(trial.scores(trial.predicted(spec), profile=profile))
         if not any(scores.truth_count for scores in found[0]):
             return None
@@ -276,7 +279,7 @@ def judge_cases(
     best = judge.choose(validation, setting, profile=profile)
     spec = judge.recipe.inference
     if best is not None:
-        spec = replace(spec, threshold=best.threshold, min_volume_mm3=best.min_volume_mm3)
+        spec = replace(spec, threshold=best.threshold, min_volume_mm3=best.min_volume_mm3, seed_threshold=0.0)
     rows = []
     for case in cases:
         if not judge.usable(case, setting):

@@ -245,10 +245,15 @@ def _beginning(out: Path, config: TrainingConfig) -> dict[str, str]:
 
 
 def with_threshold(recipe: Recipe, scores: Scores | None) -> Recipe:
-    """The recipe with the chosen threshold and smallest volume."""
+    """The recipe with the chosen thresholds and smallest volume."""
     if scores is None:
         return recipe
-    spec = replace(recipe.inference, threshold=scores.threshold, min_volume_mm3=scores.min_volume_mm3)
+    spec = replace(
+        recipe.inference,
+        threshold=scores.threshold,
+        seed_threshold=scores.seed_threshold,
+        min_volume_mm3=scores.min_volume_mm3,
+    )
     return replace(recipe, inference=spec)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from bids_scseg.training.sample import IGNORE, Sample
 
 PROFILE = PROFILES["walsh2024"]
 Floats = npt.NDArray[np.float32]
+Rules: TypeAlias = tuple[float, float, float]  # threshold, smallest volume in mm³, seed threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class Scores:
 
     threshold: float
     min_volume_mm3: float
+    seed_threshold: float = 0.0
     cases: tuple[CaseScore, ...]
 
     @property
@@ -98,6 +100,7 @@ class Scores:
         """Plain numbers."""
         return {
             "threshold": self.threshold,
+            "seed_threshold": self.seed_threshold,
             "min_volume_mm3": self.min_volume_mm3,
             "sensitivity": round(self.sensitivity, 4),
             "sensitivity_all": round(self.sensitivity_all, 4),
@@ -148,6 +151,7 @@ def score_case(
     *,
     threshold: float,
     min_volume_mm3: float,
+    seed_threshold: float = 0.0,
     spec: InferenceSpec,
     grid: GridSpec,
     kept: npt.NDArray[np.bool_],
@@ -157,20 +161,20 @@ def score_case(
     Predicted lesions are those that the app keeps: where the case has its cord, those beside it are dropped.
     Lesions that lie outside the coverage of every kept sequence count nowhere.
     """
-    pair = (threshold, min_volume_mm3)
-    return score_candidates(case, prob, candidates=[pair], spec=spec, grid=grid, kept=kept)[0]
+    rules = (threshold, min_volume_mm3, seed_threshold)
+    return score_candidates(case, prob, candidates=[rules], spec=spec, grid=grid, kept=kept)[0]
 
 
 def score_candidates(
     case: TrainingCase,
     prob: Floats,
     *,
-    candidates: Iterable[tuple[float, float]],
+    candidates: Iterable[Rules],
     spec: InferenceSpec,
     grid: GridSpec,
     kept: npt.NDArray[np.bool_],
 ) -> list[CaseScore]:
-    """:func:`score_case` for pairs of threshold and smallest volume; the truth is looked at once."""
+    """:func:`score_case` for several rules; the truth is looked at once."""
     truth = _countable(case, kept=kept)
     numbers = np.flatnonzero(np.bincount(truth.ravel(), minlength=2)[1:]) + 1
     dense = np.zeros(int(truth.max(initial=0)) + 1, np.int32)
@@ -179,12 +183,13 @@ def score_candidates(
     lesions = dense[truth]
     prob = np.where(case.label == IGNORE, np.float32(0), prob)
     out = []
-    for threshold, min_volume_mm3 in candidates:
+    for threshold, min_volume_mm3, seed_threshold in candidates:
         predicted = label_lesions(
             prob,
             threshold=threshold,
             connectivity=spec.connectivity,
             min_volume_mm3=min_volume_mm3,
+            seed_threshold=seed_threshold,
             voxel_volume=grid.spacing_mm**3,
             cord=case.cord,
         )
@@ -227,11 +232,16 @@ def choose_threshold(
 
     ``probabilities`` come from the sequences ``config.sequences`` of each case (empty: all available ones);
     one at a time is asked for, scored with every candidate and let go. Cases without lesions tell no
-    candidate from another: the first item then has the threshold and the smallest volume of ``spec``, and is
-    none of the candidates.
+    candidate from another: the first item then has thresholds and smallest volume of ``spec``, and is none
+    of the candidates.
     """
-    candidates = [(t, volume) for t in config.thresholds for volume in config.min_volumes_mm3]
-    default = (spec.threshold, spec.min_volume_mm3)
+    candidates = [
+        (threshold, volume, seed)
+        for threshold in config.thresholds
+        for volume in config.min_volumes_mm3
+        for seed in config.seed_thresholds
+    ]
+    default = (spec.threshold, spec.min_volume_mm3, spec.seed_threshold)
     scored: list[list[CaseScore]] = [[] for _ in candidates]
     plain: list[CaseScore] = []  # at the default, until a case has lesions
     lesions = False
@@ -243,14 +253,15 @@ def choose_threshold(
         lesions = lesions or any(score.lesions for score in found)
         if not lesions:
             plain += score_candidates(case, prob, candidates=[default], spec=spec, grid=grid, kept=kept)
-    table = [_scores(*pair, scores) for pair, scores in zip(candidates, scored, strict=True)]
+    table = [_scores(rules, scores) for rules, scores in zip(candidates, scored, strict=True)]
     if not lesions:
-        return _scores(*default, plain), table
+        return _scores(default, plain), table
     return max(table, key=lambda scores: (round(scores.f1, 3), np.nan_to_num(scores.dice))), table
 
 
-def _scores(threshold: float, min_volume_mm3: float, cases: Iterable[CaseScore]) -> Scores:
-    return Scores(threshold=threshold, min_volume_mm3=min_volume_mm3, cases=tuple(cases))
+def _scores(rules: Rules, cases: Iterable[CaseScore]) -> Scores:
+    threshold, volume, seed = rules
+    return Scores(threshold=threshold, min_volume_mm3=volume, seed_threshold=seed, cases=tuple(cases))
 
 
 def end_of_candidates(threshold: float, thresholds: Sequence[float]) -> str:
@@ -273,7 +284,11 @@ class HeldOut:
     def __call__(self, network: nn.Module, iteration: int) -> Mapping[str, float]:
         """Best scores over the thresholds, on the first ``config.cases`` cases."""
         some = list(self.cases)[: self.config.cases or None]
-        quick = replace(self.config, min_volumes_mm3=self.config.min_volumes_mm3[:1])
+        quick = replace(
+            self.config,
+            min_volumes_mm3=self.config.min_volumes_mm3[:1],
+            seed_thresholds=self.config.seed_thresholds[:1],
+        )
         best, _ = choose_threshold(
             some, self.probabilities(network, some), config=quick, spec=self.spec, grid=self.grid
         )

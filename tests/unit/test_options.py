@@ -26,7 +26,7 @@ def test_toml_round_trip(tmp_path_factory, labels, model, threshold, flag, nproc
         model=model,
         threshold=threshold, deterministic=flag, nprocs=nprocs,
         derivatives=tuple((name, Path(folder)) for name, folder in folders),
-        min_volume=10 * threshold, geometry=Path("earlier"),
+        min_volume=10 * threshold, seed_threshold=threshold / 2, geometry=Path("earlier"),
     )  # fmt: skip
     path = tmp_path_factory.mktemp("toml") / "run.toml"
     path.write_text(options.to_toml(), encoding="utf-8")
@@ -44,6 +44,7 @@ def test_toml_round_trip(tmp_path_factory, labels, model, threshold, flag, nproc
         "= =",
         "threshold = 1.5",
         "min_volume = -1.0",
+        "seed_threshold = 1.0",
         "min_volume = inf",
         "geometry = 3",
         "nprocs = -1",

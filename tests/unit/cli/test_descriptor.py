@@ -82,7 +82,11 @@ def test_limits_of_numbers_are_those_of_the_parser(name: str) -> None:
         outside = ["-1", "0.5"]
     else:
         assert read("0.5") == 0.5
-        outside = ["0", "1", "-0.1", "1.1"] if "maximum" in NUMBERS[name] else ["-0.1", "inf", "nan"]
+        outside = ["1", "-0.1", "1.1", "nan"] if "maximum" in NUMBERS[name] else ["-0.1", "inf", "nan"]
+        if NUMBERS[name].get("exclusive-minimum"):
+            outside.append("0")
+        else:
+            assert read("0") == 0
     for text in outside:
         with pytest.raises((argparse.ArgumentTypeError, ValueError)):
             read(text)

@@ -71,6 +71,14 @@ def test_the_smallest_lesion_is_the_models_unless_given():
     assert parse([*BASE, "--min_volume", "7.5"]).min_volume == 7.5
 
 
+def test_the_seed_threshold_is_the_models_unless_given():
+    assert parse(BASE).seed_threshold is None
+    assert parse([*BASE, "--seed-threshold", "0"]).seed_threshold == 0
+    assert parse([*BASE, "--seed_threshold", "0.8"]).seed_threshold == 0.8
+    with pytest.raises(UsageError, match="seed-threshold"):
+        parse([*BASE, "--seed-threshold", "1"])
+
+
 def test_derivatives_keep_names():
     options = parse([*BASE, "-d", "masks=/data/m", "/data/labels"])
     assert options.derivatives == (("masks", Path("/data/m")), ("labels", Path("/data/labels")))

@@ -39,6 +39,31 @@ def test_small_components_are_dropped_and_numbers_stay_dense():
     assert labels[0, 19, 39] == 0
 
 
+def test_a_component_counts_only_if_it_reaches_the_seed_threshold_somewhere():
+    probability = _two_boxes()
+    probability[11, 11, 31] = 0.8  # the upper one's only sure voxel
+    one = _label(probability, seed_threshold=0.9)
+    assert one.max() == 1 and (one[2:4, 2:4, 2:6] == 1).all() and (one > 0).sum() == 16
+    both = _label(
+        probability, seed_threshold=0.8
+    )  # itself included; outlines stay as wide as the threshold says
+    assert (both > 0).sum() == 80 and both.max() == 2
+    assert not _label(probability, seed_threshold=0.95).any()
+    assert (
+        _label(probability, seed_threshold=0.3) == _label(probability)
+    ).all()  # below the threshold: no rule
+
+
+def test_a_seed_beyond_the_cords_end_does_not_count():
+    probability = np.zeros((10, 10, 20))
+    probability[4:6, 4:6, 8:14] = 0.6
+    probability[4:6, 4:6, 13] = 0.95  # beyond the end, which is cut off
+    cord = np.zeros((10, 10, 20))
+    cord[3:7, 3:7, :12] = 1
+    assert _label(probability, cord=cord, seed_threshold=0.5).max() == 1
+    assert not _label(probability, cord=cord, seed_threshold=0.9).any()
+
+
 @pytest.mark.parametrize(("connectivity", "count"), [(6, 3), (18, 2), (26, 1)])
 def test_connectivity(connectivity, count):
     probability = np.zeros((5, 5, 5))

@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 from bids_scseg.measure.strata import MIN_SESSIONS, assign_strata, find_outliers, robust_z
 
 ALIKE = {
-    "state": "done", "model": "m", "model_sha256": "a", "threshold": 0.5, "min_volume_mm3": 2.0,
+    "state": "done", "model": "m", "model_sha256": "a", "threshold": 0.5, "seed_threshold": 0.0,
+    "min_volume_mm3": 2.0,
     "cord_method": "sct", "cord_sha256": None, "numerical_version": "1",
 }  # fmt: skip
 
@@ -32,7 +33,8 @@ def test_sessions_measured_alike_share_a_letter_and_the_largest_is_a():
 @pytest.mark.parametrize(
     "change",
     [{"model": "n"}, {"model_sha256": "b"}, {"threshold": 0.4}, {"cord_method": "builtin"},
-     {"numerical_version": "2"}, {"cord_method": None}, {"cord_sha256": "c" * 64}, {"min_volume_mm3": 3.0}],
+     {"numerical_version": "2"}, {"cord_method": None}, {"cord_sha256": "c" * 64}, {"min_volume_mm3": 3.0},
+     {"seed_threshold": 0.8}],
 )  # fmt: skip
 def test_each_part_makes_a_stratum(change):
     assert len(assign_strata(table({}, {}, change))[1]) == 2

@@ -103,10 +103,15 @@ def test_labels_of_the_computed_sets_do_not_collide() -> None:
 
 
 def test_the_finishing_command_has_all_its_numbers(train) -> None:
-    """At a threshold of 0.9 log-odds are 2.197: half of it less 1 is 0.0986, a probability of 0.525."""
-    figures = {"of all folds": [0.9, 20.0], "scale and shift": {"of all folds": [0.5, -1.0]}}
+    """At a threshold of 0.9 log-odds are 2.197: half of it less 1 is 0.0986, a probability of 0.525.
+
+    At 0.99 they are 4.595: 1.2976, a probability of 0.785.
+    """
+    figures = {"of all folds": [0.9, 20.0, 0.99], "scale and shift": {"of all folds": [0.5, -1.0]}}
     lines = list(train.finishing({"a": Path("A"), "b": Path("B")}, figures))
-    assert lines[-1].endswith("--scale 0.50000 --shift -1.00000 --threshold 0.525 --min-volume 20")
+    assert lines[-1].endswith(
+        "--scale 0.50000 --shift -1.00000 --threshold 0.525 --min-volume 20 --seed-threshold 0.785"
+    )
     assert "MODEL A/bundle B/bundle --card" in lines[-1]
     assert "implant_folds.py" in " ".join(lines[:-1])
 

@@ -74,6 +74,25 @@ def score(prob: np.ndarray, threshold: float = 0.5, smallest: float = 0.0):
     )
 
 
+def test_the_seed_threshold_is_chosen_with_the_others() -> None:
+    """A false component of 0.7 goes, one of 0.9 stays, whose outline is best drawn from 0.5."""
+    prob = np.where(case().label == 1, 0.6, 0).astype(np.float32)
+    prob[np.unravel_index(np.flatnonzero(case().label == 1)[0], prob.shape)] = 0.9
+    false = np.zeros(SIZE, bool)
+    false[13:15, :2, :2] = True  # touches no lesion
+    prob[false] = 0.7
+    config = ValidationConfig(thresholds=(0.5, 0.8), min_volumes_mm3=(0.0,), seed_thresholds=(0.0, 0.8))
+    best, table = choose_threshold([case()], [prob], config=config, spec=SPEC, grid=GRID)
+    assert (best.threshold, best.seed_threshold, best.precision) == (0.5, 0.8, 1.0)
+    assert best.to_json()["seed_threshold"] == 0.8
+    assert [(s.threshold, s.seed_threshold) for s in table] == [
+        (0.5, 0.0),
+        (0.5, 0.8),
+        (0.8, 0.0),
+        (0.8, 0.8),
+    ]
+
+
 def test_prediction_of_a_whole_case_is_the_networks() -> None:
     prob = predict(Echo(), case(), SPEC, kept=np.array([True]))
     covered = case().coverage[0]
