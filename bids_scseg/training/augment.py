@@ -225,14 +225,16 @@ def augment(sample: Sample, rng: Rng, config: AugmentConfig, *, scene: Scene | N
     image = moved.image.copy()
     for channel in np.flatnonzero(moved.available):
         draw = draw_intensity(rng, config)
-        image[channel] = apply_intensity(moved.image[channel], moved.coverage[channel], draw)
+        changed = apply_intensity(moved.image[channel], moved.coverage[channel], draw)
+        image[channel] = _levelled(changed, moved.coverage[channel], rng, config)
     return replace(moved, image=image)
 
 
 def _taken(sample: Sample, channel: int, rng: Rng, config: AugmentConfig, scene: Scene) -> Floats:
     """One sequence with its changes in the order of a scanner: resolution, field and noise, normalisation.
 
-    What follows the normalisation is only the factor by which an imperfect cord mask misses the spread.
+    What follows the normalisation is the factor by which an imperfect cord mask misses the spread, and the
+    level that a part of a cord has when the whole is normalised.
     """
     before, coverage = sample.image[channel], sample.coverage[channel]
     draw, taking = draw_intensity(rng, config), draw_scan(rng, config)
@@ -248,4 +250,19 @@ def _taken(sample: Sample, channel: int, rng: Rng, config: AugmentConfig, scene:
     # fluid that had been clipped is brighter than it looks: it does not fade with a larger spread
     beyond = (np.abs(before) >= CLIP) & (scene.cord < 0.5)
     out = np.where(beyond, np.copysign(np.float32(CLIP), out), out)
-    return apply_intensity(out, coverage, IntensityDraw(contrast=draw.contrast))
+    out = apply_intensity(out, coverage, IntensityDraw(contrast=draw.contrast))
+    return _levelled(out, coverage, rng, config)
+
+
+def _levelled(image: Floats, coverage: npt.NDArray[np.bool_], rng: Rng, config: AugmentConfig) -> Floats:
+    """At another level than the patch was brought to: a session is normalised as a whole, a patch alone."""
+    return drifted(image, coverage, rng.normal(0, config.level, 2)) if config.level else image
+
+
+def drifted(image: Floats, coverage: npt.NDArray[np.bool_], ends: npt.NDArray[np.float64]) -> Floats:
+    """One sequence (i, j, k) raised along S-I by a straight line, within `CLIP`, where it is covered.
+
+    ``ends`` (2,): offset of the first and of the last slice, in units of the normalised image.
+    """
+    line = np.linspace(float(ends[0]), float(ends[1]), image.shape[-1]).astype(np.float32)
+    return np.asarray(np.where(coverage, np.clip(image + line, -CLIP, CLIP), image), np.float32)

@@ -194,6 +194,7 @@ class AugmentConfig:
     renormalise: bool = False  # to the cord after all changes, by the recipe's rule; ``contrast`` comes last
     physical: float = 0.0  # coil, slices, fall-off along S-I and noise of native voxels
     slice_sd: float = 0.04  # of ``physical``: largest deviation of native slices' brightness, as a share
+    level: float = 0.0  # last: both ends of the patch are raised by normal offsets with this deviation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -529,7 +530,7 @@ _NOT_NEGATIVE = (
     "seed", "threads", "devices", "data.seed", "data.generators", "data.held_out", "data.jitter_mm",
     "loss.smooth", "loss.ce_weight", "loss.ce_foreground", "loss.overlap_weight", "loss.alpha", "loss.beta",
     "loss.gamma", "optimizer.lr", "optimizer.weight_decay", "optimizer.power", "optimizer.warmup",
-    "optimizer.clip", "augment.bias_strength", "augment.rotation_deg",
+    "optimizer.clip", "augment.bias_strength", "augment.rotation_deg", "augment.level",
     "paint.least_contrast", "sampling.dropout_keeps", "sampling.workers", "arm.weight",
     "arm.logistic_scale", "arm.normal_sd",
     "validation.every", "validation.cases", "validation.folds", "validation.fold",

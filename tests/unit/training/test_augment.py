@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from bids_scseg.training.augment import (
     augment,
     draw_intensity,
     draw_spatial,
+    drifted,
 )
 from bids_scseg.training.config import AugmentConfig
 from bids_scseg.training.sample import IGNORE, Sample
@@ -177,3 +180,28 @@ def test_new_draws_leave_old_ones_as_they_were() -> None:
     always = AugmentConfig(elastic=1.0, contrast=1.0)
     assert draw_spatial(a, always).elastic_mm > 0
     assert 0.6 <= draw_intensity(a, always).contrast <= 1.7
+
+
+def test_a_level_that_drifts_is_a_straight_line_where_the_sequence_is_covered() -> None:
+    image, coverage = np.zeros((2, 2, 5), np.float32), np.ones((2, 2, 5), bool)
+    image[1, 1, 4], coverage[0, 0] = 5.5, False
+    out = drifted(image, coverage, np.array([-1.0, 1.0]))
+    assert out[0, 1].tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert out[1, 1, 4] == 6 and not out[0, 0].any() and out.dtype == np.float32  # clipped at 6
+
+
+def test_levels_differ_between_sequences_and_have_the_stated_deviation() -> None:
+    nothing = dict.fromkeys(
+        ("flip", "spatial", "gamma", "blur", "bias", "low_resolution", "noise", "elastic", "contrast"), 0.0
+    )
+    config, rng = AugmentConfig(**nothing, level=0.7), np.random.default_rng(3)
+    still = replace(sample(), image=np.zeros_like(sample().image))
+    ends = []
+    for _ in range(300):
+        out = augment(still, rng, config).image
+        assert not out[1, :, :, :6].any()
+        ends.append((out[0, 0, 0, 0], out[0, 0, 0, -1], out[1, 0, 0, -1]))
+    found = np.array(ends)
+    assert found.std(axis=0) == pytest.approx([0.7] * 3, abs=0.09)
+    assert np.abs(np.corrcoef(found.T)[np.triu_indices(3, 1)]).max() < 0.2
+    assert np.array_equal(augment(still, rng, replace(config, level=0.0)).image, still.image)
