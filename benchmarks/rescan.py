@@ -52,7 +52,15 @@ def main():
     parser.add_argument("two", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--fold", nargs="+", action="append", default=[], metavar="BUNDLE SUBJECT")
+    parser.add_argument("--threshold", type=float, help="default: the bundle's")
+    parser.add_argument("--min-volume", type=float, help="mm³; default: the bundle's")
+    parser.add_argument("--seed-threshold", type=float, help="default: the bundle's")
     args = parser.parse_args()
+    point = {
+        "threshold": args.threshold,
+        "min_volume_mm3": args.min_volume,
+        "seed_threshold": args.seed_threshold,
+    }
     models = {subject: path for path, *subjects in args.fold for subject in subjects}
     loaded, areas, volumes = {}, {}, []
     for folder in sorted(path.parent for path in args.one.rglob("case.json")):
@@ -63,7 +71,7 @@ def main():
         if name is None:
             continue
         if name not in loaded:
-            loaded[name] = LesionModel(name)
+            loaded[name] = LesionModel(name, **point)
         model = loaded[name]
         pair = [model.case(path) for path in (folder, other)]
         edge = model.grid.spacing_mm
