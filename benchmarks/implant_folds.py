@@ -36,15 +36,15 @@ VOLUMES_MM3 = (10.0, 15.0, 20.0)
 SEEDS = (0.0, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 POINTS = [(t, v, s) for t, v, s in product(THRESHOLDS, VOLUMES_MM3, SEEDS) if s == 0 or s > t]
 LARGE_MM3 = 150.0
-ROUNDING = 1e-4  # probabilities nearer to 0 or 1 are told apart by rounding only
+ROUNDING = 1e-4  # probabilities nearer to 0 or 1 hardly differ, and few voxels would decide
 ODDS = np.linspace(-9.5, 9.5, 96)  # edges of the bins of log-odds
 
 
 def probability(case, model, file):
     """The model's map of a case, kept in a file."""
     if not file.exists():
-        np.save(file, model.probability(case).astype(np.float16))
-    return np.load(file, allow_pickle=False).astype(np.float32)
+        np.save(file, model.probability(case))
+    return np.load(file, allow_pickle=False)
 
 
 def collect(prepared, folds, out, *, jobs):
@@ -88,7 +88,7 @@ def record(fold, case, prob, model):
 
 
 def log_odds(prob):
-    """Of probabilities, within what half precision keeps apart."""
+    """Of probabilities, within `ROUNDING` of 0 and 1."""
     prob = np.clip(prob, ROUNDING, 1 - ROUNDING)
     return np.log(prob / (1 - prob))
 

@@ -5,6 +5,7 @@ Usage:
     scseg prepare IMPLANTS ONE --labels derivatives/labels --cord builtin --bids-filter-file RUN1.json
     scseg prepare IMPLANTS TWO --labels derivatives/labels --cord builtin --bids-filter-file RUN2.json
     python benchmarks/rescan.py ONE TWO --model BUNDLE | --fold BUNDLE SUBJECT … [--fold …]
+        [--threshold T] [--seed-threshold S] [--min-volume MM3]
 
 ``RUN1.json`` is ``{"T2StarAx": {"suffix": "T2starw", "run": 1}}``, and so on. Cases of the same name are
 pairs. Cord area is the mean over the covered slices of the area of the mask that was found in each scan; the

@@ -284,9 +284,8 @@ def finishing(models, figures):
         odds = math.log(probability / (1 - probability))
         return 1 / (1 + math.exp(-(scale * odds + shift)))
 
-    options = f"--threshold {moved(threshold):.3f} --min-volume {smallest:g}"
-    if seed:
-        options += f" --seed-threshold {moved(seed):.3f}"
+    options = f"--threshold {moved(threshold):.5g} --min-volume {smallest:g}"
+    options += f" --seed-threshold {moved(seed) if seed else 0:.5g}"
     bundles = " ".join(str(folder / "bundle") for folder in models.values())
     yield "Scale, shift, thresholds and least volume are those of all folds in judged/figures.json, which"
     yield f"implant_folds.py wrote; its thresholds of {threshold:g} and {seed:g} are moved likewise."

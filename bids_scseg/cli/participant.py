@@ -491,7 +491,9 @@ def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, ob
 
 def _seed_threshold(options: RunOptions, models: Models) -> float:
     rule = models.lesion.recipe.inference.seed_threshold
-    return rule if options.seed_threshold is None else options.seed_threshold
+    seed = rule if options.seed_threshold is None else options.seed_threshold
+    threshold = models.lesion.threshold if options.threshold is None else options.threshold
+    return seed if seed > threshold else 0.0  # every lesion reaches the threshold
 
 
 def _min_volume(options: RunOptions, models: Models) -> float:

@@ -96,7 +96,8 @@ def _train(arguments: argparse.Namespace) -> None:
     if training.scores is not None:
         scores = training.scores.to_json()
         shown = ", ".join(f"{key} {scores[key]}" for key in ("sensitivity", "precision", "f1", "dice"))
-        sys.stderr.write(f"held-out subjects at threshold {scores['threshold']}: {shown}\n")
+        seed = f" (seed {scores['seed_threshold']})" if scores["seed_threshold"] else ""
+        sys.stderr.write(f"held-out subjects at threshold {scores['threshold']}{seed}: {shown}\n")
         candidates = config.validation.thresholds if training.scores.lesions else ()
         if end := end_of_candidates(training.scores.threshold, candidates):
             sys.stderr.write(

@@ -280,6 +280,8 @@ def _stamp(path: Path, bundle: ModelBundle, sequences: Sequence[str]) -> None:
         "recipe": f"{bundle.recipe.name} {bundle.recipe.version}",
         "sequences": " ".join(sequences),
         "threshold": str(bundle.threshold),
+        "seed_threshold": str(bundle.recipe.inference.seed_threshold),
+        "min_volume_mm3": str(bundle.recipe.inference.min_volume_mm3),
         "weights_sha256": bundle.weights_sha256,
         "inference_sha256": bundle.inference_sha256,
     }

@@ -247,6 +247,8 @@ def inference_config(bundle: ModelBundle, names: tuple[str, ...]) -> dict[str, o
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "threshold": bundle.threshold,
+        "seed_threshold": rules.seed_threshold,
+        "min_volume_mm3": rules.min_volume_mm3,
         "network_def": {
             "_target_": "torch.jit.load",
             "f": f"$@bundle_root + '/{SCRIPT_FILE}'",

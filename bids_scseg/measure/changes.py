@@ -79,7 +79,8 @@ CHANGE_COLUMNS: tuple[Column, ...] = (
         name="other_probability",
         dtype="float64",
         description="Of a lesion without partner: highest lesion probability at its place in the other "
-        "session; close below the threshold it may be the same lesion.",
+        "session; close below the threshold, or the seed threshold where there is one, it may be the same "
+        "lesion.",
     ),
     Column(
         name="sequences_differ",

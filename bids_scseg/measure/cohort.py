@@ -353,7 +353,7 @@ def _summary(item: SessionOutputs) -> dict[str, Any]:
     log = {} if item.log is None else _read_json(item.log).get("run") or {}
     run = {**log, **(data.get("run") or {})}
     version = log.get("numerical_version") or run.get("numerical_version")
-    least = run.get("min_volume_mm3")
+    least, seed = run.get("min_volume_mm3"), run.get("seed_threshold", 0.0)  # before there was one: none
     return {
         **row,
         "mask_origin": row.get("mask_origin") or MODEL_ORIGIN,  # summaries before there were corrections
@@ -361,7 +361,7 @@ def _summary(item: SessionOutputs) -> dict[str, Any]:
         "cord_sha256": run.get("cord_sha256"),
         "cord_source": _cord_source(item.cords),
         "anchor_voxel": _voxel(row.get(f"{row.get('anchor')}_voxel_mm")),
-        "seed_threshold": float(run.get("seed_threshold") or 0),  # sessions before there was one: 0
+        "seed_threshold": float(seed) if isinstance(seed, int | float) else None,
         "min_volume_mm3": float(least) if isinstance(least, int | float) else None,
         "numerical_version": version,
     }

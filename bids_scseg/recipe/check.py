@@ -149,7 +149,7 @@ def _inference_problems(spec: InferenceSpec, network: NetworkSpec) -> Iterator[t
         yield f"inference.overlap is {spec.overlap}", "at least 0 and below 1"
     if not 0.0 <= spec.threshold <= 1.0:
         yield f"inference.threshold is {spec.threshold}", "0 to 1"
-    if not 0.0 <= spec.seed_threshold <= 1.0:
-        yield f"inference.seed_threshold is {spec.seed_threshold}", "0 to 1"
+    if not 0.0 <= spec.seed_threshold < 1.0:
+        yield f"inference.seed_threshold is {spec.seed_threshold}", "0 or more, less than 1"
     if spec.min_volume_mm3 < 0:
         yield f"inference.min_volume_mm3 is {spec.min_volume_mm3}", "at least 0"

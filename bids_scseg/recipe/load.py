@@ -88,7 +88,11 @@ def recipe_from_json(data: object, *, file: object = None) -> Recipe:
 
 def recipe_to_json(recipe: Recipe) -> dict[str, object]:
     """All of a recipe as plain data for JSON; inverse of :func:`recipe_from_json`."""
-    return _plain_record(recipe)
+    plain = _plain_record(recipe)
+    inference = plain["inference"]
+    if isinstance(inference, dict) and not recipe.inference.seed_threshold:
+        del inference["seed_threshold"]  # so that checksums are those from before there was one
+    return plain
 
 
 def network_from_json(data: object, *, file: object = None) -> NetworkSpec:

@@ -363,7 +363,7 @@ def _engine_flags(engine: Mapping[str, object]) -> tuple[Flag, ...]:
     """What the values of another program's network are; nothing for this program's own."""
     if not engine:
         return ()
-    text = f"{engine.get('meaning')}. Threshold and smallest lesion were not validated for it."
+    text = f"{engine.get('meaning')}. Thresholds and smallest lesion were not validated for it."
     return (
         Flag(
             severity="caution",

@@ -166,7 +166,7 @@ def _flags(cohort: CohortTables) -> Iterable[Flag]:
         yield Flag(
             severity="serious",
             title="Sessions were not all measured alike",
-            text=f"There are {len(cohort.strata)} strata, which differ in model, threshold, cord finder or "
+            text=f"There are {len(cohort.strata)} strata, which differ in model, thresholds, cord finder or "
             "numerical version. Their numbers must not be pooled: every view shows one stratum at a time, "
             f"and the statistics are those of stratum {cohort.strata[0].name}.",
             remedy="Process all sessions again with the same settings.",

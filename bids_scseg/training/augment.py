@@ -262,6 +262,8 @@ def _levelled(image: Floats, coverage: npt.NDArray[np.bool_], rng: Rng, config: 
 def drifted(image: Floats, coverage: npt.NDArray[np.bool_], ends: npt.NDArray[np.float64]) -> Floats:
     """One sequence (i, j, k) raised along S-I by a straight line, within `CLIP`, where it is covered.
 
+    What was clipped before moves as well.
+
     ``ends`` (2,): offset of the first and of the last slice, in units of the normalised image.
     """
     line = np.linspace(float(ends[0]), float(ends[1]), image.shape[-1]).astype(np.float32)

@@ -277,9 +277,9 @@ def judge_cases(
     Rows, and what the validation cases said.
     """
     best = judge.choose(validation, setting, profile=profile)
-    spec = judge.recipe.inference
+    spec = replace(judge.recipe.inference, seed_threshold=0.0)  # rows are compared at a threshold alone
     if best is not None:
-        spec = replace(spec, threshold=best.threshold, min_volume_mm3=best.min_volume_mm3, seed_threshold=0.0)
+        spec = replace(spec, threshold=best.threshold, min_volume_mm3=best.min_volume_mm3)
     rows = []
     for case in cases:
         if not judge.usable(case, setting):

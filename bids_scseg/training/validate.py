@@ -239,7 +239,7 @@ def choose_threshold(
         (threshold, volume, seed)
         for threshold in config.thresholds
         for volume in config.min_volumes_mm3
-        for seed in config.seed_thresholds
+        for seed in sorted({seed if seed > threshold else 0.0 for seed in config.seed_thresholds})
     ]
     default = (spec.threshold, spec.min_volume_mm3, spec.seed_threshold)
     scored: list[list[CaseScore]] = [[] for _ in candidates]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from bids_scseg.cli import participant
 from bids_scseg.errors import DiskFullError, MissingToolError, UsageError
 from bids_scseg.measure.strata import STRATUM_KEYS, assign_strata
 from bids_scseg.options import RunOptions
+from bids_scseg.recipe.load import load_recipe
 from bids_scseg.workflows import status
 from bids_scseg.workflows.job import SessionOutcome
 from bids_scseg.workflows.status import Derived
@@ -95,3 +97,17 @@ def test_earlier_results_of_a_failed_session_are_told(tmp_path):
         participant.write_failure_page(tmp_path, failed, {"started": "2026-01-01"})
         page = (tmp_path / f"{label}.html").read_text()
         assert ("of an earlier run of this session are still in place" in page) is told
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 0.8), ({"seed_threshold": 0.0}, 0.0), ({"seed_threshold": 0.6}, 0.6),
+     ({"threshold": 0.9}, 0.0), ({"threshold": 0.7}, 0.8), ({"seed_threshold": 0.2}, 0.0)],
+)  # fmt: skip
+def test_the_seed_threshold_is_the_models_or_the_users_and_none_below_the_threshold(options, expected):
+    """Below it every lesion reaches it: such sessions are measured as those without one."""
+    recipe = load_recipe("cord-lesion")
+    recipe = replace(recipe, inference=replace(recipe.inference, seed_threshold=0.8))
+    models = SimpleNamespace(lesion=SimpleNamespace(recipe=recipe, threshold=0.3))
+    given = RunOptions(bids_dir=Path("in"), output_dir=Path("out"), level="participant", **options)
+    assert participant._seed_threshold(given, models) == expected

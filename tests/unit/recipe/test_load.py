@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,17 @@ def test_json_round_trip(name: str) -> None:
     assert network_from_json(json.loads(json.dumps(network_to_json(recipe.network)))) == recipe.network
 
 
+def test_a_recipe_without_seed_threshold_is_written_as_before_there_was_one() -> None:
+    """Prepared cases, work folders and bundles are known by checksums of this."""
+    recipe = load_recipe("cord-lesion")
+    inference = recipe_to_json(recipe)["inference"]
+    assert isinstance(inference, dict) and "seed_threshold" not in inference
+    seeded = replace(recipe, inference=replace(recipe.inference, seed_threshold=0.8))
+    written = json.loads(json.dumps(recipe_to_json(seeded)))
+    assert written["inference"]["seed_threshold"] == 0.8
+    assert recipe_from_json(written) == seeded
+
+
 def test_networks_written_before_a_field_existed_load_with_its_default() -> None:
     written = network_to_json(load_recipe("cord-lesion").network)
     del written["fusion"]
@@ -125,6 +137,7 @@ def spoil(*keys: str | int, value: object) -> dict[str, Any]:
         (spoil("inference", "patch_vox", value=[48, 48, 300]), "a multiple of 16 along axis 2"),
         (spoil("inference", "overlap", value=1), "below 1"),
         (spoil("inference", "threshold", value=1.5), "0 to 1"),
+        (spoil("inference", "seed_threshold", value=1.0), "less than 1"),
         (spoil("grid", "window_vox", value=None), "centerline without grid.window_vox"),
         (spoil("grid", "spacing_mm", value=0), "spacing_mm of 0.05"),
     ],

@@ -37,6 +37,7 @@ def test_who_labelled_the_levels_is_told_and_the_model_cited():
 def test_only_what_was_done_is_told():
     plain = compose(FACTS).text
     assert "nowhere reached" not in plain
+    assert "nowhere reached" not in compose(replace(FACTS, seed_threshold=FACTS.threshold)).text
     assert "slabs" not in plain and "imputed" not in plain and "ANTs" not in plain and "Toolbox" not in plain
     assert "0.4" in plain and "not validated on patients" in plain and "no anatomical origin" in plain
     full = compose(

@@ -284,6 +284,20 @@ def test_a_run_recorded_before_an_option_was_there_is_still_that_run(finished: P
     assert "trained before" in ending.words
 
 
+def test_a_training_goes_on_only_as_it_began_also_in_options_that_it_did_not_know(
+    finished: Place, tmp_path: Path
+) -> None:
+    place = replace(finished, out=Path(shutil.copytree(finished.out, tmp_path / "copy")))
+    run = Run(arm="baseline", seed=0)
+    config, file = run_config(place, run), place.folder(run) / "config.json"
+    record = json.loads(file.read_text())
+    del record["augment"]["level"]
+    file.write_text(json.dumps(record))
+    check_same_run(place.folder(run), config)
+    with pytest.raises(DataError, match=r"augment\.level 0\.0"):
+        check_same_run(place.folder(run), replace(config, augment=replace(config.augment, level=0.7)))
+
+
 def test_a_moved_experiment_goes_on(finished: Place, tmp_path: Path) -> None:
     moved = replace(finished, out=Path(shutil.copytree(finished.out, tmp_path / "moved")))
     for arm in ("baseline", "frozen"):

@@ -30,7 +30,8 @@ from bids_scseg.training.config import (
 )
 from bids_scseg.training.console import Console
 from bids_scseg.training.ground import open_ground
-from bids_scseg.training.train import WARNING, train
+from bids_scseg.training.train import WARNING, train, with_threshold
+from bids_scseg.training.validate import Scores
 
 NAMES = load_recipe("cord-lesion").sequence_names
 SIZE = (16, 16, 32)
@@ -403,3 +404,11 @@ def test_the_command_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["train", *run, "--seed", "4"]) == 65
     assert (tmp_path / "run" / "split.json").read_text() == split
     assert "the run in this folder has seed 3" in capsys.readouterr().err
+
+
+def test_the_chosen_rules_are_the_bundles() -> None:
+    recipe = load_recipe("cord-lesion")
+    scores = Scores(threshold=0.3, min_volume_mm3=7.0, seed_threshold=0.8, cases=())
+    inference = with_threshold(recipe, scores).inference
+    assert (inference.threshold, inference.min_volume_mm3, inference.seed_threshold) == (0.3, 7.0, 0.8)
+    assert with_threshold(recipe, None) == recipe

@@ -85,12 +85,7 @@ def test_the_seed_threshold_is_chosen_with_the_others() -> None:
     best, table = choose_threshold([case()], [prob], config=config, spec=SPEC, grid=GRID)
     assert (best.threshold, best.seed_threshold, best.precision) == (0.5, 0.8, 1.0)
     assert best.to_json()["seed_threshold"] == 0.8
-    assert [(s.threshold, s.seed_threshold) for s in table] == [
-        (0.5, 0.0),
-        (0.5, 0.8),
-        (0.8, 0.0),
-        (0.8, 0.8),
-    ]
+    assert [(s.threshold, s.seed_threshold) for s in table] == [(0.5, 0.0), (0.5, 0.8), (0.8, 0.0)]
 
 
 def test_prediction_of_a_whole_case_is_the_networks() -> None:
