@@ -45,7 +45,7 @@ def score(case, model, names):
     kept = np.array([name in names for name in case.sequences]) & case.available
     prob = model.probability(case, kept=kept)
     truth, ignored = truth_of(case)
-    predicted = model.label(np.where(ignored, np.float32(0), prob), case)
+    predicted = model.label(np.where(ignored, np.float32(0), prob), case, kept=kept)
     found, right = PROFILE.match(overlap_table(truth, predicted))
     counts = int(found.sum()), found.size, int(right.sum()), right.size
     if not found.size:

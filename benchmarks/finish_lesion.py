@@ -2,7 +2,8 @@
 
 Usage:
     python benchmarks/finish_lesion.py OUT BUNDLE [BUNDLE …] --card CARD.md
-        [--scale A] [--shift B] [--threshold T] [--seed-threshold S] [--min-volume MM3]
+        [--scale A] [--shift B] [--threshold T] [--seed-threshold S] [--seed-threshold-alone S]
+        [--min-volume MM3]
         [--flips] [--dtype float32]
 
 The bundles come from one first stage and one configuration and differ in the subjects that they saw, so the
@@ -50,6 +51,7 @@ def main():
     parser.add_argument("--shift", type=float, default=0.0)
     parser.add_argument("--threshold", type=float)
     parser.add_argument("--seed-threshold", type=float)
+    parser.add_argument("--seed-threshold-alone", type=float)
     parser.add_argument("--min-volume", type=float)
     parser.add_argument("--flips", action="store_true")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
@@ -61,8 +63,14 @@ def main():
     threshold = first.threshold if args.threshold is None else args.threshold
     smallest = rules.min_volume_mm3 if args.min_volume is None else args.min_volume
     seed = rules.seed_threshold if args.seed_threshold is None else args.seed_threshold
+    alone = rules.seed_threshold_alone if args.seed_threshold_alone is None else args.seed_threshold_alone
     inference = replace(
-        rules, threshold=threshold, min_volume_mm3=smallest, seed_threshold=seed, flips=args.flips
+        rules,
+        threshold=threshold,
+        min_volume_mm3=smallest,
+        seed_threshold=seed,
+        seed_threshold_alone=alone,
+        flips=args.flips,
     )
     provenance = {
         **dict(first.provenance),

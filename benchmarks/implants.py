@@ -55,7 +55,7 @@ def judge(case, kept, prob, model):
     label = np.where(case.covered(kept), np.asarray(case.label), IGNORE).astype(int)
     label[np.isin(label, [number for number, degree in degrees.items() if not degree])] = IGNORE
     edge = model.grid.spacing_mm
-    predicted = model.label(np.where(label == IGNORE, np.float32(0), prob), case)
+    predicted = model.label(np.where(label == IGNORE, np.float32(0), prob), case, kept=kept)
     truth = np.where(label == IGNORE, 0, label)
     numbers = [n for n in np.unique(truth) if n]
     dense = np.zeros(IGNORE + 1, np.int32)

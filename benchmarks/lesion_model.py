@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import load_network, predict_case
-from bids_scseg.measure.instances import label_lesions
+from bids_scseg.measure.instances import label_lesions, seed_thresholds
 from bids_scseg.training.cases import load_case
 from bids_scseg.training.validate import score_candidates
 
@@ -21,6 +23,8 @@ class LesionModel:
         self.bundle = load_bundle(name)
         self.network = load_network(self.bundle)
         self.rules = self.bundle.recipe.inference
+        if seed_threshold is not None:  # however many sequences see
+            self.rules = replace(self.rules, seed_threshold_alone=0.0)
         self.grid = self.bundle.recipe.grid
         self.threshold = self.bundle.threshold if threshold is None else threshold
         self.min_volume_mm3 = self.rules.min_volume_mm3 if min_volume_mm3 is None else min_volume_mm3
@@ -53,14 +57,20 @@ class LesionModel:
             sequences=case.sequences,
         )
 
-    def label(self, prob, case):
-        """Lesions (i, j, k) numbered from 1."""
+    def label(self, prob, case, *, kept=None):
+        """Lesions (i, j, k) numbered from 1, predicted from the sequences ``kept`` (S,); default: all."""
+        kept = case.available if kept is None else kept
+        channels = [case.channel(int(n)) for n in np.flatnonzero(kept)]
         return label_lesions(
             prob,
             threshold=self.threshold,
             connectivity=self.rules.connectivity,
             min_volume_mm3=self.min_volume_mm3,
-            seed_threshold=self.seed_threshold,
+            seed_threshold=seed_thresholds(
+                np.asarray(case.coverage)[channels],
+                threshold=self.seed_threshold,
+                alone=self.rules.seed_threshold_alone,
+            ),
             voxel_volume=self.grid.spacing_mm**3,
             cord=case.cord,
         )

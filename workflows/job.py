@@ -62,9 +62,9 @@ class SessionJob:
         ``sct`` or ``builtin``, for images without a mask of the user's.
     cord_path, cord_sha256
         The same of what finds cords: the built-in finder, or SCT (a checksum alone, of release and network).
-    threshold, seed_threshold, min_volume_mm3
-        Lesion probability in force, the one that a lesion must reach somewhere (0: none), and the smallest
-        lesion that counts.
+    threshold, seed_threshold, seed_threshold_alone, min_volume_mm3
+        Lesion probability in force, the one that a lesion must reach somewhere (0: none), the same where one
+        sequence alone sees (0: as elsewhere), and the smallest lesion that counts.
     device
         Where inference runs, in words.
     started
@@ -91,6 +91,7 @@ class SessionJob:
     memory_gb: float = 0.0
     disk_gb: float = 0.0
     seed_threshold: float = 0.0
+    seed_threshold_alone: float = 0.0
     min_volume_mm3: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
 

@@ -123,6 +123,7 @@ def _lesion_wf(job: SessionJob, *, images: list[str], keys: list[str], names: li
     measure = MeasureLesions(
         threshold=job.threshold,
         seed_threshold=job.seed_threshold,
+        seed_threshold_alone=job.seed_threshold_alone,
         min_volume_mm3=job.min_volume_mm3,
         connectivity=rules.connectivity,
         model=bundle.name,
@@ -150,6 +151,7 @@ def _output_inputs(job: SessionJob) -> dict[str, object]:
             "model_path": job.model_path,
             "threshold": job.threshold,
             "seed_threshold": job.seed_threshold,
+            "seed_threshold_alone": job.seed_threshold_alone,
             "min_volume_mm3": job.min_volume_mm3,
             "cord_method": job.cord_method,
             "device": job.device,

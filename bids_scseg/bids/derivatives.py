@@ -140,7 +140,8 @@ class SessionResults:
         """From probability to mask, for its sidecar."""
         run = self.summary.get("run")
         run = run if isinstance(run, Mapping) else {}
-        seed = {"SeedThreshold": run["seed_threshold"]} if run.get("seed_threshold") else {}
+        names = {"SeedThreshold": "seed_threshold", "SeedThresholdAlone": "seed_threshold_alone"}
+        seed = {key: run[name] for key, name in names.items() if run.get(name)}
         return {
             "Threshold": self.summary.get("threshold"), **seed, "MinimumVolume": run.get("min_volume_mm3")
         }  # fmt: skip

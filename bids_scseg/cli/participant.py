@@ -188,7 +188,7 @@ def methods_text(options: RunOptions, models: Models) -> str:
             cord_source=models.cord_method,
             model=models.lesion.name,
             threshold=models.lesion.threshold if options.threshold is None else options.threshold,
-            seed_threshold=_seed_threshold(options, models),
+            seed_thresholds=_seed_thresholds(options, models),
             min_volume_mm3=_min_volume(options, models),
             model_sha256=models.lesion.weights_sha256,
             versions=models.versions,
@@ -469,6 +469,7 @@ def _raw(options: RunOptions) -> Path:
 
 def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, object]) -> SessionJob:
     threshold = models.lesion.threshold if options.threshold is None else options.threshold
+    seed, alone = _seed_thresholds(options, models)
     return SessionJob(
         plan=plan,
         options=options,
@@ -479,7 +480,8 @@ def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, ob
         cord_path=str(models.cord.path) if models.cord else "",
         cord_sha256=models.cord.inference_sha256 if models.cord else str(facts["cord_sha256"] or ""),
         threshold=threshold,
-        seed_threshold=_seed_threshold(options, models),
+        seed_threshold=seed,
+        seed_threshold_alone=alone,
         min_volume_mm3=_min_volume(options, models),
         device=str(facts["device"]),
         started=str(facts["started"]),
@@ -489,11 +491,14 @@ def _job(plan: Plan, options: RunOptions, models: Models, *, facts: dict[str, ob
     )
 
 
-def _seed_threshold(options: RunOptions, models: Models) -> float:
-    rule = models.lesion.recipe.inference.seed_threshold
-    seed = rule if options.seed_threshold is None else options.seed_threshold
+def _seed_thresholds(options: RunOptions, models: Models) -> tuple[float, float]:
+    """Where several sequences see, and where one does (0: as elsewhere); the user's is for both."""
+    rules = models.lesion.recipe.inference
+    given = options.seed_threshold
+    pair = (rules.seed_threshold, rules.seed_threshold_alone) if given is None else (given, 0.0)
     threshold = models.lesion.threshold if options.threshold is None else options.threshold
-    return seed if seed > threshold else 0.0  # every lesion reaches the threshold
+    several, alone = (seed if seed > threshold else 0.0 for seed in pair)  # all lesions reach the threshold
+    return several, alone
 
 
 def _min_volume(options: RunOptions, models: Models) -> float:

@@ -188,7 +188,10 @@ def _rows(bundle: ModelBundle) -> Iterator[tuple[str, str]]:
     yield "threshold", f"{bundle.threshold} ({threshold_source(bundle)['source']})"
     for key, value in bundle.facts.calibration.items():
         yield "  calibration", f"{key}: {_pairs(value)}"
-    yield "seed threshold", f"{rules.seed_threshold}" if rules.seed_threshold else "none"
+    one = (
+        f", {rules.seed_threshold_alone} where one sequence alone sees" if rules.seed_threshold_alone else ""
+    )
+    yield "seed threshold", f"{rules.seed_threshold or 'none'}{one}"
     yield "smallest lesion", f"{rules.min_volume_mm3} mm³, connectivity {rules.connectivity}"
     yield from _facts_rows(bundle)
     yield "weights SHA-256", bundle.weights_sha256

@@ -281,6 +281,7 @@ def _stamp(path: Path, bundle: ModelBundle, sequences: Sequence[str]) -> None:
         "sequences": " ".join(sequences),
         "threshold": str(bundle.threshold),
         "seed_threshold": str(bundle.recipe.inference.seed_threshold),
+        "seed_threshold_alone": str(bundle.recipe.inference.seed_threshold_alone),
         "min_volume_mm3": str(bundle.recipe.inference.min_volume_mm3),
         "weights_sha256": bundle.weights_sha256,
         "inference_sha256": bundle.inference_sha256,

@@ -248,6 +248,7 @@ def inference_config(bundle: ModelBundle, names: tuple[str, ...]) -> dict[str, o
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "threshold": bundle.threshold,
         "seed_threshold": rules.seed_threshold,
+        "seed_threshold_alone": rules.seed_threshold_alone,
         "min_volume_mm3": rules.min_volume_mm3,
         "network_def": {
             "_target_": "torch.jit.load",
@@ -341,8 +342,9 @@ native images: preparation, lesion numbering and the way back to native space ar
         --bundle_root . --cases_dir CASES --output_dir OUT
 
 Result: `OUT/<case>_probability.npy`, (i, j, k) float32, on the prepared grid. The model's threshold is
-{bundle.threshold}, its seed threshold {rules.seed_threshold} (0: none), its smallest
-lesion {rules.min_volume_mm3} mm3, connectivity {rules.connectivity}.
+{bundle.threshold}, its seed threshold {rules.seed_threshold} (0: none; {rules.seed_threshold_alone} where one
+sequence alone sees, 0: as elsewhere), its smallest lesion {rules.min_volume_mm3} mm3,
+connectivity {rules.connectivity}.
 
 - `models/model.ts`: TorchScript with everything it needs, loaded by `torch.jit.load`.
 - `models/model.pt`: the same weights as a plain state dict: `torch.load(..., weights_only=True)`.

@@ -22,7 +22,7 @@ from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
 from bids_scseg.interfaces.prepare import load_case
 from bids_scseg.measure.corrections import Corrected, Drawn, correct_lesions
 from bids_scseg.measure.extent import beyond_masks, most_beyond
-from bids_scseg.measure.instances import Labels, label_lesions
+from bids_scseg.measure.instances import Labels, label_lesions, seed_thresholds
 from bids_scseg.measure.landmarks import Landmarks, Level, fit_landmarks, label_points
 from bids_scseg.measure.lesions import lesion_table
 from bids_scseg.measure.session import MODEL_ORIGIN, Provenance, session_row
@@ -42,6 +42,9 @@ class MeasureLesionsInputSpec(VersionedInputSpec):
     correction_images = traits.List(traits.Str, desc="image that each was drawn on; empty: none alone")
     threshold = traits.Float(mandatory=True, desc="probability from which a voxel is lesion")
     seed_threshold = traits.Float(0.0, usedefault=True, desc="lesions that never reach it are dropped")
+    seed_threshold_alone = traits.Float(
+        0.0, usedefault=True, desc="the same where one sequence alone covers a voxel; 0: as elsewhere"
+    )
     min_volume_mm3 = traits.Float(0.0, usedefault=True, desc="smaller lesions are dropped")
     connectivity = traits.Enum(26, 18, 6, usedefault=True, desc="neighbourhood of one lesion")
     model = traits.Str(mandatory=True, desc="name of the model")
@@ -73,7 +76,11 @@ class MeasureLesions(ScsegInterface):
             probability,
             threshold=self.inputs.threshold,
             connectivity=self.inputs.connectivity,
-            seed_threshold=self.inputs.seed_threshold,
+            seed_threshold=seed_thresholds(
+                case.coverage,
+                threshold=self.inputs.seed_threshold,
+                alone=self.inputs.seed_threshold_alone,
+            ),
             min_volume_mm3=self.inputs.min_volume_mm3,
             voxel_volume=geometry.grid.voxel_volume,
             cord=cord,

@@ -78,6 +78,11 @@ RUN_COLUMNS: tuple[Column, ...] = (
         dtype="float64",
         description="Lesions whose probability nowhere reached this were dropped; 0: there was no such rule.",
     ),
+    Column(
+        name="seed_threshold_alone",
+        dtype="float64",
+        description="The same where one sequence alone covers; 0: as elsewhere.",
+    ),
     Column(name="min_volume_mm3", dtype="float64", units="mm^3", description="Smaller lesions were dropped."),
     Column(
         name="cord_method", dtype="str", description="What finds the cord in images without a given mask."
@@ -353,7 +358,6 @@ def _summary(item: SessionOutputs) -> dict[str, Any]:
     log = {} if item.log is None else _read_json(item.log).get("run") or {}
     run = {**log, **(data.get("run") or {})}
     version = log.get("numerical_version") or run.get("numerical_version")
-    least, seed = run.get("min_volume_mm3"), run.get("seed_threshold", 0.0)  # before there was one: none
     return {
         **row,
         "mask_origin": row.get("mask_origin") or MODEL_ORIGIN,  # summaries before there were corrections
@@ -361,10 +365,14 @@ def _summary(item: SessionOutputs) -> dict[str, Any]:
         "cord_sha256": run.get("cord_sha256"),
         "cord_source": _cord_source(item.cords),
         "anchor_voxel": _voxel(row.get(f"{row.get('anchor')}_voxel_mm")),
-        "seed_threshold": float(seed) if isinstance(seed, int | float) else None,
-        "min_volume_mm3": float(least) if isinstance(least, int | float) else None,
+        **{name: _number(run.get(name, 0.0)) for name in ("seed_threshold", "seed_threshold_alone")},
+        "min_volume_mm3": _number(run.get("min_volume_mm3")),
         "numerical_version": version,
     }
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _cord_source(sidecars: Iterable[Path]) -> str | None:

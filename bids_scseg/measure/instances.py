@@ -33,7 +33,7 @@ def label_lesions(
     threshold: float,
     connectivity: Connectivity = 26,
     min_volume_mm3: float = 0.0,
-    seed_threshold: float = 0.0,
+    seed_threshold: float | npt.NDArray[np.floating] = 0.0,
     voxel_volume: float,
     cord: npt.NDArray[np.generic] | None = None,
 ) -> Labels:
@@ -51,7 +51,8 @@ def label_lesions(
         Smaller components are dropped.
     seed_threshold
         Components whose probability reaches this in no voxel are dropped: what is outlined from a low
-        threshold counts only where the network is sure somewhere (hysteresis). 0: no such rule.
+        threshold counts only where the network is sure somewhere (hysteresis). 0: no such rule. An array
+        (i, j, k) has a value for each voxel: :func:`seed_thresholds`.
     voxel_volume
         mm³ of one prepared voxel.
     cord : (i, j, k), optional
@@ -76,11 +77,32 @@ def label_lesions(
     statistics = cc3d.statistics(found)
     sizes = np.asarray(statistics["voxel_counts"], dtype=np.float64)[: count + 1] * voxel_volume
     keep = sizes >= min_volume_mm3 - 1e-9
-    if seed_threshold > threshold:
+    if np.any(seed_threshold > threshold):
         keep &= np.isin(np.arange(count + 1), found[probability >= seed_threshold])
     if cord is not None:
         keep &= ~_outside_cord(found, np.asarray(cord) >= CORD_FROM, count)
     return _from_top(found, statistics["centroids"], keep)
+
+
+def seed_thresholds(
+    coverage: npt.NDArray[np.bool_], *, threshold: float, alone: float
+) -> float | npt.NDArray[np.float32]:
+    """Seed threshold of each voxel, by how many sequences cover it.
+
+    Parameters
+    ----------
+    coverage : (sequence, i, j, k) bool
+        Of the sequences that were used.
+    threshold, alone
+        Where several cover a voxel, and where at most one does; an ``alone`` of 0: as elsewhere.
+
+    Returns
+    -------
+    The value, or (i, j, k) float32 where it differs.
+    """
+    if not alone or alone == threshold:
+        return threshold
+    return np.where(np.count_nonzero(coverage, axis=0) > 1, np.float32(threshold), np.float32(alone))
 
 
 def number_from_top(found: Labels) -> Labels:

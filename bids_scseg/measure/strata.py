@@ -15,8 +15,8 @@ Side = Literal["low", "high", "both"]
 
 #: Sessions that differ in one of these were not measured alike.
 STRATUM_KEYS = (
-    "model", "model_sha256", "threshold", "seed_threshold", "min_volume_mm3", "cord_method", "cord_sha256",
-    "numerical_version",
+    "model", "model_sha256", "threshold", "seed_threshold", "seed_threshold_alone", "min_volume_mm3",
+    "cord_method", "cord_sha256", "numerical_version",
 )  # fmt: skip
 #: Modified z-score from which a value stands out (Iglewicz and Hoaglin 1993).
 OUTLIER_FROM = 3.5

@@ -151,5 +151,8 @@ def _inference_problems(spec: InferenceSpec, network: NetworkSpec) -> Iterator[t
         yield f"inference.threshold is {spec.threshold}", "0 to 1"
     if not 0.0 <= spec.seed_threshold < 1.0:
         yield f"inference.seed_threshold is {spec.seed_threshold}", "0 or more, less than 1"
+    if spec.seed_threshold_alone and not spec.seed_threshold <= spec.seed_threshold_alone < 1.0:
+        expected = "0, or at least inference.seed_threshold and less than 1"
+        yield f"inference.seed_threshold_alone is {spec.seed_threshold_alone}", expected
     if spec.min_volume_mm3 < 0:
         yield f"inference.min_volume_mm3 is {spec.min_volume_mm3}", "at least 0"

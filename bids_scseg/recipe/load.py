@@ -90,8 +90,10 @@ def recipe_to_json(recipe: Recipe) -> dict[str, object]:
     """All of a recipe as plain data for JSON; inverse of :func:`recipe_from_json`."""
     plain = _plain_record(recipe)
     inference = plain["inference"]
-    if isinstance(inference, dict) and not recipe.inference.seed_threshold:
-        del inference["seed_threshold"]  # so that checksums are those from before there was one
+    if isinstance(inference, dict):
+        for name in ("seed_threshold", "seed_threshold_alone"):
+            if not inference[name]:
+                del inference[name]  # so that checksums are those from before there was one
     return plain
 
 

@@ -120,6 +120,8 @@ class InferenceSpec:
         Probability from which a voxel is lesion, if the model bundle states none.
     seed_threshold
         Instances in which no voxel's probability is this high are dropped (hysteresis); 0: none is.
+    seed_threshold_alone
+        The same for voxels that one sequence alone covers, at least as high; 0: as elsewhere.
     min_volume_mm3
         Smaller instances are dropped, mm³.
     connectivity
@@ -134,6 +136,7 @@ class InferenceSpec:
     overlap: float = 0.5
     threshold: float = 0.5
     seed_threshold: float = 0.0
+    seed_threshold_alone: float = 0.0
     min_volume_mm3: float = 0.0
     connectivity: Literal[6, 18, 26] = 26
     flips: bool = False

@@ -166,7 +166,7 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
         impute=given.bundle.network.impute,
         skips=given.bundle.network.skips,
         threshold=float(given.run["threshold"]),
-        seed_threshold=_seed_threshold(given),
+        seed_thresholds=_seed_thresholds(given),
         min_volume_mm3=float(given.run.get("min_volume_mm3", rules.min_volume_mm3)),
         connectivity=rules.connectivity,
         flips=rules.flips,
@@ -377,9 +377,10 @@ def _engine_flags(engine: Mapping[str, object]) -> tuple[Flag, ...]:
 def _settings(given: ReportInput) -> dict[str, str]:
     """What the run was set to, beyond model, threshold and device."""
     smallest = given.run.get("min_volume_mm3", given.bundle.recipe.inference.min_volume_mm3)
-    seed = _seed_threshold(given)
+    several, alone = _seed_thresholds(given)
+    one = f" ({alone:g} where one sequence alone sees)" if alone else ""
     return {
-        "Reached somewhere by each lesion": f"{seed:g}" if seed else "no rule",
+        "Seed threshold": f"{several:g}{one}" if several or alone else "none",
         "Smallest lesion": f"{float(smallest):g} mm³",
         "Lesion masks": _origin_words(given.measures),
         "cord masks": given.run.get("cord_method", ""),
@@ -390,9 +391,10 @@ def _settings(given: ReportInput) -> dict[str, str]:
     }
 
 
-def _seed_threshold(given: ReportInput) -> float:
-    """Probability that every lesion reaches somewhere; 0 for sessions of earlier releases."""
-    return float(given.run.get("seed_threshold", 0.0))
+def _seed_thresholds(given: ReportInput) -> tuple[float, float]:
+    """What every lesion reaches somewhere, and where one sequence alone sees; 0 in older sessions."""
+    run = given.run
+    return float(run.get("seed_threshold", 0.0)), float(run.get("seed_threshold_alone", 0.0))
 
 
 def _origin_words(measures: Row) -> str:

@@ -88,8 +88,9 @@ class MethodsFacts:
         Whether a sequence that does not reach a patch counted as missing there.
     impute, skips
         How missing sequences are filled, and which skip connections the decoder sees.
-    threshold, seed_threshold, min_volume_mm3, connectivity, flips
-        From probability to lesions.
+    threshold, seed_thresholds, min_volume_mm3, connectivity, flips
+        From probability to lesions; seed thresholds where several sequences see, and where one does (0: as
+        elsewhere).
     device
         Where the network ran, in words.
     engine, engine_release, engine_meaning
@@ -125,7 +126,7 @@ class MethodsFacts:
     validated: bool = False
     impute: Imputation = "mean"
     skips: Literal["anchor", "mean"] = "anchor"
-    seed_threshold: float = 0.0
+    seed_thresholds: tuple[float, float] = (0.0, 0.0)
     min_volume_mm3: float = 0.0
     connectivity: int = 26
     flips: bool = False
@@ -179,7 +180,7 @@ def recipe_facts(
     cord_source: str,
     model: str,
     threshold: float | None = None,
-    seed_threshold: float | None = None,
+    seed_thresholds: tuple[float, float] | None = None,
     min_volume_mm3: float | None = None,
     model_sha256: str = "",
     versions: Mapping[str, str] = NOTHING,
@@ -205,7 +206,11 @@ def recipe_facts(
         model_sha256=model_sha256,
         impute=recipe.network.impute,
         skips=recipe.network.skips,
-        seed_threshold=recipe.inference.seed_threshold if seed_threshold is None else seed_threshold,
+        seed_thresholds=(
+            (recipe.inference.seed_threshold, recipe.inference.seed_threshold_alone)
+            if seed_thresholds is None
+            else seed_thresholds
+        ),
         min_volume_mm3=recipe.inference.min_volume_mm3 if min_volume_mm3 is None else min_volume_mm3,
         connectivity=recipe.inference.connectivity,
         flips=recipe.inference.flips,
@@ -384,8 +389,7 @@ def _imputed(facts: MethodsFacts) -> str:
 def _lesions(facts: MethodsFacts) -> str:
     small = f"; lesions under {facts.min_volume_mm3:g} mm³ were dropped" if facts.min_volume_mm3 > 0 else ""
     word = "fused value" if facts.engine else "probability"
-    seed = facts.seed_threshold
-    sure = f"; lesions whose {word} nowhere reached {seed:g} were dropped" if seed > facts.threshold else ""
+    sure = _sure(facts, word)
     return (
         f"Voxels with a {word} of at least {facts.threshold:g} were taken as lesion, and "
         f"{facts.connectivity}-connected voxels as one lesion{sure}{small}. What lay above or below the "
@@ -396,6 +400,21 @@ def _lesions(facts: MethodsFacts) -> str:
         "averaging over each voxel's footprint. Lengths are arc lengths of the centerline; "
         f"positions count from {_origin(facts)}.{_levels(facts)}"
     )
+
+
+def _sure(facts: MethodsFacts, word: str) -> str:
+    """Which value a lesion must reach somewhere."""
+    several, alone = (seed if seed > facts.threshold else 0.0 for seed in facts.seed_thresholds)
+    if not several and not alone:
+        return ""
+    if not alone or alone == several:
+        return f"; lesions whose {word} nowhere reached {several:g} were dropped"
+    if not several:
+        return (
+            f"; lesions that one sequence alone sees and whose {word} nowhere reached {alone:g} were dropped"
+        )
+    one = f"{alone:g} where one sequence alone sees"
+    return f"; lesions whose {word} nowhere reached {several:g} ({one}) were dropped"
 
 
 def _levels(facts: MethodsFacts) -> str:

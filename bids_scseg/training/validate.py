@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bids_scseg.inference.predict import Network, SIFirst, predict_volume
-from bids_scseg.measure.instances import label_lesions
+from bids_scseg.measure.instances import label_lesions, seed_thresholds
 from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
 from bids_scseg.network.build import SegmentationNet
@@ -189,7 +189,7 @@ def score_candidates(
             threshold=threshold,
             connectivity=spec.connectivity,
             min_volume_mm3=min_volume_mm3,
-            seed_threshold=seed_threshold,
+            seed_threshold=_seeds(case, kept, threshold=seed_threshold, alone=spec.seed_threshold_alone),
             voxel_volume=grid.spacing_mm**3,
             cord=case.cord,
         )
@@ -206,6 +206,15 @@ def score_candidates(
             )
         )
     return out
+
+
+def _seeds(
+    case: TrainingCase, kept: npt.NDArray[np.bool_], *, threshold: float, alone: float
+) -> float | Floats:
+    if not alone or not kept.any():
+        return threshold
+    coverage = np.stack([np.asarray(case.coverage[case.channel(int(n))]) for n in np.flatnonzero(kept)])
+    return seed_thresholds(coverage, threshold=threshold, alone=alone)
 
 
 def _countable(case: TrainingCase, *, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:

@@ -101,13 +101,16 @@ def test_earlier_results_of_a_failed_session_are_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({}, 0.8), ({"seed_threshold": 0.0}, 0.0), ({"seed_threshold": 0.6}, 0.6),
-     ({"threshold": 0.9}, 0.0), ({"threshold": 0.7}, 0.8), ({"seed_threshold": 0.2}, 0.0)],
+    [({}, (0.8, 0.95)), ({"seed_threshold": 0.0}, (0, 0)), ({"seed_threshold": 0.6}, (0.6, 0)),
+     ({"threshold": 0.9}, (0, 0.95)), ({"threshold": 0.7}, (0.8, 0.95)), ({"seed_threshold": 0.2}, (0, 0)),
+     ({"threshold": 0.96}, (0, 0))],
 )  # fmt: skip
 def test_the_seed_threshold_is_the_models_or_the_users_and_none_below_the_threshold(options, expected):
     """Below it every lesion reaches it: such sessions are measured as those without one."""
     recipe = load_recipe("cord-lesion")
-    recipe = replace(recipe, inference=replace(recipe.inference, seed_threshold=0.8))
+    recipe = replace(
+        recipe, inference=replace(recipe.inference, seed_threshold=0.8, seed_threshold_alone=0.95)
+    )
     models = SimpleNamespace(lesion=SimpleNamespace(recipe=recipe, threshold=0.3))
     given = RunOptions(bids_dir=Path("in"), output_dir=Path("out"), level="participant", **options)
-    assert participant._seed_threshold(given, models) == expected
+    assert participant._seed_thresholds(given, models) == expected

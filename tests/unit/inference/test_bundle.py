@@ -85,6 +85,7 @@ def test_whatever_decides_the_networks_output_is_in_the_checksum(tmp_path: Path)
         changed(threshold=0.9),
         changed(min_volume_mm3=7.0),
         changed(seed_threshold=0.95),
+        changed(seed_threshold_alone=0.95),
         replace(bundle, threshold=0.9, name="other"),
     ]
     assert {other.inference_sha256 for other in later} == {bundle.inference_sha256}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bids_scseg.errors import GeometryError
-from bids_scseg.measure.instances import label_lesions, restore_labels, restore_labels_onto
+from bids_scseg.measure.instances import label_lesions, restore_labels, restore_labels_onto, seed_thresholds
 from bids_scseg.space.grid import Grid
 
 VOXEL = 0.125
@@ -52,6 +52,23 @@ def test_a_component_counts_only_if_it_reaches_the_seed_threshold_somewhere():
     assert (
         _label(probability, seed_threshold=0.3) == _label(probability)
     ).all()  # below the threshold: no rule
+
+
+def test_where_one_sequence_alone_sees_a_lesion_may_have_to_reach_more():
+    probability = _two_boxes()
+    probability[11, 11, 31] = 0.9
+    coverage = np.zeros((2, 20, 20, 40), bool)
+    coverage[0] = True
+    coverage[1, :, :, :20] = True  # both see the lower box, which reaches 0.9 as well
+    seeds = seed_thresholds(coverage, threshold=0.8, alone=0.95)
+    assert isinstance(seeds, np.ndarray) and seeds.dtype == np.float32
+    labels = _label(probability, seed_threshold=seeds)
+    assert labels.max() == 1 and labels[3, 3, 3] == 1
+    coverage[1, 11, 11, 31] = True  # one voxel is enough
+    assert _label(probability, seed_threshold=seed_thresholds(coverage, threshold=0.8, alone=0.95)).max() == 2
+    assert seed_thresholds(coverage, threshold=0.8, alone=0.0) == 0.8
+    only = seed_thresholds(coverage[:1], threshold=0.0, alone=0.95)  # a rule for such places alone
+    assert not _label(probability, seed_threshold=only).any()
 
 
 def test_a_seed_beyond_the_cords_end_does_not_count():

@@ -13,7 +13,7 @@ from bids_scseg.measure.strata import MIN_SESSIONS, assign_strata, find_outliers
 
 ALIKE = {
     "state": "done", "model": "m", "model_sha256": "a", "threshold": 0.5, "seed_threshold": 0.0,
-    "min_volume_mm3": 2.0,
+    "seed_threshold_alone": 0.0, "min_volume_mm3": 2.0,
     "cord_method": "sct", "cord_sha256": None, "numerical_version": "1",
 }  # fmt: skip
 
@@ -34,7 +34,8 @@ def test_sessions_measured_alike_share_a_letter_and_the_largest_is_a():
     "change",
     [{"model": "n"}, {"model_sha256": "b"}, {"threshold": 0.4}, {"cord_method": "builtin"},
      {"numerical_version": "2"}, {"cord_method": None}, {"cord_sha256": "c" * 64}, {"min_volume_mm3": 3.0},
-     {"seed_threshold": 0.8}],
+     {"seed_threshold": 0.8},
+     {"seed_threshold_alone": 0.9}],
 )  # fmt: skip
 def test_each_part_makes_a_stratum(change):
     assert len(assign_strata(table({}, {}, change))[1]) == 2

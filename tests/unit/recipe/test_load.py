@@ -74,8 +74,10 @@ def test_a_recipe_without_seed_threshold_is_written_as_before_there_was_one() ->
     """Prepared cases, work folders and bundles are known by checksums of this."""
     recipe = load_recipe("cord-lesion")
     inference = recipe_to_json(recipe)["inference"]
-    assert isinstance(inference, dict) and "seed_threshold" not in inference
-    seeded = replace(recipe, inference=replace(recipe.inference, seed_threshold=0.8))
+    assert isinstance(inference, dict) and not any("seed" in name for name in inference)
+    seeded = replace(
+        recipe, inference=replace(recipe.inference, seed_threshold=0.8, seed_threshold_alone=0.9)
+    )
     written = json.loads(json.dumps(recipe_to_json(seeded)))
     assert written["inference"]["seed_threshold"] == 0.8
     assert recipe_from_json(written) == seeded
@@ -138,6 +140,7 @@ def spoil(*keys: str | int, value: object) -> dict[str, Any]:
         (spoil("inference", "overlap", value=1), "below 1"),
         (spoil("inference", "threshold", value=1.5), "0 to 1"),
         (spoil("inference", "seed_threshold", value=1.0), "less than 1"),
+        (spoil("inference", "seed_threshold_alone", value=1.0), "less than 1"),
         (spoil("grid", "window_vox", value=None), "centerline without grid.window_vox"),
         (spoil("grid", "spacing_mm", value=0), "spacing_mm of 0.05"),
     ],

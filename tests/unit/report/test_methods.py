@@ -37,7 +37,7 @@ def test_who_labelled_the_levels_is_told_and_the_model_cited():
 def test_only_what_was_done_is_told():
     plain = compose(FACTS).text
     assert "nowhere reached" not in plain
-    assert "nowhere reached" not in compose(replace(FACTS, seed_threshold=FACTS.threshold)).text
+    assert "nowhere reached" not in compose(replace(FACTS, seed_thresholds=(FACTS.threshold, 0.0))).text
     assert "slabs" not in plain and "imputed" not in plain and "ANTs" not in plain and "Toolbox" not in plain
     assert "0.4" in plain and "not validated on patients" in plain and "no anatomical origin" in plain
     full = compose(
@@ -51,7 +51,7 @@ def test_only_what_was_done_is_told():
             skips="mean",
             flips=True,
             min_volume_mm3=3.0,
-            seed_threshold=0.83,
+            seed_thresholds=(0.83, 0.95),
             origin="C2-C3 disc",
             validated=True,
             model_sha256="0123456789abcdef",
@@ -69,7 +69,7 @@ def test_only_what_was_done_is_told():
         "averaged over the available sequences",
         "mirroring",
         "under 3 mm³",
-        "nowhere reached 0.83 were dropped",
+        "nowhere reached 0.83 (0.95 where one sequence alone sees) were dropped",
         "from the C2-C3 disc",
         "0123456789ab)",
     ):

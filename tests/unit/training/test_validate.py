@@ -62,13 +62,20 @@ class Echo(torch.nn.Module):
         return [torch.cat([-bright, bright], 1) / 2]
 
 
-def score(prob: np.ndarray, threshold: float = 0.5, smallest: float = 0.0):
+def score(
+    prob: np.ndarray,
+    threshold: float = 0.5,
+    smallest: float = 0.0,
+    seed: float = 0.0,
+    spec: InferenceSpec = SPEC,
+):
     return score_case(
         case(),
         prob.astype(np.float32),
         threshold=threshold,
         min_volume_mm3=smallest,
-        spec=SPEC,
+        seed_threshold=seed,
+        spec=spec,
         grid=GRID,
         kept=np.array([True]),
     )
@@ -86,6 +93,14 @@ def test_the_seed_threshold_is_chosen_with_the_others() -> None:
     assert (best.threshold, best.seed_threshold, best.precision) == (0.5, 0.8, 1.0)
     assert best.to_json()["seed_threshold"] == 0.8
     assert [(s.threshold, s.seed_threshold) for s in table] == [(0.5, 0.0), (0.5, 0.8), (0.8, 0.0)]
+
+
+def test_one_sequence_alone_may_need_a_surer_lesion() -> None:
+    prob = np.where(case().label == 1, 0.9, 0).astype(np.float32)
+    one = replace(SPEC, seed_threshold_alone=0.95)
+    assert score(prob, seed=0.8).found == 1
+    assert score(prob, seed=0.8, spec=one).predicted == 0
+    assert score(prob + 0.06 * (prob > 0), seed=0.8, spec=one).found == 1
 
 
 def test_prediction_of_a_whole_case_is_the_networks() -> None:
