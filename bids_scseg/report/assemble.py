@@ -120,6 +120,7 @@ def assemble_report(given: ReportInput) -> SessionReport:
         model=given.bundle.name,
         card=given.bundle.summary,
         threshold=float(given.run["threshold"]),
+        seeded=_seeded(given),
         device=given.run.get("device", ""),
         versions=given.versions,
         checksums={given.bundle.name: given.bundle.weights_sha256},
@@ -377,10 +378,8 @@ def _engine_flags(engine: Mapping[str, object]) -> tuple[Flag, ...]:
 def _settings(given: ReportInput) -> dict[str, str]:
     """What the run was set to, beyond model, threshold and device."""
     smallest = given.run.get("min_volume_mm3", given.bundle.recipe.inference.min_volume_mm3)
-    several, alone = _seed_thresholds(given)
-    one = f" ({alone:g} where one sequence alone sees)" if alone else ""
     return {
-        "Seed threshold": f"{several:g}{one}" if several or alone else "none",
+        "Seed threshold": _seeded(given) or "none",
         "Smallest lesion": f"{float(smallest):g} mm³",
         "Lesion masks": _origin_words(given.measures),
         "cord masks": given.run.get("cord_method", ""),
@@ -395,6 +394,15 @@ def _seed_thresholds(given: ReportInput) -> tuple[float, float]:
     """What every lesion reaches somewhere, and where one sequence alone sees; 0 in older sessions."""
     run = given.run
     return float(run.get("seed_threshold", 0.0)), float(run.get("seed_threshold_alone", 0.0))
+
+
+def _seeded(given: ReportInput) -> str:
+    """Which probability a lesion reaches somewhere, in words; empty without such a rule."""
+    several, alone = _seed_thresholds(given)
+    if not alone:
+        return f"{several:g}" if several else ""
+    one = f"{alone:g} where one sequence alone sees"
+    return f"{several:g} ({one})" if several else one
 
 
 def _origin_words(measures: Row) -> str:

@@ -208,6 +208,8 @@ class SessionReport:
         Name of the model and the first line of its card.
     threshold
         Probability from which a voxel counts as lesion.
+    seeded
+        Which probability a lesion reaches somewhere, in words; empty without such a rule.
     correction
         That a reader corrected the lesions, in a sentence; empty where nobody did.
     normalize
@@ -243,6 +245,7 @@ class SessionReport:
     model: str = ""
     card: str = ""
     threshold: float = float("nan")
+    seeded: str = ""
     correction: str = ""
     normalize: Literal["coverage", "cord", "cord-ratio"] = "coverage"
     device: str = ""

@@ -235,7 +235,10 @@ def _lesion_drafts(report: SessionReport) -> Iterable[Draft]:
 
 
 def _what_outlines_are(report: SessionReport) -> str:
-    return "as a reader corrected them" if report.correction else f"probability from {report.threshold:g}"
+    if report.correction:
+        return "as a reader corrected them"
+    seeded = f", where it reaches {report.seeded} somewhere" if report.seeded else ""
+    return f"probability from {report.threshold:g}{seeded}"
 
 
 def _examined_by_any(report: SessionReport) -> BoolArray:

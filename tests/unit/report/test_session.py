@@ -209,6 +209,20 @@ def test_contrasts_have_the_unit_of_the_prepared_images(make_report, tmp_path, n
     assert other not in words
 
 
+def test_outlines_are_told_with_what_they_must_reach(make_report, tmp_path):
+    report = make_report(sequences=1, slices=40, count=1, threshold=0.2)
+    for seeded, words in (
+        ("", "(probability from 0.2)"),
+        (
+            "0.5 (0.8 where one sequence alone sees)",
+            "0.2, where it reaches 0.5 (0.8 where one sequence alone",
+        ),
+    ):
+        page = replace(report, seeded=seeded)
+        write_session_report(page, tmp_path / "x.html", figures_dir=tmp_path / "figures")
+        assert words in " ".join(Page(tmp_path / "x.html").text.split())
+
+
 def test_failure_page(tmp_path):
     write_failure_report(
         "sub-09",
