@@ -6,11 +6,15 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def end_with_parent() -> None:
@@ -31,6 +35,22 @@ def end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+class _Pool(ProcessPoolExecutor):
+    """One that notices the death of every worker at once.
+
+    CPython's executor (3.11) wakes its manager before it starts the worker that a submission asks for, so the
+    manager waits on those before it: of the last one's death it would hear when another one ends.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future = super().submit(fn, *args, **kwargs)
+        wakeup = getattr(self, "_executor_manager_thread_wakeup", None)
+        with self._shutdown_lock:  # a pool that is closing closes the pipe under it
+            if wakeup is not None:
+                wakeup.wakeup()
+        return future
+
+
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that end with the run, and at once where an error or an interruption leaves the block.
@@ -38,7 +58,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     They are started afresh: forking a process whose threads compute is unsafe.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+    with _Pool(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
             yield pool
         except BaseException:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,15 @@ def alive(pid: int) -> bool:
     except (ProcessLookupError, FileNotFoundError):
         return False
     return state != "Z"
+
+
+def test_a_worker_that_is_killed_is_noticed_while_the_others_work() -> None:
+    """Also the one that was started last, whom the executor's manager does not know when it goes to sleep."""
+    with worker_pool(2) as pool, pytest.raises(BrokenProcessPool):
+        working = [pool.submit(time.sleep, 600) for _ in range(2)]
+        while len(pool._processes or {}) < 2:
+            time.sleep(0.01)
+        os.kill(list(pool._processes)[-1], signal.SIGKILL)
+        done, _ = wait(working, timeout=30, return_when=FIRST_COMPLETED)
+        assert done, "nobody noticed"
+        done.pop().result()
