@@ -35,7 +35,7 @@ def end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-class _Pool(ProcessPoolExecutor):
+class WorkerPool(ProcessPoolExecutor):
     """One that notices the death of every worker at once.
 
     CPython's executor (3.11) wakes its manager before it starts the worker that a submission asks for, so the
@@ -43,6 +43,7 @@ class _Pool(ProcessPoolExecutor):
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As the executor's."""
         future = super().submit(fn, *args, **kwargs)
         wakeup = getattr(self, "_executor_manager_thread_wakeup", None)
         with self._shutdown_lock:  # a pool that is closing closes the pipe under it
@@ -58,7 +59,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     They are started afresh: forking a process whose threads compute is unsafe.
     """
     context = multiprocessing.get_context("spawn")
-    with _Pool(workers, mp_context=context, initializer=end_with_parent) as pool:
+    with WorkerPool(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
             yield pool
         except BaseException:

@@ -38,7 +38,7 @@ from bids_scseg.measure.cohort import CohortTables, SessionOutputs
 from bids_scseg.measure.timeline import SessionPair, session_pairs
 from bids_scseg.measure.volume_noise import volume_change
 from bids_scseg.preprocess.realign import REALIGN_VERSION
-from bids_scseg.processes import end_with_parent
+from bids_scseg.processes import WorkerPool, end_with_parent
 from bids_scseg.workflows.pair import SEED, PairJob, TimedSession, compare_pair, needs_alignment
 
 LOG = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ def _result(future: Future[Compared]) -> Compared | None:
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose workers end at once if the run ends early."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+    pool = WorkerPool(workers, mp_context=context, initializer=end_with_parent)
     try:
         yield pool
     except BaseException:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from queue import Empty
 from typing import Any
 
-from bids_scseg.processes import end_group, end_with_parent
+from bids_scseg.processes import WorkerPool, end_group, end_with_parent
 from bids_scseg.workflows.budget import Budget
 from bids_scseg.workflows.job import SessionJob, SessionOutcome, killed, run_job
 
@@ -37,7 +37,7 @@ class _Pool:
     def submit(self, run: Run, job: SessionJob) -> Future[SessionOutcome]:
         # spawn, because a forked child of a process that has used threads can hang.
         if self.executor is None:
-            self.executor = ProcessPoolExecutor(
+            self.executor = WorkerPool(
                 self.workers, mp_context=self.context, initializer=_connect, initargs=(self.events,)
             )
         future = self.executor.submit(_work, run, job)
