@@ -44,10 +44,12 @@ class WorkerPool(ProcessPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As the executor's."""
+        before = len(self._processes or {})
         future = super().submit(fn, *args, **kwargs)
         wakeup = getattr(self, "_executor_manager_thread_wakeup", None)
         with self._shutdown_lock:  # a pool that is closing closes the pipe under it
-            if wakeup is not None:
+            # once a worker: a pipe that nobody empties would block
+            if wakeup is not None and len(self._processes or {}) > before:
                 wakeup.wakeup()
         return future
 
