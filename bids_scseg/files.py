@@ -131,10 +131,10 @@ def sweep(folder: Path) -> tuple[Path, ...]:
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             path = Path(entry.path)
-            if is_temporary(entry.name) and _is_remains(path):
+            if is_temporary(entry.name):
                 with suppress(OSError):
-                    path.unlink()
-                    removed.append(path)
+                    if _remove_remains(path):
+                        removed.append(path)
     return tuple(removed)
 
 
@@ -286,16 +286,23 @@ def _open_held(path: Path) -> BinaryIO:
         stream.close()  # swept in the moment between making and locking it
 
 
-def _is_remains(path: Path) -> bool:
-    """Whether nobody is writing a temporary file."""
-    try:
-        return not is_held(path)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            return False
-    with suppress(OSError):
-        return time.time() - path.stat().st_mtime > REMAINS_S
-    return False
+def _remove_remains(path: Path) -> bool:
+    """Remove a temporary file that nobody is writing; whether it was one.
+
+    Its lock is held until it is gone: a writer that has just made it waits for the lock, and then sees that
+    it must make another (:func:`_open_held`).
+    """
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:  # held, or a file system without locks
+            old = time.time() - path.stat().st_mtime > REMAINS_S
+            if error.errno not in NO_LOCKS or not old:
+                return False
+        if not os.fstat(stream.fileno()).st_nlink:
+            return False  # somebody else removed it, and the name may be another file's by now
+        path.unlink()
+    return True
 
 
 def _acquire(stream: BinaryIO, path: Path, wait_s: float) -> bool:

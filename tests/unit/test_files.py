@@ -53,11 +53,12 @@ def test_sweeping_leaves_other_files_alone_and_never_fails(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_writers_and_sweepers_at_once(tmp_path):
+@pytest.mark.parametrize("number", range(25))
+def test_writers_and_sweepers_at_once(tmp_path, number):
     contents = [bytes([n]) * 50_000 for n in range(6)]
     threads = [threading.Thread(target=files.write_bytes, args=(tmp_path / "a", item)) for item in contents]
     threads += [threading.Thread(target=files.sweep, args=(tmp_path,)) for _ in range(20)]
-    for thread in threads:
+    for thread in threads[number:] + threads[:number]:  # sweepers first, writers first, and between
         thread.start()
     for thread in threads:
         thread.join()
