@@ -3,14 +3,13 @@
 Usage:
     python benchmarks/finish_lesion.py OUT BUNDLE [BUNDLE …] --card CARD.md
         [--scale A] [--shift B] [--threshold T] [--seed-threshold S] [--seed-threshold-alone S]
-        [--min-volume MM3]
-        [--flips] [--dtype float32]
+        [--min-volume MM3] [--flips] [--dtype float32]
 
 The bundles come from one first stage and one configuration and differ in the subjects that they saw, so the
 mean of their weights is a network as well; one that is named several times counts so often. ``--scale`` and
 ``--shift`` are those of ``implant_folds.py``: the log-odds of a lesion become A times theirs plus B, by the
 weights and the bias of the last layer. Thresholds are those after it. ``--dtype float32`` stores
-them twice as large, to see what float16 costs. Recipe, data and provenance are the
+weights twice as large, to see what float16 costs. Recipe, data and provenance are the
 first bundle's.
 """
 

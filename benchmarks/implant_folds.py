@@ -1,14 +1,15 @@
 """Models of subject-grouped folds on test lesions in real cords that they never saw.
 
 Usage:
-    python benchmarks/implant_folds.py PREPARED FOLDS.json OUT [--jobs 2]
+    python benchmarks/implant_folds.py PREPARED FOLDS.json OUT [--jobs 2] [--point T MM3 SEED]
 
 PREPARED holds cases made by ``scseg prepare`` from the test implants; FOLDS.json says which model judges
 which subjects: ``{"a": {"model": DIR, "subjects": [...]}, ...}``. A session without lesions counts for
 false lesions only. Threshold, smallest volume and seed threshold of a fold are those with the best F1 (two
 digits, then Dice) on the *other* folds' subjects, so that no fold's own cases choose anything; scale and
-shift of the log-odds that calibrate a fold's probabilities likewise. Rules ``walsh2024``; intervals are
-bootstrapped over subjects.
+shift of the log-odds that calibrate a fold's probabilities likewise. With ``--point`` the
+figures of all folds at that threshold, smallest volume and seed threshold come as well; nothing says who
+chose it. Rules ``walsh2024``; intervals are bootstrapped over subjects.
 """
 
 from __future__ import annotations
@@ -47,31 +48,31 @@ def probability(case, model, file):
     return np.load(file, allow_pickle=False)
 
 
-def collect(prepared, folds, out, *, jobs):
+def collect(prepared, folds, out, *, jobs, points):
     """One record per case of all folds, some of them at once."""
-    one = partial(fold_records, prepared, out)
+    one = partial(fold_records, prepared, out, points)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         return [row for rows in pool.map(one, folds.items()) for row in rows]
 
 
-def fold_records(prepared, out, entry):
+def fold_records(prepared, out, candidates, entry):
     """One record per case: fold, subject, sequences, lesion sizes, scores at every operating point."""
     fold, wanted = entry
     model, rows = LesionModel(wanted["model"]), []
     for case in model.cases(prepared):
         if case.subject in wanted["subjects"]:
             prob = probability(case, model, out / f"{case.folder.name}.npy")
-            rows.append(record(fold, case, prob, model))
+            rows.append(record(fold, case, prob, model, candidates))
             print(fold, case.folder.name, flush=True)
     return rows
 
 
-def record(fold, case, prob, model):
+def record(fold, case, prob, model, candidates):
     """Scores of a case at every operating point, and its calibration."""
     known = np.asarray(case.label) != IGNORE
     present = [name for name, there in zip(case.sequences, case.available, strict=True) if there]
-    points = dict(zip(POINTS, model.scores(prob, case, POINTS), strict=True))
-    large = dict(zip(POINTS, large_found(case, prob, model), strict=True))
+    points = dict(zip(candidates, model.scores(prob, case, candidates), strict=True))
+    large = dict(zip(candidates, large_found(case, prob, model, candidates), strict=True))
     inside = known & case.covered(case.available)
     return {
         "odds": odds(prob[inside], case.label[inside] > 0),
@@ -118,12 +119,12 @@ def calibrated_error(rows, fits):
     return round(calibrate(add(sums)).expected_error, 4)
 
 
-def large_found(case, prob, model):
+def large_found(case, prob, model, points):
     """Found, and all, of the lesions over `LARGE_MM3`, at every operating point."""
     voxels = case.lesion_voxels * model.grid.spacing_mm**3
     small = np.isin(case.label, np.flatnonzero(voxels <= LARGE_MM3)) & (np.asarray(case.label) != IGNORE)
     only = replace(case, label=np.where(small, 0, case.label).astype(np.uint8), folder=None)
-    return [(score.found, score.lesions) for score in model.scores(prob, only, POINTS)]
+    return [(score.found, score.lesions) for score in model.scores(prob, only, points)]
 
 
 def best_point(rows):
@@ -195,17 +196,23 @@ def main():
     parser.add_argument("folds", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--point", nargs=3, type=float, metavar=("T", "MM3", "SEED"))
     args = parser.parse_args()
+    given = tuple(args.point or ())
     args.out.mkdir(parents=True, exist_ok=True)
     folds = json.loads(args.folds.read_text(encoding="utf-8"))
-    rows = collect(args.prepared, folds, args.out, jobs=args.jobs)
+    points = [*POINTS, *([given] if given and given not in POINTS else [])]
+    rows = collect(args.prepared, folds, args.out, jobs=args.jobs, points=points)
     chosen = {fold: best_point([row for row in rows if row["fold"] != fold] or rows) for fold in folds}
     result = {"operating points": {fold: list(point) for fold, point in chosen.items()}}
     result["of all folds"] = list(best_point(rows))
     fits = {fold: platt([row for row in rows if row["fold"] != fold] or rows) for fold in folds}
     result["scale and shift"] = {**fits, "of all folds": platt(rows)}
     for sequence in sorted({row["sequence"] for row in rows}):
-        result[sequence] = summary([row for row in rows if row["sequence"] == sequence], chosen, fits)
+        some = [row for row in rows if row["sequence"] == sequence]
+        result[sequence] = summary(some, chosen, fits)
+        if given:
+            result[f"{sequence} at {args.point}"] = summary(some, dict.fromkeys(folds, given), fits)
     (args.out / "figures.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 

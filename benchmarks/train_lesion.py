@@ -285,10 +285,12 @@ def finishing(models, figures):
         return 1 / (1 + math.exp(-(scale * odds + shift)))
 
     options = f"--threshold {moved(threshold):.5g} --min-volume {smallest:g}"
-    options += f" --seed-threshold {moved(seed) if seed else 0:.5g}"
+    options += f" --seed-threshold 0 --seed-threshold-alone {moved(seed) if seed else 0:.5g}"
     bundles = " ".join(str(folder / "bundle") for folder in models.values())
     yield "Scale, shift, thresholds and least volume are those of all folds in judged/figures.json, which"
     yield f"implant_folds.py wrote; its thresholds of {threshold:g} and {seed:g} are moved likewise."
+    yield "Images were judged one by one: the seed threshold is that where one sequence alone covers."
+    yield "Choose the other on sessions of several sequences, by lesion_demo.py for instance."
     yield (
         f"python benchmarks/finish_lesion.py MODEL {bundles} --card CARD.md "
         f"--scale {scale:.5f} --shift {shift:.5f} {options}"

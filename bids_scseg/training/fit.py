@@ -421,9 +421,8 @@ def check_same_run(out: Path, config: TrainingConfig) -> None:
     if not has_checkpoint(out) or not file.is_file():
         return
     blank = json.loads(json.dumps(TrainingConfig(name="", recipe="").to_json(), default=str))
-    before = _flat(blank) | _flat(
-        json.loads(file.read_text(encoding="utf-8"))
-    )  # options it did not know: off
+    known = _flat(json.loads(file.read_text(encoding="utf-8")))
+    before = _flat(blank) | known  # options that the run did not know were off
     now = _flat(json.loads(json.dumps({**config.to_json(), **_source(config)}, default=str)))
     for key in sorted(before.keys() & now.keys()):
         if before[key] != now[key] and key not in FREE:

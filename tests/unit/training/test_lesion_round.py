@@ -110,10 +110,11 @@ def test_the_finishing_command_has_all_its_numbers(train) -> None:
     figures = {"of all folds": [0.9, 20.0, 0.99], "scale and shift": {"of all folds": [0.5, -1.0]}}
     lines = list(train.finishing({"a": Path("A"), "b": Path("B")}, figures))
     assert lines[-1].endswith(
-        "--scale 0.50000 --shift -1.00000 --threshold 0.52463 --min-volume 20 --seed-threshold 0.78542"
+        "--scale 0.50000 --shift -1.00000 --threshold 0.52463 --min-volume 20"
+        " --seed-threshold 0 --seed-threshold-alone 0.78542"
     )
     figures["of all folds"][2] = 0.0  # no rule: said, for the first of the bundles may have one
-    assert list(train.finishing({"a": Path("A")}, figures))[-1].endswith(" --seed-threshold 0")
+    assert list(train.finishing({"a": Path("A")}, figures))[-1].endswith(" --seed-threshold-alone 0")
     assert "MODEL A/bundle B/bundle --card" in lines[-1]
     assert "implant_folds.py" in " ".join(lines[:-1])
 
