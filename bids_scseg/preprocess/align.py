@@ -33,6 +33,10 @@ FOUND_MM3 = (
 FOUND_MM = 20.0  # 127 to 244 mm3 and 9 to 12 mm long. Half of a shorter field of view is enough, ours
 FOUND_MM2 = 20.0  # in a thin image, this area in every section is enough instead, ours
 SWOLLEN_MM2 = 180.0  # a found section above this, and twice the median of its cord, is none of cord, ours
+THIN_MM2 = 12.0  # in the mean over some 4 mm; of a cord only the tip of the conus is thinner, ours
+THIN_OVER_MM = 4.0
+TAIL_SHARE = 0.6  # of the cord's area before a thin place: what follows and has less is no cord, ours
+TAIL_BEFORE_MM = 50.0
 
 CORD_WIDTH_MM = 12.0  # widest adult cord, left to right (cervical enlargement, about 13 mm at most)
 PARTIAL_AREA = 0.7  # an end slice with less of its neighbours' area is a partial section, ours
@@ -116,7 +120,8 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
     -------
     (i, j, k) bool
         Without sections that are far too large for a cord (over 180 mm² and twice the others' median): the
-        brainstem, or fluid.
+        brainstem, or fluid. Without what follows a thin place (12 mm²) towards an end with less than 60 % of
+        the area before it: roots of the cauda equina.
 
     Raises
     ------
@@ -124,7 +129,7 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
         If nothing is left, or what is left is smaller than 200 mm³ or shorter than 20 mm (in a short field of
         view: than half of it): programs find so much in images that show no cord.
     """
-    cord = _without_swellings(clean_cord(mask, grid, file=file), grid)
+    cord = _without_tails(_without_swellings(clean_cord(mask, grid, file=file), grid), grid)
     along = grid.canonical_axes()[2][0]
     thickness = float(grid.spacing[along])
     field_mm = thickness * grid.shape[along]
@@ -168,12 +173,63 @@ def _without_swellings(cord: BoolArray, grid: Grid) -> BoolArray:
     along = grid.canonical_axes()[2][0]
     area = _section_areas(cord, grid)
     usual = float(np.median(area[area > 0]))
-    swollen = area > max(SWOLLEN_MM2, 2 * usual)
-    if not swollen.any():
+    return _without_sections(cord, area > max(SWOLLEN_MM2, 2 * usual), along)
+
+
+def _without_sections(cord: BoolArray, unwanted: BoolArray, along: int) -> BoolArray:
+    if not unwanted.any():
         return cord
     shape = [1, 1, 1]
     shape[along] = -1
-    return np.asarray(cord & ~swollen.reshape(shape))
+    return np.asarray(cord & ~unwanted.reshape(shape))
+
+
+def _without_tails(cord: BoolArray, grid: Grid) -> BoolArray:
+    """Without thin strands that lead on from either end."""
+    along = grid.canonical_axes()[2][0]
+    area = _section_areas(cord, grid)
+    thickness = float(grid.spacing[along])
+    unwanted = np.zeros(len(area), bool)
+    unwanted[tail_starts(area, thickness) :] = True
+    unwanted[: len(area) - tail_starts(area[::-1], thickness)] = True
+    return _without_sections(cord, unwanted, along)
+
+
+def tail_starts(area: FloatArray, thickness: float) -> int:
+    """Where a strand begins that leads on from the cord's end.
+
+    Parameters
+    ----------
+    area : (n,)
+        Area of each section in mm², in order; 0 where there is no mask.
+    thickness
+        Distance of sections, mm.
+
+    Returns
+    -------
+    int
+        The first section of the strand; ``n`` if there is none. Half of the mask's volume or more lies before
+        it; it begins thinner than `THIN_MM2`, and its sections that are not empty have in the mean less than
+        `TAIL_SHARE` of the area before it.
+    """
+    from scipy.ndimage import uniform_filter1d
+
+    present = np.flatnonzero(area > 0)
+    if not present.size:
+        return len(area)
+    first, last = int(present[0]), int(present[-1])
+    middle = int(np.searchsorted(np.cumsum(area), area.sum() / 2))
+    # an odd number of sections, so that the result does not depend on how the image is stored
+    smooth = uniform_filter1d(area, 1 + 2 * round(THIN_OVER_MM / 2 / thickness), mode="nearest")
+    before = max(1, round(TAIL_BEFORE_MM / thickness))
+    for at in range(middle + 1, last + 1):
+        if smooth[at] >= THIN_MM2:
+            continue
+        usual = float(np.median(area[max(first, at - before) : at]))
+        rest = area[at : last + 1]
+        if rest[rest > 0].mean() < TAIL_SHARE * usual:
+            return at
+    return len(area)
 
 
 def _main_parts(binary: BoolArray, grid: Grid) -> BoolArray:

@@ -267,7 +267,10 @@ def _swellings(facts: MethodsFacts) -> str:
     """What was cut out of masks that a program found; nothing where people gave them all."""
     if not any(source in CORD_PROGRAMS for drawn in facts.cord_sources.values() for source in drawn):
         return ""
-    return ", and sections far too large for a cord were cut out of those that a program found"
+    return (
+        ", and sections far too large for a cord, and thin strands beyond its ends, were cut off those that "
+        "a program found"
+    )
 
 
 def _cord_sources(facts: MethodsFacts) -> str:

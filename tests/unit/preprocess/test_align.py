@@ -130,6 +130,47 @@ def test_what_was_taken_off_a_found_cord_does_not_come_back(thick_mm: float) -> 
     assert ((weights > 0) & ~cord).any()  # the rim is still there
 
 
+def _sections(*parts: tuple[int, int]) -> np.ndarray:
+    """Sections from above: ``(how many, mm2)`` each."""
+    return np.concatenate([np.full(count, float(area)) for count, area in parts])
+
+
+@pytest.mark.parametrize(
+    ("parts", "start"),
+    [
+        pytest.param([(100, 50)], 100, id="nothing thin"),
+        pytest.param([(100, 45), (3, 20), (4, 6), (20, 22)], 103, id="conus and roots"),
+        pytest.param([(100, 45), (6, 0), (5, 24), (20, 0), (3, 10)], 101, id="roots in pieces"),
+        pytest.param([(60, 70), (40, 26), (6, 0), (40, 25)], 146, id="thin thoracic cord after a gap"),
+        pytest.param([(80, 60), (8, 5), (40, 60)], 128, id="cord that leaves the image and comes back"),
+        pytest.param([(40, 20), (8, 5), (80, 60)], 128, id="the strand is at the other end"),
+        # (4 + 4 + 4 + 12 + 12) / 5 = 7.2 < 12, and two sections before (45 + 45 + 4 + 4 + 4) / 5 is not
+        pytest.param([(30, 45), (3, 4), (60, 12)], 32, id="lumbar spine, more roots than cord"),
+        pytest.param([(0, 0)], 0, id="empty"),
+    ],
+)
+def test_where_a_strand_leads_on_from_the_cord(parts: list[tuple[int, int]], start: int) -> None:
+    # 1 mm sections: the mean is one over five of them, as (20 + 20 + 6 + 6 + 6) / 5 = 11.6 < 12
+    assert align.tail_starts(_sections(*parts), 1.0) == start
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_roots_below_the_conus_are_no_cord(turned: bool) -> None:
+    grid = phantoms.lattice(size_mm=(40, 40, 160))
+    cord, roots = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+    cord[16:24, 16:22, 60:] = True
+    cord[18:20, 18:20, 56:60] = True
+    roots[18:20, 17:19, 45:56] = True
+    roots[17:21, 15:21, 5:45] = True
+    mask = cord | roots
+    if turned:  # towards the head: the rule is the same at both ends
+        mask, cord = mask[:, :, ::-1], cord[:, :, ::-1]
+    found = align.found_cord(mask, grid)
+    assert not (found & ~cord).any()
+    assert (cord & ~found).sum() <= 4 * 4  # of the thin tip
+    assert (align.clean_cord(mask, grid) == mask).all(), "a mask of the user's is left alone"
+
+
 def test_closing_fills_one_voxel_in_plane_but_not_between_slices() -> None:
     grid = phantoms.lattice(spacing=(1, 1, 1), size_mm=(9, 9, 9))
     mask = np.zeros(grid.shape, bool)
