@@ -8,6 +8,7 @@ import numpy.typing as npt
 from bids_scseg.synth.painting import MUSCLE_GRID, paint
 from bids_scseg.synth.subject import (
     AREA_MM2,
+    CAUDA_EQUINA,
     FORAMEN_MM,
     SEGMENT_MM,
     STEP_MM,
@@ -49,14 +50,24 @@ CHUNK = 1 << 15
 AREA_CV = 0.09
 
 
-def draw_anatomy(rng: Rng) -> Anatomy:
-    """A subject drawn from ``rng``; the same state of ``rng`` gives the same subject."""
+def draw_anatomy(rng: Rng, *, cord_scale: float = 1.0, cauda: tuple[float, float] = CAUDA_EQUINA) -> Anatomy:
+    """A subject drawn from ``rng``; the same state of ``rng`` gives the same subject.
+
+    Parameters
+    ----------
+    rng
+        Source of everything random.
+    cord_scale
+        Factor of the cord's area, beyond what varies between healthy subjects: below 1 for atrophy.
+    cauda
+        How the cauda equina looks, see `Anatomy.cauda`.
+    """
     z = z_axis()
     stature = float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.12))
     slope = _draw_slope(rng, z, stature)
     arc = _arc_from_slope(slope, z)
     discs, levels = _levels(z, arc, stature)
-    profiles = _draw_profiles(rng, z, slope=slope, arc=arc, discs=discs, levels=levels)
+    profiles = _draw_profiles(rng, z, slope=slope, arc=arc, discs=discs, levels=levels, cord_scale=cord_scale)
     tilt = np.deg2rad(rng.normal(0, [2.0, 2.5, 3.0]))
     return Anatomy(
         profiles=profiles,
@@ -68,6 +79,7 @@ def draw_anatomy(rng: Rng) -> Anatomy:
         muscle=_draw_muscles(rng),
         wobble=_draw_wobble(rng),
         shape=np.clip(rng.normal(1, 0.1, 12), 0.75, 1.25),
+        cauda=cauda,
     )
 
 
@@ -168,13 +180,14 @@ def _draw_profiles(
     arc: Doubles,
     discs: dict[str, float],
     levels: dict[str, tuple[float, float]],
+    cord_scale: float,
 ) -> Profiles:
     """All tables along z."""
     mid = {name: _middle(span) for name, span in levels.items()}
     tables = {
         "slope_x": slope[0], "slope_y": slope[1], "arc": arc,
         "x": _integrate(slope[0], z), "y": _integrate(slope[1], z),
-        **_cord_tables(rng, z, mid),
+        **_cord_tables(rng, z, mid, cord_scale),
         **_canal_tables(rng, z, mid),
         **_vertebra_tables(rng, z, mid, discs=discs, levels=levels),
         **_outline_tables(rng, z, mid),
@@ -193,9 +206,9 @@ def _at(
     return {mid[level]: value for level, value in values.items()} | (extra or {})
 
 
-def _cord_tables(rng: Rng, z: Doubles, mid: dict[str, float]) -> dict[str, Doubles]:
+def _cord_tables(rng: Rng, z: Doubles, mid: dict[str, float], scale: float) -> dict[str, Doubles]:
     """Half axes of the cord (then of the brainstem) and relative size of its grey matter."""
-    size = float(np.clip(rng.normal(1.0, AREA_CV), 0.78, 1.25))
+    size = scale * float(np.clip(rng.normal(1.0, AREA_CV), 0.78, 1.25))
     wave = sum(
         rng.normal(0, 0.012) * np.sin(2 * np.pi * z / p + rng.uniform(0, 6.3)) for p in (23.0, 51.0, 110.0)
     )

@@ -395,7 +395,8 @@ def _paint_cord(
     spread = 0.95 + 0.5 * np.abs(leave - 0.5)
     rootlet = ((un - spread) / 0.13) ** 2 + ((np.abs(vn) - 0.62) / 0.16) ** 2 < 1
     label[rootlet & (sac < 0.95) & (rho > 1) & alive & (z < 30)] = Tissue.ROOT
-    cauda = (np.sin(u * 2.2) + np.sin(v * 2.6 + u) > 0.9) & (w_below(v) < 0) & (sac < 0.85)
+    sparseness, front = anatomy.cauda
+    cauda = (np.sin(u * 2.2) + np.sin(v * 2.6 + u) > sparseness) & (v - np.float32(front) < 0) & (sac < 0.85)
     label[cauda & ~alive] = Tissue.ROOT
     cord = (rho < 1) & alive & (z < FORAMEN_MM)
     label[cord] = Tissue.CORD_WHITE
@@ -403,11 +404,6 @@ def _paint_cord(
     grey = in_grey_matter(un[inner], vn[inner], profiles.grey[at[inner]])
     label[inner[grey]] = Tissue.CORD_GREY
     label[(rho < 1) & (z >= FORAMEN_MM)] = Tissue.BRAINSTEM
-
-
-def w_below(v: Floats) -> Floats:
-    """Where roots of the cauda equina gather: the back of the sac."""
-    return v - np.float32(1.0)
 
 
 def in_grey_matter(side: Floats, front: Floats, size: Floats) -> Mask:

@@ -26,8 +26,14 @@ MIN_CORD_FLUID = 0.12
 ALIKE_SHARE = 0.05
 #: Size of a stored tissue map in mm: right-left, anterior-posterior, superior-inferior.
 MAP_EXTENT_MM = (200.0, 200.0, 260.0)
-#: Heights of a map's centre, mm from the C2-C3 disc: from the brain to the conus, neck most often.
-CENTRE_RANGE_MM = (-330.0, 45.0)
+#: Heights of a map's centre, mm from the C2-C3 disc, one range for each third of the maps: the neck, where
+#: most cord scans are made; anywhere from the brain to the lumbar spine; and where the cord ends.
+CENTRE_RANGES_MM = ((-110.0, 45.0), (-340.0, 45.0), (-340.0, -260.0))
+#: Factors of the cord's area in half of the maps: in multiple sclerosis it shrinks while the sac stays, and a
+#: finder that has seen healthy cords alone outlines thin ones too wide.
+CORD_SCALE = (0.6, 1.15)
+#: Ranges of the cauda equina's looks (`Anatomy.cauda`): a few strands, or a bundle at the back of the sac.
+SPARSENESS, FRONT_MM = (-0.3, 1.5), (-3.0, 2.0)
 #: Tissues whose signal comes from air: always dark.
 EMPTY_TISSUES = (Tissue.AIR, Tissue.LUNG)
 
@@ -83,9 +89,16 @@ def write_tissue_maps(out: Path, *, count: int, seed: int, spacing_mm: float = 1
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         path = out / f"tissue_{number:03d}.npy"
-        np.save(path, random_view(draw_anatomy(rng), rng, spacing_mm=spacing_mm), allow_pickle=False)
+        np.save(path, random_view(_draw_subject(rng), rng, spacing_mm=spacing_mm), allow_pickle=False)
         paths.append(path)
     return paths
+
+
+def _draw_subject(rng: Rng) -> Anatomy:
+    """A subject whose cord may be thin, with a cauda equina of random looks."""
+    scale = float(rng.uniform(*CORD_SCALE)) if rng.random() < 0.5 else 1.0
+    cauda = (float(rng.uniform(*SPARSENESS)), float(rng.uniform(*FRONT_MM)))
+    return draw_anatomy(rng, cord_scale=scale, cauda=cauda)
 
 
 def random_view(anatomy: Anatomy, rng: Rng, *, spacing_mm: float = 1.0) -> npt.NDArray[np.uint8]:
@@ -95,9 +108,7 @@ def random_view(anatomy: Anatomy, rng: Rng, *, spacing_mm: float = 1.0) -> npt.N
         round(MAP_EXTENT_MM[1] / spacing_mm),
         round(MAP_EXTENT_MM[2] / spacing_mm),
     )
-    low, high = CENTRE_RANGE_MM
-    # half of the maps look at the neck, where most cord scans are made
-    height = rng.uniform(-110, high) if rng.random() < 0.5 else rng.uniform(low, high)
+    height = rng.uniform(*CENTRE_RANGES_MM[int(rng.integers(len(CENTRE_RANGES_MM)))])
     centre = centerline_world(anatomy, height)[0] + rng.uniform([-25, -25, 0], [25, 45, 0])
     affine = np.eye(4)
     affine[:3, :3] = _small_rotation(rng) * spacing_mm

@@ -41,6 +41,7 @@ LEAST_VIEW: Shape = (20, 30, 12)  # mm; the smallest real fields of view are 23 
 BLOB_TISSUES = (Tissue.CSF, Tissue.FAT, Tissue.MUSCLE, Tissue.SOFT, Tissue.GLAND, Tissue.CORD_GREY)
 BLOB_FACTOR = (0.4, 4.0)  # and by what it may multiply the intensity of a real one
 CORD_CENTRED = 0.85  # share of synthetic patches that hold cord; the rest teaches what is not cord
+END_MM = 8  # how much of the cord counts as its end
 REAL_CENTRED = 0.5  # the same for real images, whose surroundings no synthesis shows
 
 
@@ -56,11 +57,14 @@ class TissueMaps:
         Size of an example.
     seed
         Example ``n`` depends on ``(seed, n)`` only.
+    ends
+        Of the examples that hold cord, share round its lower end, where a map shows it.
     """
 
     files: tuple[Path, ...]
     patch_vox: Shape
     seed: int = 0
+    ends: float = 0.25
     warp: WarpConfig = field(default_factory=WarpConfig)
 
     def sample(self, index: int) -> Sample:
@@ -68,6 +72,8 @@ class TissueMaps:
         rng = np.random.default_rng([self.seed, index])
         tissue = np.load(self.files[int(rng.integers(len(self.files)))], mmap_mode="r", allow_pickle=False)
         coarse = np.isin(tissue[::2, ::2, ::2], CORD_TISSUES)
+        if rng.random() < self.ends:
+            coarse = _lower_end(coarse, round(END_MM / 2))
         warp = draw_warp(
             rng, self.warp, centre=_draw_centre(rng, coarse, self.patch_vox, step=2, share=CORD_CENTRED)
         )
@@ -78,7 +84,12 @@ class TissueMaps:
 
     def summary(self) -> dict[str, object]:
         """What this source holds, for the log."""
-        return {"source": "tissue maps", "maps": len(self.files), "patch": list(self.patch_vox)}
+        return {
+            "source": "tissue maps",
+            "maps": len(self.files),
+            "patch": list(self.patch_vox),
+            "ends": self.ends,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -231,6 +242,16 @@ def _draw_centre(
     return np.asarray(place + rng.uniform(-1, 1, 3) * reach)
 
 
+def _lower_end(cord: npt.NDArray[np.bool_], slices: int) -> npt.NDArray[np.bool_]:
+    """The lowest slices of the cord; all of it where it leaves the map at the bottom."""
+    places = np.flatnonzero(cord.any((0, 1)))
+    if not places.size or places[0] == 0:
+        return cord
+    end = cord.copy()
+    end[:, :, places[0] + slices :] = False
+    return end
+
+
 def _inside(coordinates: Floats, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     inside = np.ones(coordinates.shape[1:], bool)
     for axis, n in enumerate(shape):
@@ -247,7 +268,9 @@ def _finish(
     covered: npt.NDArray[np.bool_] | None = None,
 ) -> Sample:
     """Acquire, cut the field of view, normalise."""
-    acquisition = draw_acquisition(rng) if covered is None else draw_acquisition(rng, axial=0.2, sagittal=0.1)
+    # real images have thick slices of their own
+    axial, sagittal = (0.35, 0.3) if covered is None else (0.2, 0.1)
+    acquisition = draw_acquisition(rng, axial=axial, sagittal=sagittal)
     image = _acquired(image, acquisition, rng)
     label = (acquire(cord, acquisition) >= 0.5).astype(np.uint8)
     label[unsure & (label == 0)] = IGNORE

@@ -43,6 +43,32 @@ def test_lumbar_enlargement_and_conus(subject: Anatomy) -> None:
     assert subject.conus_z < subject.level_z["T12"][0]
 
 
+def test_atrophy_takes_cord_and_leaves_the_sac() -> None:
+    healthy, thin = (draw_anatomy(np.random.default_rng(3), cord_scale=scale) for scale in (1.0, 0.6))
+    for height in (-50.0, -250.0):
+        ratio = cord_area_mm2(thin, height)[0] / cord_area_mm2(healthy, height)[0]
+        assert ratio == pytest.approx(0.6, rel=1e-3)
+    for name in ("sac_rl", "sac_ap", "x", "y"):
+        np.testing.assert_array_equal(getattr(thin.profiles, name), getattr(healthy.profiles, name))
+
+
+def test_cauda_equina_by_sparseness_and_place() -> None:
+    shares, fronts = [], []
+    for cauda in ((2.0, 1.0), (0.9, 1.0), (-0.5, 1.0), (-0.5, -2.0)):
+        anatomy = draw_anatomy(np.random.default_rng(3), cauda=cauda)
+        shape, affine = _axial(anatomy, anatomy.conus_z - 15, step=0.2)
+        affine[:2, 3] = centerline_world(anatomy, anatomy.conus_z - 15)[0][:2] - 6
+        painted = tissue_map(anatomy, shape, affine)
+        assert not np.isin(painted, CORD_TISSUES).any()
+        roots = np.argwhere(painted[:, :, 0] == Tissue.ROOT)
+        shares.append(len(roots) / (painted == Tissue.CSF).sum())
+        fronts.append(roots[:, 1].max() * 0.2 - 6 if len(roots) else None)
+    assert shares[0] == 0
+    assert 0 < shares[1] < shares[3] < shares[2]
+    assert fronts[2] == pytest.approx(1.0, abs=0.4)
+    assert fronts[3] == pytest.approx(-2.0, abs=0.4)
+
+
 def test_painted_cord_has_the_stated_area(subject: Anatomy) -> None:
     height = sum(subject.level_z["C4"]) / 2
     affine = _axial(subject, height, step=0.2)[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bids_scseg.synth.anatomy import CORD_TISSUES, Tissue
-from bids_scseg.synth.randomize import _draw_means, random_contrast, write_tissue_maps
+from bids_scseg.synth.randomize import _draw_means, _draw_subject, random_contrast, write_tissue_maps
 
 
 def test_maps_hold_a_cord_and_repeat(tmp_path: Path) -> None:
@@ -19,6 +19,19 @@ def test_maps_hold_a_cord_and_repeat(tmp_path: Path) -> None:
     assert all(np.isin(each, CORD_TISSUES).sum() > 40 for each in maps)
     assert not np.array_equal(*maps)
     assert first[0].read_bytes() == again[0].read_bytes()
+
+
+def test_maps_show_where_the_cord_ends_and_thin_cords(tmp_path: Path) -> None:
+    paths = write_tissue_maps(tmp_path, count=40, seed=1, spacing_mm=5.0)
+    maps = [np.load(path, allow_pickle=False) for path in paths]
+    ends = 0
+    for each in maps:
+        lowest = np.flatnonzero(np.isin(each, CORD_TISSUES).any((0, 1)))[0]
+        # roots, no cord, in the sac below: five slices are 25 mm
+        ends += lowest >= 5 and (each[:, :, : lowest - 1] == Tissue.ROOT).any()
+    assert 10 <= ends <= 28
+    sizes = [_draw_subject(np.random.default_rng(n)).profiles.cord_ap.min() for n in range(60)]
+    assert min(sizes) < 0.75 * max(sizes)
 
 
 def test_contrast_is_an_image_and_repeats() -> None:

@@ -59,6 +59,22 @@ def test_the_brainstem_does_not_count(maps: tuple[Path, ...]) -> None:
     assert any((source.sample(n).label == IGNORE).any() for n in range(40))
 
 
+@pytest.mark.parametrize(("below", "shown"), [(Tissue.CSF, True), (Tissue.CORD_WHITE, False)])
+def test_the_end_of_the_cord_is_shown_as_often_as_asked(tmp_path: Path, below: Tissue, shown: bool) -> None:
+    tissue = np.full((60, 60, 200), Tissue.MUSCLE, np.uint8)
+    tissue[22:38, 24:36] = Tissue.CSF
+    tissue[25:35, 26:34, 60:] = Tissue.CORD_WHITE
+    tissue[25:35, 26:34, :60] = below
+    np.save(tmp_path / "tissue_000.npy", tissue, allow_pickle=False)
+    shares = []
+    for ends in (0.0, 1.0):
+        source = TissueMaps(files=find_maps(tmp_path), patch_vox=PATCH, seed=1, ends=ends)
+        labels = [source.sample(n).label == 1 for n in range(40)]
+        # cord that starts inside the patch: none in the lowest slices, some above
+        shares.append(np.mean([not label[:, :, :3].any() and label[:, :, -3:].any() for label in labels]))
+    assert (shares[1] > shares[0] + 0.2) == shown
+
+
 def test_real_examples_and_their_share(maps: tuple[Path, ...]) -> None:
     real = RealCords(cases=[real_cord(), real_cord("sub-b")], patch_vox=PATCH, seed=2)
     synthetic = TissueMaps(files=maps, patch_vox=PATCH, seed=3)
