@@ -5,9 +5,9 @@ Usage:
     python benchmarks/lesion_demo.py DEMO WORK [--model cord-lesion] [--cord cord-finder]
 
 Every session is prepared as in the pipeline (slabs registered) and predicted by the pipeline's own code.
-Cords come from the dataset's truth with a finder's errors added, or from ``--cord MODEL``. Scored in prepared
-space by the rules ``walsh2024`` at the bundle's threshold; ``visible`` lesions have a contrast-to-noise ratio
-of at least 2 in at least one sequence of the session.
+Cords come from the dataset's truth with a finder's errors added, or from ``--cord MODEL``, as the app takes
+them. Scored in prepared space by the rules ``walsh2024`` at the bundle's threshold; ``visible`` lesions have
+a contrast-to-noise ratio of at least 2 in at least one sequence of the session.
 """
 
 from __future__ import annotations
@@ -22,24 +22,11 @@ from lesion_model import LesionModel
 
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
-from bids_scseg.inference.bundle import load_bundle
-from bids_scseg.inference.predict import find_cord, load_network
 from bids_scseg.training.cases import LESIONS_FILE
-from bids_scseg.training.session import prepare_case
+from bids_scseg.training.session import load_finder, prepare_case
 from bids_scseg.training.validate import Scores
 
 SEED = 1  # of the added centerline errors
-
-
-def finder(name):
-    """Image → cord mask by a model."""
-    bundle = load_bundle(name)
-    network = load_network(bundle)
-
-    def find(values, grid):
-        return find_cord(network, bundle, image=values, affine=grid.affine)
-
-    return find
 
 
 def prepared(args, bundle):
@@ -57,7 +44,7 @@ def prepared(args, bundle):
                 rng=np.random.default_rng([SEED, *plan.label.encode()]),
                 register=True,
                 jitter_mm=0.0 if args.cord else 0.4,
-                cord=finder(args.cord) if args.cord else None,
+                cord=load_finder(args.cord, 0) if args.cord else None,
             )
         yield out
 

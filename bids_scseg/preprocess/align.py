@@ -33,10 +33,15 @@ FOUND_MM3 = (
 FOUND_MM = 20.0  # 127 to 244 mm3 and 9 to 12 mm long. Half of a shorter field of view is enough, ours
 FOUND_MM2 = 20.0  # in a thin image, this area in every section is enough instead, ours
 SWOLLEN_MM2 = 180.0  # a found section above this, and twice the median of its cord, is none of cord, ours
-THIN_MM2 = 12.0  # in the mean over some 4 mm; of a cord only the tip of the conus is thinner, ours
+THIN_MM2 = 15.0  # in the mean over some 4 mm; of a cord only the tip of the conus is thinner, ours
 THIN_OVER_MM = 4.0
-TAIL_SHARE = 0.6  # of the cord's area before a thin place: what follows and has less is no cord, ours
+TAIL_SHARE = (
+    0.6  # of the cord's area in 50 mm before a thin place: what follows and has less is no cord, ours
+)
 TAIL_BEFORE_MM = 50.0
+CONUS_MM2 = 25.0  # the last 10 mm before a thin place have less, and less than 70 % of what lies 30 to 50 mm
+CONUS_SHARE = 0.7  # before it: the conus, and what follows and has less area than lay there is no cord, ours
+CONUS_END_MM, CONUS_UP_MM = 10.0, 30.0
 
 CORD_WIDTH_MM = 12.0  # widest adult cord, left to right (cervical enlargement, about 13 mm at most)
 PARTIAL_AREA = 0.7  # an end slice with less of its neighbours' area is a partial section, ours
@@ -120,8 +125,8 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
     -------
     (i, j, k) bool
         Without sections that are far too large for a cord (over 180 mm² and twice the others' median): the
-        brainstem, or fluid. Without what follows a thin place (12 mm²) towards an end with less than 60 % of
-        the area before it: roots of the cauda equina.
+        brainstem, or fluid. Without what follows a thin place (15 mm²) towards an end, with less than 60 % of
+        the area before it or after a conus: roots of the cauda equina.
 
     Raises
     ------
@@ -210,7 +215,8 @@ def tail_starts(area: FloatArray, thickness: float) -> int:
     int
         The first section of the strand; ``n`` if there is none. Half of the mask's volume or more lies before
         it; it begins thinner than `THIN_MM2`, and its sections that are not empty have in the mean less than
-        `TAIL_SHARE` of the area before it.
+        `TAIL_SHARE` of the area before it or, where the mask tapers to that place as a conus does, less than
+        the area before that.
     """
     from scipy.ndimage import uniform_filter1d
 
@@ -225,11 +231,22 @@ def tail_starts(area: FloatArray, thickness: float) -> int:
     for at in range(middle + 1, last + 1):
         if smooth[at] >= THIN_MM2:
             continue
-        usual = float(np.median(area[max(first, at - before) : at]))
         rest = area[at : last + 1]
-        if rest[rest > 0].mean() < TAIL_SHARE * usual:
+        if rest[rest > 0].mean() < _least_area(area[max(first, at - before) : at], thickness):
             return at
     return len(area)
+
+
+def _least_area(before: FloatArray, thickness: float) -> float:
+    """Area in mm² that what follows on a thin place must have to be cord; ``before``: what leads up to it."""
+    before = before[before > 0]
+    if not before.size:
+        return 0.0
+    end, up = (max(1, round(length / thickness)) for length in (CONUS_END_MM, CONUS_UP_MM))
+    tip, above = float(np.median(before[-end:])), before[:-up]
+    if above.size and tip < min(CONUS_MM2, CONUS_SHARE * float(np.median(above))):
+        return float(np.median(above))
+    return TAIL_SHARE * float(np.median(before))
 
 
 def _main_parts(binary: BoolArray, grid: Grid) -> BoolArray:

@@ -139,18 +139,23 @@ def _sections(*parts: tuple[int, int]) -> np.ndarray:
     ("parts", "start"),
     [
         pytest.param([(100, 50)], 100, id="nothing thin"),
-        pytest.param([(100, 45), (3, 20), (4, 6), (20, 22)], 103, id="conus and roots"),
+        pytest.param([(100, 45), (3, 20), (4, 6), (20, 22)], 102, id="a thin place and roots"),
         pytest.param([(100, 45), (6, 0), (5, 24), (20, 0), (3, 10)], 101, id="roots in pieces"),
         pytest.param([(60, 70), (40, 26), (6, 0), (40, 25)], 146, id="thin thoracic cord after a gap"),
         pytest.param([(80, 60), (8, 5), (40, 60)], 128, id="cord that leaves the image and comes back"),
         pytest.param([(40, 20), (8, 5), (80, 60)], 128, id="the strand is at the other end"),
-        # (4 + 4 + 4 + 12 + 12) / 5 = 7.2 < 12, and two sections before (45 + 45 + 4 + 4 + 4) / 5 is not
-        pytest.param([(30, 45), (3, 4), (60, 12)], 32, id="lumbar spine, more roots than cord"),
+        # (45 + 4 + 4 + 4 + 12) / 5 = 13.8 < 15, and (45 + 45 + 4 + 4 + 4) / 5 is not
+        pytest.param([(30, 45), (3, 4), (60, 12)], 31, id="lumbar spine, more roots than cord"),
+        pytest.param(
+            [(100, 45), (20, 30), (12, 18), (6, 0), (20, 44)], 130, id="conus, then a clump of roots"
+        ),
+        pytest.param([(100, 45), (20, 30), (6, 0), (20, 38)], 146, id="no conus: too thick before the gap"),
+        pytest.param([(100, 70), (15, 40), (6, 0), (30, 38)], 115 + 1, id="cut: far less than before"),
         pytest.param([(0, 0)], 0, id="empty"),
     ],
 )
 def test_where_a_strand_leads_on_from_the_cord(parts: list[tuple[int, int]], start: int) -> None:
-    # 1 mm sections: the mean is one over five of them, as (20 + 20 + 6 + 6 + 6) / 5 = 11.6 < 12
+    # 1 mm sections: the mean is one over five of them, as (20 + 20 + 20 + 6 + 6) / 5 = 14.4 < 15
     assert align.tail_starts(_sections(*parts), 1.0) == start
 
 
