@@ -35,9 +35,7 @@ FOUND_MM2 = 20.0  # in a thin image, this area in every section is enough instea
 SWOLLEN_MM2 = 180.0  # a found section above this, and twice the median of its cord, is none of cord, ours
 THIN_MM2 = 15.0  # in the mean over some 4 mm; of a cord only the tip of the conus is thinner, ours
 THIN_OVER_MM = 4.0
-TAIL_SHARE = (
-    0.6  # of the cord's area in 50 mm before a thin place: what follows and has less is no cord, ours
-)
+TAIL_SHARE = 0.6  # of the area in 50 mm before a thin place: what follows and has less is no cord, ours
 TAIL_BEFORE_MM = 50.0
 CONUS_MM2 = 25.0  # the last 10 mm before a thin place have less, and less than 70 % of what lies 30 to 50 mm
 CONUS_SHARE = 0.7  # before it: the conus, and what follows and has less area than lay there is no cord, ours
