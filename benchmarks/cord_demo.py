@@ -23,7 +23,7 @@ import numpy as np
 from bids_scseg.errors import ScsegError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import find_cord, load_network
-from bids_scseg.preprocess.align import found_cord
+from bids_scseg.preprocess.cordmask import found_cord
 from bids_scseg.space.grid import Grid
 
 PLANES = {"sag": "sagittal", "ax": "axial", "iso": "volume", "cor": "coronal"}

@@ -32,7 +32,8 @@ from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import find_cord, load_network
 from bids_scseg.measure.statistics import bootstrap_mean
 from bids_scseg.network.build import build_network
-from bids_scseg.preprocess.align import fit_centerline, found_cord, measure_centers, partial_weights
+from bids_scseg.preprocess.align import fit_centerline, measure_centers
+from bids_scseg.preprocess.cordmask import found_cord, partial_weights
 from bids_scseg.preprocess.frames import reference_axes
 from bids_scseg.recipe.load import load_recipe
 from bids_scseg.space.grid import Grid

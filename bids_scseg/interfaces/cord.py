@@ -23,7 +23,7 @@ from bids_scseg.errors import CordNotFoundError, ImageError, MissingInputError, 
 from bids_scseg.inference.client import request, request_cord
 from bids_scseg.inference.protocol import error_to_json
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
-from bids_scseg.preprocess.align import clean_cord, found_cord, near
+from bids_scseg.preprocess.cordmask import clean_cord, found_cord, near
 from bids_scseg.space.grid import Grid
 from bids_scseg.space.nifti import read_image, read_values
 
@@ -155,7 +155,7 @@ def record_cord(
     corrected
         Whether a reader made it, see :func:`.corrections.read_cord`.
     found
-        Whether a program found it, see :func:`.align.found_cord`.
+        Whether a program found it, see :func:`.cordmask.found_cord`.
 
     Returns
     -------

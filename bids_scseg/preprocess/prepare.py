@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bids_scseg.errors import CordNotFoundError, GeometryError
-from bids_scseg.preprocess.align import clean_cord, edge_slices, measure_centers, partial_weights
+from bids_scseg.preprocess.align import measure_centers
 from bids_scseg.preprocess.case import PreparedCase
+from bids_scseg.preprocess.cordmask import clean_cord, edge_slices, partial_weights
 from bids_scseg.preprocess.frames import (
     FRAMES,
     Estimates,

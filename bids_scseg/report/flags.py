@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bids_scseg.measure.extent import Beyond
-from bids_scseg.preprocess.align import edge_slices
+from bids_scseg.preprocess.cordmask import edge_slices
 from bids_scseg.preprocess.prepare import CUT_SLICES_FROM, EXTRAPOLATED_FROM
 from bids_scseg.report.methods import BY_HAND, GIVEN_MASK
 from bids_scseg.report.records import Flag, NativeImage, Row, SequenceView, Severity

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from bids_scseg.errors import CordNotFoundError
-from bids_scseg.preprocess.align import clean_cord, extend_centerline, fit_centerline, measure_centers
+from bids_scseg.preprocess.align import extend_centerline, fit_centerline, measure_centers
+from bids_scseg.preprocess.cordmask import clean_cord
 from bids_scseg.preprocess.frames import reference_axes
 from bids_scseg.space.centerline import Centerline
 from bids_scseg.space.grid import Grid, transform_points

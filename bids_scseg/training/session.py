@@ -24,7 +24,7 @@ from bids_scseg.errors import CordNotFoundError, DataError, ImageError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.facts import join_origins
 from bids_scseg.preprocess import PREPARATION_VERSION
-from bids_scseg.preprocess.align import found_cord, near
+from bids_scseg.preprocess.cordmask import found_cord, near
 from bids_scseg.preprocess.prepare import prepare_session
 from bids_scseg.recipe.load import recipe_to_json
 from bids_scseg.recipe.model import Recipe

@@ -18,7 +18,7 @@ from integration.checks import status
 from bids_scseg.inference.bundle import load_bundle, packaged_models
 from bids_scseg.measure.overlap import overlap_table
 from bids_scseg.measure.profiles import PROFILES
-from bids_scseg.preprocess.align import found_cord
+from bids_scseg.preprocess.cordmask import found_cord
 from bids_scseg.space.nifti import read_image
 
 pytestmark = pytest.mark.slow

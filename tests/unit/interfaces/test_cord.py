@@ -15,7 +15,7 @@ from bids_scseg.inference.protocol import error_from_json
 from bids_scseg.interfaces import cord
 from bids_scseg.interfaces.base import load_failure
 from bids_scseg.interfaces.cord import FindCord, read_record, record_cord
-from bids_scseg.preprocess.align import clean_cord
+from bids_scseg.preprocess.cordmask import clean_cord
 from bids_scseg.space.grid import Grid
 from bids_scseg.workflows.job import NIPYPE_EXECUTION
 
