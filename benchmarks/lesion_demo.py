@@ -6,8 +6,9 @@ Usage:
 
 Every session is prepared as in the pipeline (slabs registered) and predicted by the pipeline's own code.
 Cords come from the dataset's truth with a finder's errors added, or from ``--cord MODEL``, as the app takes
-them. Scored in prepared space by the rules ``walsh2024`` at the bundle's threshold; ``visible`` lesions have
-a contrast-to-noise ratio of at least 2 in at least one sequence of the session.
+them; WORK holds cases of one kind of cords. Scored in prepared space by the rules ``walsh2024`` at the
+bundle's threshold; ``visible`` lesions have a contrast-to-noise ratio of at least 2 in at least one sequence
+of the session.
 """
 
 from __future__ import annotations
@@ -22,11 +23,26 @@ from lesion_model import LesionModel
 
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
+from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.training.cases import LESIONS_FILE
 from bids_scseg.training.session import load_finder, prepare_case
 from bids_scseg.training.validate import Scores
 
 SEED = 1  # of the added centerline errors
+
+
+def check_cords(args):
+    """Refuse a folder whose cases have other cords: they would be taken as they are."""
+    cords = f"{args.cord} {load_bundle(args.cord).weights_sha256}" if args.cord else "truth with errors"
+    known = args.work / "cords.txt"
+    if args.work.exists() and any(args.work.iterdir()):
+        found = known.read_text() if known.exists() else "unknown"
+        if found != cords:
+            raise SystemExit(
+                f"{args.work}: cases with cords of {found!r}, not {cords!r}; give another folder"
+            )
+    args.work.mkdir(parents=True, exist_ok=True)
+    known.write_text(cords)
 
 
 def prepared(args, bundle):
@@ -58,6 +74,7 @@ def main():
     parser.add_argument("--model", default="cord-lesion")
     parser.add_argument("--cord")
     args = parser.parse_args()
+    check_cords(args)
     model = LesionModel(args.model)
     rows = []
     for folder in prepared(args, model.bundle):

@@ -23,7 +23,7 @@ from bids_scseg.errors import CordNotFoundError, ImageError, MissingInputError, 
 from bids_scseg.inference.client import request, request_cord
 from bids_scseg.inference.protocol import error_to_json
 from bids_scseg.interfaces.base import ScsegInterface, VersionedInputSpec
-from bids_scseg.preprocess.cordmask import clean_cord, found_cord, near
+from bids_scseg.preprocess.cordmask import clean_cord, credible_cord, cut_below, near
 from bids_scseg.space.grid import Grid
 from bids_scseg.space.nifti import read_image, read_values
 
@@ -34,6 +34,8 @@ NETWORK = "built-in network"  # as the source of a mask
 class CordRecord(TypedDict):
     """What is known about the cord in one image; file names are relative to the record's folder.
 
+    ``cut_mm`` is how much of what a program found was taken for roots and cut off below, mm along S-I.
+
     It does not say where the image is: hashes know its content alone, so the record outlives its place.
     """
 
@@ -41,6 +43,7 @@ class CordRecord(TypedDict):
     mask: str | None
     weights: str | None
     sha256: str | None
+    cut_mm: float
     problem: dict[str, object] | None
 
 
@@ -155,7 +158,7 @@ def record_cord(
     corrected
         Whether a reader made it, see :func:`.corrections.read_cord`.
     found
-        Whether a program found it, see :func:`.cordmask.found_cord`.
+        Whether a program found it, see :func:`.cordmask.credible_cord`.
 
     Returns
     -------
@@ -170,13 +173,15 @@ def record_cord(
     try:
         grid = read_image(image_file)[1]
         weights = _on_grid(mask_file, grid) if own is None else own
-        mask = (found_cord if found else clean_cord)(weights, grid, file=image_file)
+        cleaned = mask = clean_cord(weights, grid, file=image_file)
+        if found:
+            mask = credible_cord(cleaned, weights, grid, file=image_file)
     except (ImageError, CordNotFoundError) as error:
         return write_record(folder, source=source, problem=error)
     _save(mask.astype(np.uint8), grid, folder / "mask.nii.gz")
     weights = np.clip(weights, 0, 1).astype(np.float32)
     _save(weights if not found else near(weights, mask), grid, folder / "weights.nii.gz")
-    return write_record(folder, source=source, problem=None)
+    return write_record(folder, source=source, problem=None, cut_mm=cut_below(cleaned, mask, grid))
 
 
 def _readers_mask(image_file: Path, mask_file: Path) -> npt.NDArray[np.float32] | None:
@@ -217,7 +222,7 @@ def load_volume(path: Path) -> npt.NDArray[np.float32]:
     return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float32)
 
 
-def write_record(folder: Path, *, source: str, problem: ScsegError | None) -> Path:
+def write_record(folder: Path, *, source: str, problem: ScsegError | None, cut_mm: float = 0.0) -> Path:
     """Write ``cord.json``; with the checksum of its files, so whatever reads the record notices a change."""
     files = folder / "mask.nii.gz", folder / "weights.nii.gz"
     there = problem is None
@@ -226,6 +231,7 @@ def write_record(folder: Path, *, source: str, problem: ScsegError | None) -> Pa
         mask=files[0].name if there else None,
         weights=files[1].name if there else None,
         sha256=_checksum(files) if there else None,
+        cut_mm=round(cut_mm, 3),
         problem=None if problem is None else error_to_json(problem),
     )
     path = folder / RECORD_FILE

@@ -25,17 +25,14 @@ from bids_scseg.measure.landmarks import Landmarks
 from bids_scseg.measure.quality import quality_columns, quality_row, scanner_row
 from bids_scseg.preprocess.case import PreparedCase
 from bids_scseg.recipe.study import ImageFile, Plan
-from bids_scseg.report.assemble import ReportInput, assemble_report
+from bids_scseg.report.assemble import NativeCord, ReportInput, assemble_report
 from bids_scseg.report.history import read_history
 from bids_scseg.report.quality import read_outliers
 from bids_scseg.report.session import write_session_report
 from bids_scseg.space.geometry import Geometry
-from bids_scseg.space.grid import Grid
 from bids_scseg.space.nifti import read_image
 
 RECORDS_FILE = "records.json"
-
-NativeCord = tuple[npt.NDArray[np.float32], Grid, npt.NDArray[np.bool_] | None, str]
 
 
 class ResultInputSpec(VersionedInputSpec):
@@ -94,9 +91,11 @@ class WriteResults(ScsegInterface):
             },
             engine=engine,
             cords={
-                name: (cord, grid, who) for name, (_, grid, cord, who) in natives.items() if cord is not None
+                name: (native.cord, native.grid, native.source)
+                for name, native in natives.items()
+                if native.cord is not None
             },
-            anchor_images=[natives[slab.file][0] for slab in geometry.slabs_of(geometry.anchor)],
+            anchor_images=[natives[slab.file].image for slab in geometry.slabs_of(geometry.anchor)],
             sequences=case.sequences,
         )
         # Which of the cord records in the work folder are of this run, for reports drawn again later.
@@ -209,7 +208,7 @@ def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:
 
     Returns
     -------
-    Relative path → (volume, lattice, cord mask or None, who made it); unreadable images are left out.
+    Relative path → image and cord; unreadable images are left out.
     """
     found: dict[str, NativeCord] = {}
     for file, path in zip(_images(plan), map(Path, records), strict=True):
@@ -220,7 +219,7 @@ def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:
             continue  # the cord node has recorded it, and the fit report names it
         mask = record["mask"]
         cord = None if mask is None else load_volume(path.parent / mask) > 0
-        found[file.relative] = (data, grid, cord, record["source"])
+        found[file.relative] = NativeCord(data, grid, cord, record["source"], record["cut_mm"])
     return found
 
 

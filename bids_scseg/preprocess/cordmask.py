@@ -30,13 +30,12 @@ FOUND_MM3 = (
 FOUND_MM = 20.0  # 127 to 244 mm3 and 9 to 12 mm long. Half of a shorter field of view is enough, ours
 FOUND_MM2 = 20.0  # in a thin image, this area in every section is enough instead, ours
 SWOLLEN_MM2 = 180.0  # a found section above this, and twice the median of its cord, is none of cord, ours
-THIN_MM2 = 15.0  # in the mean over some 4 mm; of a cord only the tip of the conus is thinner, ours
-THIN_OVER_MM = 4.0
-TAIL_SHARE = 0.6  # of the area in 50 mm before a thin place: what follows and has less is no cord, ours
-TAIL_BEFORE_MM = 50.0
-CONUS_MM2 = 25.0  # the last 10 mm before a thin place have less, and less than 70 % of what lies 30 to 50 mm
-CONUS_SHARE = 0.7  # before it: the conus, and what follows and has less area than lay there is no cord, ours
-CONUS_END_MM, CONUS_UP_MM = 10.0, 30.0
+THIN_MM2 = 15.0  # a section thinner than this may be where cord ends and roots begin: the conus' tip, ours
+THIN_OVER_MM = 4.0  # the area is smoothed over so much, if sections are thinner than half of it
+SURE = 0.98  # the network is sure of a section in which a voxel reaches this: of cord in nearly all, ours
+SURE_MM = 20.0  # so much of cord on end it is sure of; of roots in computed images 24 at most, ours
+BEFORE_MM = 50.0  # what is compared with: this much above the thin place
+ROOTS_SHARE = 0.8  # roots have in the mean less than this share of the area above the thin place, ours
 
 
 def clean_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None) -> BoolArray:
@@ -100,9 +99,37 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
     Returns
     -------
     (i, j, k) bool
+        See :func:`credible_cord`.
+
+    Raises
+    ------
+    CordNotFoundError
+        As :func:`clean_cord` and :func:`credible_cord`.
+    """
+    return credible_cord(clean_cord(mask, grid, file=file), mask, grid, file=file)
+
+
+def credible_cord(
+    cord: BoolArray, mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
+) -> BoolArray:
+    """Of a cord that a program found what can be one.
+
+    Parameters
+    ----------
+    cord : (i, j, k) bool
+        Result of :func:`clean_cord`.
+    mask : (i, j, k)
+        What it was cleaned from; with probabilities, roots are told from cord by them.
+    grid
+        Native lattice.
+    file
+        Where it comes from, for the message.
+
+    Returns
+    -------
+    (i, j, k) bool
         Without sections that are far too large for a cord (over 180 mm² and twice the others' median): the
-        brainstem, or fluid. Without what follows a thin place (15 mm²) towards an end, with less than 60 % of
-        the area before it or after a conus: roots of the cauda equina.
+        brainstem, or fluid. Without roots of the cauda equina, see :func:`roots_start`.
 
     Raises
     ------
@@ -110,11 +137,11 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
         If nothing is left, or what is left is smaller than 200 mm³ or shorter than 20 mm (in a short field of
         view: than half of it): programs find so much in images that show no cord.
     """
-    cord = _without_tails(_without_swellings(clean_cord(mask, grid, file=file), grid), grid)
+    cord = _without_roots(_without_swellings(cord, grid), mask, grid)
     along = grid.canonical_axes()[2][0]
     thickness = float(grid.spacing[along])
     field_mm = thickness * grid.shape[along]
-    sections = np.flatnonzero(cord.any(axis=tuple(axis for axis in range(3) if axis != along)))
+    sections = np.flatnonzero(_section_areas(cord, grid))
     length = thickness * (int(sections[-1]) - int(sections[0]) + 1) if sections.size else 0.0
     volume = float(cord.sum()) * grid.voxel_volume
     if volume < min(FOUND_MM3, FOUND_MM2 * field_mm) or length < min(FOUND_MM, field_mm / 2) - 1e-6:
@@ -126,6 +153,25 @@ def found_cord(mask: npt.NDArray[np.generic], grid: Grid, *, file: object = None
             remedy="check that the image shows the cord, or provide a mask in a derivatives folder",
         )
     return cord
+
+
+def cut_below(before: BoolArray, after: BoolArray, grid: Grid) -> float:
+    """How much of a mask was taken away at its lower end.
+
+    Parameters
+    ----------
+    before, after : (i, j, k) bool
+        Masks that are not empty.
+    grid
+        Native lattice.
+
+    Returns
+    -------
+    mm along S-I.
+    """
+    along, sign = grid.canonical_axes()[2]
+    ends = [np.flatnonzero(_section_areas(mask, grid))[0 if sign > 0 else -1] for mask in (before, after)]
+    return float(abs(ends[1] - ends[0]) * grid.spacing[along])
 
 
 def near(weights: npt.NDArray[np.float32], cord: BoolArray) -> npt.NDArray[np.float32]:
@@ -165,34 +211,42 @@ def _without_sections(cord: BoolArray, unwanted: BoolArray, along: int) -> BoolA
     return np.asarray(cord & ~unwanted.reshape(shape))
 
 
-def _without_tails(cord: BoolArray, grid: Grid) -> BoolArray:
-    """Without thin strands that lead on from either end."""
-    along = grid.canonical_axes()[2][0]
-    area = _section_areas(cord, grid)
-    thickness = float(grid.spacing[along])
-    unwanted = np.zeros(len(area), bool)
-    unwanted[tail_starts(area, thickness) :] = True
-    unwanted[: len(area) - tail_starts(area[::-1], thickness)] = True
-    return _without_sections(cord, unwanted, along)
+def _without_roots(cord: BoolArray, mask: npt.NDArray[np.generic], grid: Grid) -> BoolArray:
+    """Without roots below; a mask without probabilities does not tell them from cord, and stays."""
+    if not _has_fractions(mask):
+        return cord
+    along, sign = grid.canonical_axes()[2]
+    others = tuple(axis for axis in range(3) if axis != along)
+    from_above = slice(None, None, -sign)
+    area = _section_areas(cord, grid)[from_above]
+    surest = np.where(cord, np.nan_to_num(mask), 0).max(axis=others)[from_above]
+    unwanted = np.arange(len(area)) >= roots_start(area, surest, float(grid.spacing[along]))
+    return _without_sections(cord, unwanted[from_above], along)
 
 
-def tail_starts(area: FloatArray, thickness: float) -> int:
-    """Where a strand begins that leads on from the cord's end.
+def roots_start(area: FloatArray, surest: npt.NDArray[np.floating], thickness: float) -> int:
+    """Where roots of the cauda equina begin that lead on from the cord's lower end.
+
+    A network that is in doubt tells roots from cord that comes back after a hole in the mask better than
+    their area does: roots gather to bundles as large as the conus, and healthy cord is half as large in
+    the chest as in the neck.
 
     Parameters
     ----------
-    area : (n,)
-        Area of each section in mm², in order; 0 where there is no mask.
+    area : (n,) float
+        Area of each section in mm², from above; 0 where there is no mask.
+    surest : (n,) float
+        The highest probability in each section.
     thickness
         Distance of sections, mm.
 
     Returns
     -------
     int
-        The first section of the strand; ``n`` if there is none. Half of the mask's volume or more lies before
-        it; it begins thinner than `THIN_MM2`, and its sections that are not empty have in the mean less than
-        `TAIL_SHARE` of the area before it or, where the mask tapers to that place as a conus does, less than
-        the area before that.
+        The first section of roots; ``n`` if there are none. It is thinner than `THIN_MM2`, and half of the
+        mask's volume or more lies above it. Nowhere below it the network is sure over `SURE_MM` on end, and
+        somewhere in the `BEFORE_MM` above it is. The sections of mask below have in the mean less than
+        `ROOTS_SHARE` of the median area there.
     """
     from scipy.ndimage import uniform_filter1d
 
@@ -201,28 +255,34 @@ def tail_starts(area: FloatArray, thickness: float) -> int:
         return len(area)
     first, last = int(present[0]), int(present[-1])
     middle = int(np.searchsorted(np.cumsum(area), area.sum() / 2))
-    # an odd number of sections, so that the result does not depend on how the image is stored
-    smooth = uniform_filter1d(area, 1 + 2 * round(THIN_OVER_MM / 2 / thickness), mode="nearest")
-    before = max(1, round(TAIL_BEFORE_MM / thickness))
+    # an odd number of sections: as many above as below
+    smooth = uniform_filter1d(area, 1 + 2 * int(THIN_OVER_MM / 2 / thickness + 1e-6), mode="nearest")
+    sure = (area > 0) & (surest >= SURE)
+    enough = int(np.ceil(SURE_MM / thickness - 1e-6))
     for at in range(middle + 1, last + 1):
         if smooth[at] >= THIN_MM2:
             continue
-        rest = area[at : last + 1]
-        if rest[rest > 0].mean() < _least_area(area[max(first, at - before) : at], thickness):
+        above, below = slice(max(first, at - round(BEFORE_MM / thickness)), at), slice(at, last + 1)
+        if _longest_run(sure[below]) >= enough or _longest_run(sure[above]) < enough:
+            continue
+        rest, cord = area[below], area[above]
+        if rest[rest > 0].mean() < ROOTS_SHARE * np.median(cord[cord > 0]):
             return at
     return len(area)
 
 
-def _least_area(before: FloatArray, thickness: float) -> float:
-    """Area in mm² that what follows on a thin place must have to be cord; ``before``: what leads up to it."""
-    before = before[before > 0]
-    if not before.size:
-        return 0.0
-    end, up = (max(1, round(length / thickness)) for length in (CONUS_END_MM, CONUS_UP_MM))
-    tip, above = float(np.median(before[-end:])), before[:-up]
-    if above.size and tip < min(CONUS_MM2, CONUS_SHARE * float(np.median(above))):
-        return float(np.median(above))
-    return TAIL_SHARE * float(np.median(before))
+def _has_fractions(mask: npt.NDArray[np.generic]) -> bool:
+    """Whether it is a map of probabilities rather than a mask."""
+    if not np.issubdtype(mask.dtype, np.floating):
+        return False
+    values = np.asarray(mask, np.float32)
+    return bool(((values > 0) & (values < 1)).any())
+
+
+def _longest_run(there: BoolArray) -> int:
+    """How many in a row are true, at most."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], there, [False]]).astype(np.int8)))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _main_parts(binary: BoolArray, grid: Grid) -> BoolArray:

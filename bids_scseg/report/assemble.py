@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,30 @@ MISMATCH = "The model was trained on something else"
 MISMATCH_REMEDY = "Judge it on cases of your own first, or use a model that was trained as this run works."
 
 
+class NativeCord(NamedTuple):
+    """An image as it was acquired, and its cord.
+
+    Attributes
+    ----------
+    image : (i, j, k) float32
+        Intensities.
+    grid
+        Its lattice.
+    cord : (i, j, k) bool or None
+        Cord mask; None where there is none.
+    source
+        Who made the mask, in words.
+    cut_mm
+        How much of what a program found was taken for roots and cut off below, mm along S-I.
+    """
+
+    image: npt.NDArray[np.float32]
+    grid: Grid
+    cord: npt.NDArray[np.bool_] | None
+    source: str
+    cut_mm: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReportInput:
     """Everything that a session's page is assembled from.
@@ -57,7 +82,7 @@ class ReportInput:
     origin
         Where arc length counts from, in words; empty if not anatomical.
     natives
-        Image (relative path) → volume, lattice, cord mask or None, and who made the mask.
+        Image (relative path) → what it shows and its cord.
     run
         Facts of the run: device, date, threshold, cord method, seed.
     versions
@@ -80,7 +105,7 @@ class ReportInput:
     fit: Mapping[str, object]
     levels: Sequence[tuple[str, float, float]]
     origin: str
-    natives: Mapping[str, tuple[npt.NDArray[np.float32], Grid, npt.NDArray[np.bool_] | None, str]]
+    natives: Mapping[str, NativeCord]
     run: Mapping[str, str]
     versions: Mapping[str, str]
     links: Sequence[tuple[str, str]] = ()
@@ -188,7 +213,7 @@ def _methods_facts(given: ReportInput, geometry: Geometry) -> MethodsFacts:
 def _cord_sources(given: ReportInput, geometry: Geometry, key: str) -> tuple[str, ...]:
     """Who drew the cord masks of a sequence, for the methods text; images without a mask do not count."""
     natives = [given.natives[slab.file] for slab in geometry.slabs_of(key) if slab.file in given.natives]
-    return tuple(dict.fromkeys(_cord_source(who) for _, _, cord, who in natives if cord is not None))
+    return tuple(dict.fromkeys(_cord_source(one.source) for one in natives if one.cord is not None))
 
 
 def _cord_source(said: str) -> str:
@@ -221,26 +246,27 @@ def _view(given: ReportInput, geometry: Geometry, name: str) -> SequenceView:
         examined_mm=_number(given.measures.get(f"{name}_examined_mm")),
         extrapolated_share=_number(fit.get("extrapolated_share"), otherwise=0.0),
         cord_source="; ".join(
-            dict.fromkeys(given.natives[slab.file][3] for slab in slabs if slab.file in given.natives)
+            dict.fromkeys(given.natives[slab.file].source for slab in slabs if slab.file in given.natives)
         ),
         notes=_slab_notes(fit),
     )
 
 
 def _native(given: ReportInput, geometry: Geometry, slab: Slab) -> NativeImage:
-    image, grid, cord, _ = given.natives[slab.file]
+    native = given.natives[slab.file]
     shape = geometry.grid.shape
     index = np.zeros((shape[2], 3))
     index[:, 0], index[:, 1], index[:, 2] = (shape[0] - 1) / 2, (shape[1] - 1) / 2, np.arange(shape[2])
     points = transform_points(slab.xfm, geometry.to_world(index, key=slab.key))
-    inside = grid.contains(grid.to_index(points))
+    inside = native.grid.contains(native.grid.to_index(points))
     line = geometry.centerlines.get(slab.key)
     measured = np.ones(len(points), bool) if line is None else line.is_measured(geometry.s_mm)
     return NativeImage(
         file=slab.file,
-        image=image,
-        grid=grid,
-        cord=cord,
+        image=native.image,
+        grid=native.grid,
+        cord=native.cord,
+        cut_mm=native.cut_mm,
         centerline_ras=points[inside],
         measured=measured[inside],
     )
@@ -253,7 +279,7 @@ def _unaligned(given: ReportInput, geometry: Geometry, name: str) -> npt.NDArray
     if anchor is None or name == geometry.anchor or any(slab.file not in given.natives for slab in slabs):
         return None
     shifted = replace(geometry, centerlines={**geometry.centerlines, name: anchor})
-    volume, _ = shifted.apply([given.natives[slab.file][0] for slab in slabs], key=name)
+    volume, _ = shifted.apply([given.natives[slab.file].image for slab in slabs], key=name)
     return volume
 
 

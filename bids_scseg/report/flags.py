@@ -13,6 +13,7 @@ from bids_scseg.report.tables import as_number
 
 LOW_COVERAGE_BELOW = 0.5  # of the cord found in the session (ours)
 NOT_EXAMINED_FROM_MM = 5.0  # one thick slice (ours)
+ROOTS_FROM_MM = 10.0  # less is no more than the conus' tip (ours)
 SEVERITIES = ("serious", "caution", "note")
 
 
@@ -35,6 +36,7 @@ def derive_flags(
     found: list[Flag | None] = []
     for view in views:
         found += [_cut(view.name, image) for image in view.natives]
+        found.append(_roots(view))
         found += [_extrapolated(view), _low_coverage(view, as_number(measures.get("cord_length_mm")))]
     found.append(_not_examined(as_number(measures.get("not_examined_mm"))))
     found.append(_beyond(beyond, given=any(_by_people(view.cord_source) for view in views)))
@@ -60,6 +62,21 @@ def _cut(name: str, native: NativeImage) -> Flag | None:
         text=f"In {slices} slices of {native.file} the cord mask touches the side of the image: "
         "part of the cord may lie outside it, and lesions there are neither seen nor counted.",
         remedy="Look at the axial slices below.",
+    )
+
+
+def _roots(view: SequenceView) -> Flag | None:
+    """What was cut off below, in one flag for all images of a sequence."""
+    cut = [image for image in view.natives if image.cut_mm >= ROOTS_FROM_MM]
+    if not cut:
+        return None
+    told = "; ".join(f"{image.cut_mm:.0f} mm in {image.file}" for image in cut)
+    return Flag(
+        severity="note",
+        title=f"Lower end of the found cord cut off ({view.name})",
+        text=f"Taken for no cord, and cut off below: {told}. After a thin place the network is in doubt "
+        "there, as it is about roots of the cauda equina, or the mask is far too large for a cord.",
+        remedy="If the images show cord there, correct the mask.",
     )
 
 

@@ -257,19 +257,19 @@ def _software(facts: MethodsFacts) -> str:
 def _cord(facts: MethodsFacts) -> str:
     return (
         f"The cord was delineated in each image independently{_cord_sources(facts)}. Masks were reduced to "
-        f"the parts that continue each other along the cord{_swellings(facts)}; the centerline is their "
+        f"the parts that continue each other along the cord{_no_cord(facts)}; the centerline is their "
         "centre of mass in each slice, smoothed in millimetres. Where a sequence covers cord that its mask "
         "does not reach, its centerline follows the other sequences of the session with its own offset."
     )
 
 
-def _swellings(facts: MethodsFacts) -> str:
+def _no_cord(facts: MethodsFacts) -> str:
     """What was cut out of masks that a program found; nothing where people gave them all."""
     if not any(source in CORD_PROGRAMS for drawn in facts.cord_sources.values() for source in drawn):
         return ""
     return (
-        ", and sections far too large for a cord, and thin strands beyond its ends, were cut off those that "
-        "a program found"
+        ", and from those that a program found, sections far too large for a cord and what was taken for "
+        "nerve roots below it were cut off"
     )
 
 

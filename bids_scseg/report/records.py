@@ -41,6 +41,8 @@ class NativeImage:
         Cord centre in this image's own world mm (after its slab's rigid); may be empty.
     measured : (n,) bool
         Whether each centerline point was seen in this image, rather than extrapolated or borrowed.
+    cut_mm
+        How much of what a program found was taken for roots and cut off below, mm along S-I.
     """
 
     file: str
@@ -49,6 +51,7 @@ class NativeImage:
     cord: BoolArray | None = None
     centerline_ras: FloatArray = field(default_factory=lambda: np.zeros((0, 3)))
     measured: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    cut_mm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -58,7 +58,8 @@ def draw_anatomy(rng: Rng, *, cord_scale: float = 1.0, cauda: tuple[float, float
     rng
         Source of everything random.
     cord_scale
-        Factor of the cord's area, beyond what varies between healthy subjects: below 1 for atrophy.
+        Factor of the area of cord and brainstem, beyond what varies between healthy subjects: below 1 for
+        atrophy.
     cauda
         How the cauda equina looks, see `Anatomy.cauda`.
     """

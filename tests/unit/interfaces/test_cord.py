@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from bids_scseg.inference.protocol import error_from_json
 from bids_scseg.interfaces import cord
 from bids_scseg.interfaces.base import load_failure
 from bids_scseg.interfaces.cord import FindCord, read_record, record_cord
+from bids_scseg.interfaces.outputs import read_natives
 from bids_scseg.preprocess.cordmask import clean_cord
 from bids_scseg.space.grid import Grid
 from bids_scseg.workflows.job import NIPYPE_EXECUTION
@@ -126,6 +128,27 @@ def test_what_a_program_found_is_held_against_a_cord(tmp_path):
     assert read_record(record_cord(image, mask, tmp_path, source="test"))["problem"] is None
     record = read_record(record_cord(image, mask, tmp_path, source="test", found=True))
     assert "no spinal cord found" in record["problem"]["found"]
+
+
+def test_the_record_says_how_much_was_taken_for_roots(tmp_path):
+    image, prob = tmp_path / "image.nii.gz", tmp_path / "prob.nii.gz"
+    grid = np.diag([1, 1, 2.0, 1])
+    data = np.random.default_rng(0).random((30, 30, 60)).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, grid), image)
+    share = np.zeros(data.shape, np.float32)
+    share[12:20, 12:20, 30:] = 1.0
+    share[14:18, 14:18, 5:27] = 0.9  # 22 slices below an empty one, three of which the mean takes for thin
+    nib.save(nib.Nifti1Image(share, grid), prob)
+    record = read_record(record_cord(image, prob, tmp_path, source="test", found=True))
+    kept = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    assert kept[..., 30:].sum() == 64 * 30 and not kept[..., :30].any()
+    assert record["cut_mm"] == 2 * (30 - 5)
+    plan = SimpleNamespace(
+        sequences=[SimpleNamespace(files=[SimpleNamespace(path=image, relative="image.nii.gz")])]
+    )
+    (native,) = read_natives(plan, [str(tmp_path / "cord.json")]).values()
+    assert native.cut_mm == 50 and native.source == "test" and (native.cord == kept).all()
+    assert read_record(record_cord(image, prob, tmp_path, source="test"))["cut_mm"] == 0
 
 
 @pytest.mark.parametrize("end", [".nii", ".nii.gz"])

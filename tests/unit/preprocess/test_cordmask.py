@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bids_scseg.errors import CordNotFoundError, GeometryError
 from bids_scseg.preprocess import cordmask
+from bids_scseg.space.grid import Grid
 
 ORIENTATIONS = ("RAS", "LAS", "LPS", "PSR", "ASL", "SRP")
 
@@ -118,50 +119,116 @@ def test_what_was_taken_off_a_found_cord_does_not_come_back(thick_mm: float) -> 
     assert ((weights > 0) & ~cord).any()  # the rim is still there
 
 
-def _sections(*parts: tuple[int, int]) -> np.ndarray:
-    """Sections from above: ``(how many, mm2)`` each."""
-    return np.concatenate([np.full(count, float(area)) for count, area in parts])
+def _profile(*parts: tuple[int, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Sections from above: ``(how many, mm2, highest probability)`` each."""
+    count, area, surest = zip(*parts, strict=True)
+    return np.repeat(np.asarray(area, float), count), np.repeat(np.asarray(surest, float), count)
+
+
+CORD = (100, 45, 1.0)
 
 
 @pytest.mark.parametrize(
     ("parts", "start"),
     [
-        pytest.param([(100, 50)], 100, id="nothing thin"),
-        pytest.param([(100, 45), (3, 20), (4, 6), (20, 22)], 102, id="a thin place and roots"),
-        pytest.param([(100, 45), (6, 0), (5, 24), (20, 0), (3, 10)], 101, id="roots in pieces"),
-        pytest.param([(60, 70), (40, 26), (6, 0), (40, 25)], 146, id="thin thoracic cord after a gap"),
-        pytest.param([(80, 60), (8, 5), (40, 60)], 128, id="cord that leaves the image and comes back"),
-        pytest.param([(40, 20), (8, 5), (80, 60)], 128, id="the strand is at the other end"),
-        # (45 + 4 + 4 + 4 + 12) / 5 = 13.8 < 15, and (45 + 45 + 4 + 4 + 4) / 5 is not
-        pytest.param([(30, 45), (3, 4), (60, 12)], 31, id="lumbar spine, more roots than cord"),
+        pytest.param([(100, 50, 1.0)], 100, id="nothing thin"),
+        pytest.param([CORD, (3, 20, 0.9), (4, 6, 0.8), (20, 22, 0.9)], 102, id="a thin place and roots"),
+        pytest.param([CORD, (6, 0, 0), (5, 24, 0.9), (20, 0, 0), (3, 10, 0.9)], 101, id="roots in pieces"),
+        # above lie 20 sections of 45, 20 of 30 and 10 of 18 mm2: 80 % of the median is 24
         pytest.param(
-            [(100, 45), (20, 30), (12, 18), (6, 0), (20, 44)], 130, id="conus, then a clump of roots"
+            [CORD, (20, 30, 1.0), (12, 18, 0.9), (6, 0, 0), (40, 24, 0.9)], 130, id="conus, bundles"
         ),
-        pytest.param([(100, 45), (20, 30), (6, 0), (20, 38)], 146, id="no conus: too thick before the gap"),
-        pytest.param([(100, 70), (15, 40), (6, 0), (30, 38)], 115 + 1, id="cut: far less than before"),
-        pytest.param([(0, 0)], 0, id="empty"),
+        pytest.param([CORD, (20, 30, 1.0), (12, 18, 0.9), (6, 0, 0), (40, 25, 0.9)], 178, id="larger ones"),
+        pytest.param([CORD, (9, 5, 0.9), (60, 25, 1.0)], 169, id="thin cord that comes back"),
+        pytest.param([CORD, (6, 0, 0), (10, 25, 0.9), (19, 25, 0.98)], 101, id="19 mm sure"),
+        pytest.param([CORD, (6, 0, 0), (10, 25, 0.9), (20, 25, 0.98)], 135 + 1, id="20 mm sure"),
+        pytest.param([CORD, (6, 0, 0), (10, 25, 0.9), (20, 25, 0.97)], 101, id="20 mm not quite sure"),
+        pytest.param([CORD, (6, 0, 0), (40, 35.9, 0.9)], 101, id="just less than 80 % of the area"),
+        pytest.param([CORD, (6, 0, 0), (40, 36.1, 0.9)], 146, id="not less"),
+        pytest.param([(80, 45, 1.0), (50, 45, 0.9), (6, 0, 0), (30, 20, 0.9)], 166, id="in doubt above too"),
+        pytest.param([(110, 45, 1.0), (29, 45, 0.9), (6, 0, 0), (30, 20, 0.9)], 140, id="20 mm of 50 sure"),
+        pytest.param([(110, 45, 1.0), (30, 45, 0.9), (6, 0, 0), (30, 20, 0.9)], 176, id="19 mm of 50 sure"),
+        pytest.param([(40, 20, 0.9), (8, 5, 0.9), (80, 60, 1.0)], 128, id="the strand is above"),
+        # (45 + 4 + 4 + 4 + 12) / 5 = 13.8 < 15, and (45 + 45 + 4 + 4 + 4) / 5 is not
+        pytest.param([(30, 45, 1.0), (3, 4, 0.9), (60, 12, 0.9)], 31, id="lumbar spine"),
+        pytest.param([(20, 45, 1.0), (6, 0, 0), (60, 16, 0.9)], 86, id="more roots than cord"),
+        pytest.param([(0, 0, 0)], 0, id="empty"),
     ],
 )
-def test_where_a_strand_leads_on_from_the_cord(parts: list[tuple[int, int]], start: int) -> None:
-    # 1 mm sections: the mean is one over five of them, as (20 + 20 + 20 + 6 + 6) / 5 = 14.4 < 15
-    assert cordmask.tail_starts(_sections(*parts), 1.0) == start
+def test_where_roots_lead_on_from_the_cord(parts: list[tuple[int, float, float]], start: int) -> None:
+    # 1 mm sections: the mean is one over five of them
+    assert cordmask.roots_start(*_profile(*parts), 1.0) == start
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_roots_below_the_conus_are_no_cord(turned: bool) -> None:
+@pytest.mark.parametrize(
+    ("thickness", "parts", "start"),
+    [
+        # From 2 mm on three sections count, beyond it one: an empty one is a thin place of its own.
+        pytest.param(2.0, [(40, 45, 1.0), (1, 0, 0), (10, 21, 0.9)], 41, id="(0 + 21 + 21) / 3 = 14"),
+        pytest.param(2.1, [(40, 45, 1.0), (1, 0, 0), (10, 21, 0.9)], 40, id="alone"),
+        pytest.param(5.0, [(20, 45, 1.0), (1, 0, 0), (8, 21, 0.9)], 20, id="one thick section"),
+        pytest.param(5.0, [(20, 45, 1.0), (1, 0, 0), (3, 21, 1.0)], 20, id="15 mm sure"),
+        pytest.param(5.0, [(20, 45, 1.0), (1, 0, 0), (4, 21, 1.0)], 25, id="20 mm sure in thick sections"),
+        # 3.3 mm: what lies 50 mm above is 15 sections, of which 8 have 60 mm2
+        pytest.param(3.3, [(20, 20, 1.0), (8, 60, 1.0), (1, 0, 0), (9, 47, 0.9)], 28, id="15 sections above"),
+        pytest.param(3.3, [(20, 20, 1.0), (7, 60, 1.0), (1, 0, 0), (9, 47, 0.9)], 37, id="most of them thin"),
+    ],
+)
+def test_lengths_of_roots_are_in_mm(thickness: float, parts: list, start: int) -> None:
+    assert cordmask.roots_start(*_profile(*parts), thickness) == start
+
+
+@pytest.mark.parametrize("thickness", [0.8, 3.3, 5.0])
+@pytest.mark.parametrize("taper", [0, 10])
+def test_cord_beyond_a_hole_in_the_neck_stays(thickness: float, taper: int) -> None:
+    """Levels C1 to T6, a hole at C7: below it the cord has half of the area above."""
+    s = np.arange(0, 230, thickness)
+    area = np.interp(s, [0, 60, 90, 110, 150, 230], [75, 73, 78, 65, 45, 38])
+    hole = np.clip((np.abs(s - 115) - 5) / max(taper, 1e-3), 0, 1)
+    surest = np.where(hole > 0.3, 1.0, 0.9)
+    assert cordmask.roots_start(area * hole, surest, thickness) == len(s)
+
+
+def _cord_and_roots() -> tuple[np.ndarray, np.ndarray, Grid]:
+    """Probabilities, the cord in them, and their lattice (superior at the end)."""
     grid = phantoms.lattice(size_mm=(40, 40, 160))
-    cord, roots = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+    prob = np.zeros(grid.shape, np.float32)
+    prob[17:21, 15:21, 5:45] = 0.9
+    prob[18:20, 17:19, 45:56] = 0.7
+    prob[18:20, 18:20, 56:60] = 0.95
+    prob[16:24, 16:22, 60:] = 1.0
+    cord = np.zeros(grid.shape, bool)
     cord[16:24, 16:22, 60:] = True
-    cord[18:20, 18:20, 56:60] = True
-    roots[18:20, 17:19, 45:56] = True
-    roots[17:21, 15:21, 5:45] = True
-    mask = cord | roots
-    if turned:  # towards the head: the rule is the same at both ends
-        mask, cord = mask[:, :, ::-1], cord[:, :, ::-1]
-    found = cordmask.found_cord(mask, grid)
-    assert not (found & ~cord).any()
-    assert (cord & ~found).sum() <= 4 * 4  # of the thin tip
-    assert (cordmask.clean_cord(mask, grid) == mask).all(), "a mask of the user's is left alone"
+    return prob, cord, grid
+
+
+def test_roots_below_the_conus_are_no_cord() -> None:
+    prob, cord, grid = _cord_and_roots()
+    found, cleaned = cordmask.found_cord(prob, grid), cordmask.clean_cord(prob, grid)
+    assert (found & cord).sum() == cord.sum()
+    assert (found & ~cord).sum() <= 4 * 4  # of the tip
+    assert cleaned[18, 18, 5], "a mask of the user's is left alone"
+    # 5 to 56, and of the tip's four sections those below the first whose mean over five is under 15 mm2
+    assert cordmask.cut_below(cleaned, found, grid) == np.flatnonzero(found.any((0, 1)))[0] - 5 > 50
+
+
+def test_roots_are_not_told_without_probabilities_nor_above() -> None:
+    prob, _, grid = _cord_and_roots()
+    mask = prob > 0.5
+    assert (cordmask.found_cord(mask.astype(np.float32), grid) == cordmask.clean_cord(mask, grid)).all()
+    upside_down = prob[:, :, ::-1]
+    assert (cordmask.found_cord(upside_down, grid) == cordmask.clean_cord(upside_down, grid)).all()
+
+
+@given(orientation=st.sampled_from(ORIENTATIONS))
+def test_found_cords_do_not_depend_on_storage(orientation: str) -> None:
+    prob, _, grid = _cord_and_roots()
+    found = cordmask.found_cord(prob, grid)
+    expected, _ = phantoms.restored_as(found, grid, orientation)
+    stored, other = phantoms.restored_as(prob, grid, orientation)
+    assert (cordmask.found_cord(stored, other) == expected).all()
+    cleaned = cordmask.clean_cord(stored, other)
+    assert cordmask.cut_below(cleaned, expected, other) == cordmask.cut_below(prob > 0.5, found, grid)
 
 
 def test_closing_fills_one_voxel_in_plane_but_not_between_slices() -> None:

@@ -15,6 +15,7 @@ from bids_scseg.preprocess.reuse import GIVEN
 from bids_scseg.recipe.study import ImageFile, Plan, SequencePlan
 from bids_scseg.report.assemble import (
     MISMATCH,
+    NativeCord,
     _cord_sources,
     _level_slices,
     _slab_notes,
@@ -92,8 +93,8 @@ SCT_NAMED = "given mask sub-sct019_T2w_label-SC_mask.nii.gz"
     ],
 )
 def test_cord_masks_are_told_by_how_their_source_begins_and_all_of_them(said, expected):
-    natives = {str(n): (None, None, "mask", who) for n, who in enumerate(said)}
-    natives["blind"] = (None, None, None, "built-in network")  # the finder saw no cord there
+    natives = {str(n): NativeCord(None, None, "mask", who) for n, who in enumerate(said)}
+    natives["blind"] = NativeCord(None, None, None, "built-in network")  # the finder saw no cord there
     slabs = [SimpleNamespace(file=name) for name in (*natives, "unreadable")]
     geometry = SimpleNamespace(slabs_of=lambda key: slabs)
     assert _cord_sources(SimpleNamespace(natives=natives), geometry, "T2Sag") == expected

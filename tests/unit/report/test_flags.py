@@ -74,6 +74,16 @@ def test_fit_and_page_warn_of_cut_cords_from_the_same_number_of_slices_on(make_r
     assert all(any(part in line for part in ALREADY_DERIVED) for line in told)
 
 
+def test_what_was_taken_for_roots_is_told_once_for_a_sequence(make_report):
+    view = quiet(make_report)
+    (native,) = view.natives
+    cuts = [replace(native, file=f"slab{n}.nii.gz", cut_mm=mm) for n, mm in enumerate((9.9, 10.0, 61.4))]
+    (flag,) = derive_flags((replace(view, natives=tuple(cuts)),), {})
+    assert flag.severity == "note" and "slab0" not in flag.text
+    assert "10 mm in slab1.nii.gz; 61 mm in slab2.nii.gz" in flag.text
+    assert derive_flags((replace(view, natives=tuple(cuts[:1])),), {}) == ()
+
+
 def beyond(**more):
     facts = {"key": "T2Sag", "shown_mm": 240.0, "masked_mm": 37.0, "above_mm": 73.0, "below_mm": 130.0}
     return Beyond(**{**facts, "perhaps_no_cord": False, **more})

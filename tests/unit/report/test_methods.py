@@ -172,7 +172,7 @@ def test_every_kind_of_cord_mask_is_told():
 
 
 def test_only_of_masks_that_a_program_found_something_is_cut_out():
-    cut = "thin strands beyond its ends, were cut off those that a program found"
+    cut = "what was taken for nerve roots below it were cut off"
     assert cut in compose(replace(FACTS, cord_sources={"T2Sag": ("given mask m.nii.gz", "sct")})).text
     assert cut not in compose(replace(FACTS, cord_sources={"T2Sag": ("given mask m.nii.gz",)})).text
 
