@@ -14,6 +14,7 @@ of the session.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from lesion_model import LesionModel
 from bids_scseg.bids.plan import make_plan
 from bids_scseg.bids.query import find_studies
 from bids_scseg.inference.bundle import load_bundle
+from bids_scseg.preprocess import cordmask
 from bids_scseg.training.cases import LESIONS_FILE
 from bids_scseg.training.session import load_finder, prepare_case
 from bids_scseg.training.validate import Scores
@@ -33,16 +35,17 @@ SEED = 1  # of the added centerline errors
 
 def check_cords(args):
     """Refuse a folder whose cases have other cords: they would be taken as they are."""
-    cords = f"{args.cord} {load_bundle(args.cord).weights_sha256}" if args.cord else "truth with errors"
+    said = "of the truth, with errors"
+    if args.cord:
+        bundle, rules = load_bundle(args.cord), Path(cordmask.__file__).read_bytes()
+        said = f"by {bundle.inference_sha256[:12]}, rules {hashlib.sha256(rules).hexdigest()[:12]}"
     known = args.work / "cords.txt"
     if args.work.exists() and any(args.work.iterdir()):
-        found = known.read_text() if known.exists() else "unknown"
-        if found != cords:
-            raise SystemExit(
-                f"{args.work}: cases with cords of {found!r}, not {cords!r}; give another folder"
-            )
+        found = known.read_text() if known.exists() else "nobody knows of whom"
+        if found != said:
+            raise SystemExit(f"{args.work}: its cases have cords {found}, not {said}; give another folder")
     args.work.mkdir(parents=True, exist_ok=True)
-    known.write_text(cords)
+    known.write_text(said)
 
 
 def prepared(args, bundle):

@@ -34,7 +34,7 @@ NETWORK = "built-in network"  # as the source of a mask
 class CordRecord(TypedDict):
     """What is known about the cord in one image; file names are relative to the record's folder.
 
-    ``cut_mm`` is how much of what a program found was taken for roots and cut off below, mm along S-I.
+    ``cut_mm`` is how much of what a program found was cut off at the lower end as no cord, mm along S-I.
 
     It does not say where the image is: hashes know its content alone, so the record outlives its place.
     """

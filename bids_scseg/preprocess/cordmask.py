@@ -30,10 +30,14 @@ FOUND_MM3 = (
 FOUND_MM = 20.0  # 127 to 244 mm3 and 9 to 12 mm long. Half of a shorter field of view is enough, ours
 FOUND_MM2 = 20.0  # in a thin image, this area in every section is enough instead, ours
 SWOLLEN_MM2 = 180.0  # a found section above this, and twice the median of its cord, is none of cord, ours
+FINE_MM = 2.0  # roots are looked for in sections no thicker: of sagittal slabs and volumes, ours
 THIN_MM2 = 15.0  # a section thinner than this may be where cord ends and roots begin: the conus' tip, ours
-THIN_OVER_MM = 4.0  # the area is smoothed over so much, if sections are thinner than half of it
+THIN_OVER_MM = 4.0  # the area is smoothed over so much, a section more or less
 SURE = 0.98  # the network is sure of a section in which a voxel reaches this: of cord in nearly all, ours
-SURE_MM = 20.0  # so much of cord on end it is sure of; of roots in computed images 24 at most, ours
+SURE_MM, SURE_OF_MM = (
+    20.0,
+    25.0,
+)  # so much of so much on end is sure in cord, seldom in roots, ours
 BEFORE_MM = 50.0  # what is compared with: this much above the thin place
 ROOTS_SHARE = 0.8  # roots have in the mean less than this share of the area above the thin place, ours
 
@@ -137,7 +141,7 @@ def credible_cord(
         If nothing is left, or what is left is smaller than 200 mm³ or shorter than 20 mm (in a short field of
         view: than half of it): programs find so much in images that show no cord.
     """
-    cord = _without_roots(_without_swellings(cord, grid), mask, grid)
+    cord = _without_swellings(_without_roots(cord, mask, grid), grid)
     along = grid.canonical_axes()[2][0]
     thickness = float(grid.spacing[along])
     field_mm = thickness * grid.shape[along]
@@ -156,7 +160,7 @@ def credible_cord(
 
 
 def cut_below(before: BoolArray, after: BoolArray, grid: Grid) -> float:
-    """How much of a mask was taken away at its lower end.
+    """How much of a mask was taken away at its lower end, for whatever reason; gaps do not count.
 
     Parameters
     ----------
@@ -167,11 +171,11 @@ def cut_below(before: BoolArray, after: BoolArray, grid: Grid) -> float:
 
     Returns
     -------
-    mm along S-I.
+    mm along S-I: what sections with mask below the end that is left have together.
     """
     along, sign = grid.canonical_axes()[2]
-    ends = [np.flatnonzero(_section_areas(mask, grid))[0 if sign > 0 else -1] for mask in (before, after)]
-    return float(abs(ends[1] - ends[0]) * grid.spacing[along])
+    had, has = (_section_areas(mask, grid)[:: int(sign)] > 0 for mask in (before, after))
+    return float(had[: int(np.argmax(has))].sum() * grid.spacing[along])
 
 
 def near(weights: npt.NDArray[np.float32], cord: BoolArray) -> npt.NDArray[np.float32]:
@@ -212,13 +216,13 @@ def _without_sections(cord: BoolArray, unwanted: BoolArray, along: int) -> BoolA
 
 
 def _without_roots(cord: BoolArray, mask: npt.NDArray[np.generic], grid: Grid) -> BoolArray:
-    """Without roots below; a mask without probabilities does not tell them from cord, and stays."""
-    if not _has_fractions(mask):
-        return cord
+    """Without roots below; a mask without probabilities, or in thick sections, stays as it is."""
     along, sign = grid.canonical_axes()[2]
+    if grid.spacing[along] > FINE_MM + 1e-3 or not _has_fractions(mask):
+        return cord
     others = tuple(axis for axis in range(3) if axis != along)
     from_above = slice(None, None, -sign)
-    area = _section_areas(cord, grid)[from_above]
+    area = np.minimum(_section_areas(cord, grid), SECTION_MM2)[from_above]  # a brain on top weighs little
     surest = np.where(cord, np.nan_to_num(mask), 0).max(axis=others)[from_above]
     unwanted = np.arange(len(area)) >= roots_start(area, surest, float(grid.spacing[along]))
     return _without_sections(cord, unwanted[from_above], along)
@@ -244,9 +248,10 @@ def roots_start(area: FloatArray, surest: npt.NDArray[np.floating], thickness: f
     -------
     int
         The first section of roots; ``n`` if there are none. It is thinner than `THIN_MM2`, and half of the
-        mask's volume or more lies above it. Nowhere below it the network is sure over `SURE_MM` on end, and
-        somewhere in the `BEFORE_MM` above it is. The sections of mask below have in the mean less than
-        `ROOTS_SHARE` of the median area there.
+        mask's volume or more lies above it. Nowhere below it the network is sure over `SURE_MM` of
+        `SURE_OF_MM` on end, and somewhere in the `BEFORE_MM` above it is. The sections of mask below have in
+        the mean less than `ROOTS_SHARE` of the median area there. Below the neck that holds of cord, too:
+        there certainty alone tells it from roots, and less than `SURE_MM` of cord are none.
     """
     from scipy.ndimage import uniform_filter1d
 
@@ -258,17 +263,23 @@ def roots_start(area: FloatArray, surest: npt.NDArray[np.floating], thickness: f
     # an odd number of sections: as many above as below
     smooth = uniform_filter1d(area, 1 + 2 * int(THIN_OVER_MM / 2 / thickness + 1e-6), mode="nearest")
     sure = (area > 0) & (surest >= SURE)
-    enough = int(np.ceil(SURE_MM / thickness - 1e-6))
     for at in range(middle + 1, last + 1):
         if smooth[at] >= THIN_MM2:
             continue
         above, below = slice(max(first, at - round(BEFORE_MM / thickness)), at), slice(at, last + 1)
-        if _longest_run(sure[below]) >= enough or _longest_run(sure[above]) < enough:
+        if _sure_mm(sure[below], thickness) >= SURE_MM or _sure_mm(sure[above], thickness) < SURE_MM:
             continue
         rest, cord = area[below], area[above]
         if rest[rest > 0].mean() < ROOTS_SHARE * np.median(cord[cord > 0]):
             return at
     return len(area)
+
+
+def _sure_mm(sure: BoolArray, thickness: float) -> float:
+    """How much of the surest `SURE_OF_MM` on end is sure, mm."""
+    known = np.concatenate([[0], np.cumsum(sure)])
+    reach = min(round(SURE_OF_MM / thickness), len(sure))
+    return float((known[reach:] - known[: len(known) - reach]).max() * thickness)
 
 
 def _has_fractions(mask: npt.NDArray[np.generic]) -> bool:
@@ -277,12 +288,6 @@ def _has_fractions(mask: npt.NDArray[np.generic]) -> bool:
         return False
     values = np.asarray(mask, np.float32)
     return bool(((values > 0) & (values < 1)).any())
-
-
-def _longest_run(there: BoolArray) -> int:
-    """How many in a row are true, at most."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], there, [False]]).astype(np.int8)))
-    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _main_parts(binary: BoolArray, grid: Grid) -> BoolArray:

@@ -53,7 +53,7 @@ class NativeCord(NamedTuple):
     source
         Who made the mask, in words.
     cut_mm
-        How much of what a program found was taken for roots and cut off below, mm along S-I.
+        How much of what a program found was cut off at the lower end as no cord, mm along S-I.
     """
 
     image: npt.NDArray[np.float32]

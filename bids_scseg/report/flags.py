@@ -13,7 +13,7 @@ from bids_scseg.report.tables import as_number
 
 LOW_COVERAGE_BELOW = 0.5  # of the cord found in the session (ours)
 NOT_EXAMINED_FROM_MM = 5.0  # one thick slice (ours)
-ROOTS_FROM_MM = 10.0  # less is no more than the conus' tip (ours)
+ROOTS_FROM_MM, MUCH_CUT_MM = 10.0, 40.0  # less is not told; from two vertebrae on a caution (ours)
 SEVERITIES = ("serious", "caution", "note")
 
 
@@ -72,7 +72,7 @@ def _roots(view: SequenceView) -> Flag | None:
         return None
     told = "; ".join(f"{image.cut_mm:.0f} mm in {image.file}" for image in cut)
     return Flag(
-        severity="note",
+        severity="caution" if max(image.cut_mm for image in cut) >= MUCH_CUT_MM else "note",
         title=f"Lower end of the found cord cut off ({view.name})",
         text=f"Taken for no cord, and cut off below: {told}. After a thin place the network is in doubt "
         "there, as it is about roots of the cauda equina, or the mask is far too large for a cord.",

@@ -265,12 +265,12 @@ def _cord(facts: MethodsFacts) -> str:
 
 def _no_cord(facts: MethodsFacts) -> str:
     """What was cut out of masks that a program found; nothing where people gave them all."""
-    if not any(source in CORD_PROGRAMS for drawn in facts.cord_sources.values() for source in drawn):
+    programs = {source for drawn in facts.cord_sources.values() for source in drawn} & set(CORD_PROGRAMS)
+    if not programs:
         return ""
-    return (
-        ", and from those that a program found, sections far too large for a cord and what was taken for "
-        "nerve roots below it were cut off"
-    )
+    # masks of the Toolbox hold no probabilities, by which roots are told
+    roots = " and what was taken for nerve roots below it" if "builtin" in programs else ""
+    return f", and from those that a program found, sections far too large for a cord{roots} were cut off"
 
 
 def _cord_sources(facts: MethodsFacts) -> str:

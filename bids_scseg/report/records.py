@@ -42,7 +42,7 @@ class NativeImage:
     measured : (n,) bool
         Whether each centerline point was seen in this image, rather than extrapolated or borrowed.
     cut_mm
-        How much of what a program found was taken for roots and cut off below, mm along S-I.
+        How much of what a program found was cut off at the lower end as no cord, mm along S-I.
     """
 
     file: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,12 +143,15 @@ def test_the_record_says_how_much_was_taken_for_roots(tmp_path):
     record = read_record(record_cord(image, prob, tmp_path, source="test", found=True))
     kept = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
     assert kept[..., 30:].sum() == 64 * 30 and not kept[..., :30].any()
-    assert record["cut_mm"] == 2 * (30 - 5)
+    assert record["cut_mm"] == 2 * 22
     plan = SimpleNamespace(
         sequences=[SimpleNamespace(files=[SimpleNamespace(path=image, relative="image.nii.gz")])]
     )
     (native,) = read_natives(plan, [str(tmp_path / "cord.json")]).values()
-    assert native.cut_mm == 50 and native.source == "test" and (native.cord == kept).all()
+    assert native.cut_mm == 44 and native.source == "test" and (native.cord == kept).all()
+    older = {name: value for name, value in record.items() if name != "cut_mm"}
+    (tmp_path / "cord.json").write_text(json.dumps(older))
+    assert read_natives(plan, [str(tmp_path / "cord.json")])["image.nii.gz"].cut_mm == 0
     assert read_record(record_cord(image, prob, tmp_path, source="test"))["cut_mm"] == 0
 
 

@@ -79,9 +79,10 @@ def test_what_was_taken_for_roots_is_told_once_for_a_sequence(make_report):
     (native,) = view.natives
     cuts = [replace(native, file=f"slab{n}.nii.gz", cut_mm=mm) for n, mm in enumerate((9.9, 10.0, 61.4))]
     (flag,) = derive_flags((replace(view, natives=tuple(cuts)),), {})
-    assert flag.severity == "note" and "slab0" not in flag.text
+    assert flag.severity == "caution" and "slab0" not in flag.text
     assert "10 mm in slab1.nii.gz; 61 mm in slab2.nii.gz" in flag.text
     assert derive_flags((replace(view, natives=tuple(cuts[:1])),), {}) == ()
+    assert [flag.severity for flag in derive_flags((replace(view, natives=tuple(cuts[:2])),), {})] == ["note"]
 
 
 def beyond(**more):

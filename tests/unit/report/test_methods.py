@@ -172,9 +172,13 @@ def test_every_kind_of_cord_mask_is_told():
 
 
 def test_only_of_masks_that_a_program_found_something_is_cut_out():
-    cut = "what was taken for nerve roots below it were cut off"
-    assert cut in compose(replace(FACTS, cord_sources={"T2Sag": ("given mask m.nii.gz", "sct")})).text
-    assert cut not in compose(replace(FACTS, cord_sources={"T2Sag": ("given mask m.nii.gz",)})).text
+    told = {
+        source: compose(replace(FACTS, cord_sources={"T2Sag": ("given mask m.nii.gz", source)})).text
+        for source in ("sct", "builtin", "given mask n.nii.gz")
+    }
+    assert "sections far too large for a cord were cut off" in told["sct"]
+    assert "for a cord and what was taken for nerve roots below it were cut off" in told["builtin"]
+    assert "cut off" not in told["given mask n.nii.gz"]
 
 
 def test_a_readers_corrections_are_told():
