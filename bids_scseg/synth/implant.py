@@ -353,7 +353,7 @@ def _amplitude(values: Floats, weights: Floats, *, region: _Region, wanted: floa
     present = 0.0 if region.mixed else float(values[region.lesion].mean()) - float(around.mean())
     reach = float(weights[region.lesion].mean())
     lacking = wanted * float(around.std()) - present
-    if wanted < 0:
+    if np.signbit(wanted):  # of a dark lesion that is not seen, too: -0.0
         return float(np.clip(lacking / max(reach, 1e-6), -MAX_DARKER, 0))
     cord = max(float(around.mean()), 1e-6)
     brightest = float(np.clip(FLUID_SHARE * (fluid / cord - 1), *BRIGHTER))
