@@ -30,7 +30,7 @@ FIRST = "section:not(#warnings), footer, nav, .bar {display: none !important}"
 CLOSE = "#lesions > *:not(#closeups, #closeups ~ *) {display: none}"
 #: name → page (session or group), what to hide, largest height in px
 SHOTS = {
-    "session-summary": ("session", FIRST, 900),
+    "session-summary": ("session", FIRST, 1040),
     "session-lesions": ("session", ONLY.format("lesions") + "#closeups, #closeups ~ * {display: none}", 1300),
     "session-closeup": ("session", ONLY.format("lesions") + CLOSE, 640),
     "session-sequences": ("session", ONLY.format("sequences"), 1250),
