@@ -123,7 +123,7 @@ def credible_cord(
     cord : (i, j, k) bool
         Result of :func:`clean_cord`.
     mask : (i, j, k)
-        What it was cleaned from; with probabilities, roots are told from cord by them.
+        What it was cleaned from; with probabilities, cord is told from roots and from chance by them.
     grid
         Native lattice.
     file
@@ -139,24 +139,39 @@ def credible_cord(
     ------
     CordNotFoundError
         If nothing is left, or what is left is smaller than 200 mm³ or shorter than 20 mm (in a short field of
-        view: than half of it): programs find so much in images that show no cord.
+        view: than half of it): programs find so much in images that show no cord. Of probabilities, sections
+        count of which the network is sure (`SURE`): of what it finds in noise it is of few.
     """
     cord = _without_swellings(_without_roots(cord, mask, grid), grid)
     along = grid.canonical_axes()[2][0]
     thickness = float(grid.spacing[along])
     field_mm = thickness * grid.shape[along]
-    sections = np.flatnonzero(_section_areas(cord, grid))
-    length = thickness * (int(sections[-1]) - int(sections[0]) + 1) if sections.size else 0.0
+    length = thickness * _sections_found(cord, mask, grid)
     volume = float(cord.sum()) * grid.voxel_volume
     if volume < min(FOUND_MM3, FOUND_MM2 * field_mm) or length < min(FOUND_MM, field_mm / 2) - 1e-6:
         raise CordNotFoundError(
             "no spinal cord found in this image (what looks most like it has "
-            f"{volume:.0f} mm3 over {length:.0f} mm)",
+            f"{volume:.0f} mm3 over {length:.0f} mm{' that are sure' if _has_fractions(mask) else ''})",
             file=file,
             expected=f"at least {FOUND_MM3:.0f} mm3 over {FOUND_MM:.0f} mm of cord",
             remedy="check that the image shows the cord, or provide a mask in a derivatives folder",
         )
     return cord
+
+
+def _sections_found(cord: BoolArray, mask: npt.NDArray[np.generic], grid: Grid) -> int:
+    """Sections of which a network is sure; without probabilities, sections between the mask's ends."""
+    if _has_fractions(mask):
+        return int((_surest(cord, mask, grid) >= SURE).sum())
+    sections = np.flatnonzero(_section_areas(cord, grid))
+    return int(sections[-1] - sections[0] + 1) if sections.size else 0
+
+
+def _surest(cord: BoolArray, mask: npt.NDArray[np.generic], grid: Grid) -> npt.NDArray[np.floating]:
+    """(n,) highest probability in each plane of the index axis closest to S-I; 0 where there is no cord."""
+    along = grid.canonical_axes()[2][0]
+    others = tuple(axis for axis in range(3) if axis != along)
+    return np.asarray(np.where(cord, np.nan_to_num(mask), 0).max(axis=others), np.float32)
 
 
 def cut_below(before: BoolArray, after: BoolArray, grid: Grid) -> float:
@@ -220,10 +235,9 @@ def _without_roots(cord: BoolArray, mask: npt.NDArray[np.generic], grid: Grid) -
     along, sign = grid.canonical_axes()[2]
     if grid.spacing[along] > FINE_MM + 1e-3 or not _has_fractions(mask):
         return cord
-    others = tuple(axis for axis in range(3) if axis != along)
     from_above = slice(None, None, -sign)
     area = np.minimum(_section_areas(cord, grid), SECTION_MM2)[from_above]  # a brain on top weighs little
-    surest = np.where(cord, np.nan_to_num(mask), 0).max(axis=others)[from_above]
+    surest = _surest(cord, mask, grid)[from_above]
     unwanted = np.arange(len(area)) >= roots_start(area, surest, float(grid.spacing[along]))
     return _without_sections(cord, unwanted[from_above], along)
 

@@ -87,6 +87,18 @@ def test_what_is_found_where_there_is_no_cord_is_refused(box: tuple[slice, ...],
         cordmask.found_cord(mask, grid, file="x.nii.gz")
 
 
+def test_a_find_must_be_sure_over_20_mm_in_all() -> None:
+    """As in noise: 500 mm³ in five thick slices of seven, of which the network is sure of two."""
+    grid = phantoms.lattice(spacing=(1, 1, 5), size_mm=(40, 40, 75))
+    prob = np.zeros(grid.shape, np.float32)
+    for k, surest in {0: 0.97, 1: 0.9, 4: 1.0, 5: 0.98, 6: 0.9}.items():
+        prob[18:23, 18:23, k] = surest
+    with pytest.raises(CordNotFoundError, match="625 mm3 over 10 mm that are sure"):
+        cordmask.found_cord(prob, grid)
+    prob[20, 20, :2] = 1.0  # one voxel in each of two more
+    assert cordmask.found_cord(prob, grid).sum() == 5 * 25
+
+
 def test_half_of_a_short_field_of_view_is_enough() -> None:
     grid = phantoms.lattice(spacing=(1, 1, 3), size_mm=(40, 40, 3))
     mask = np.zeros(grid.shape, bool)
