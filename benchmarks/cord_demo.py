@@ -22,7 +22,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from bids_scseg.errors import ScsegError
+from bids_scseg.errors import CordNotFoundError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import find_cord, load_network
 from bids_scseg.preprocess.cordmask import clean_cord, credible_cord
@@ -84,8 +84,8 @@ def subject(folder, *, dataset, model):
             prob = find_cord(network, bundle, image=values, affine=image.affine)
             cleaned = clean_cord(prob, grid)
             found = credible_cord(cleaned, prob, grid)
-        except ScsegError:
-            rows.append(row | {"dice": 0.0})  # and nothing else
+        except CordNotFoundError:  # a result here
+            rows.append(row | {"dice": 0.0})
             continue
         rows.append(row | judge(cleaned, found, truth, grid))
     return rows

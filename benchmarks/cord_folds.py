@@ -28,6 +28,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from bids_scseg.errors import CordNotFoundError
 from bids_scseg.inference.bundle import load_bundle
 from bids_scseg.inference.predict import find_cord, load_network
 from bids_scseg.measure.statistics import bootstrap_mean
@@ -123,7 +124,7 @@ def judge(prob, truth, grid):
     """Dice, mean and worst error of slice centres in mm, slices missed, worst of the fitted line, area."""
     try:
         found = found_cord(prob, grid)
-    except Exception:  # noqa: BLE001  (nothing found is a result here)
+    except CordNotFoundError:  # a result here
         return 0.0, float("nan"), float("nan"), 1.0, float("nan"), float("nan")
     true, own = centres(truth, grid), centres(found, grid)
     errors = [float(np.linalg.norm(true[k] - own[k])) for k in true if k in own]

@@ -219,7 +219,8 @@ def read_natives(plan: Plan, records: list[str]) -> dict[str, NativeCord]:
             continue  # the cord node has recorded it, and the fit report names it
         mask = record["mask"]
         cord = None if mask is None else load_volume(path.parent / mask) > 0
-        found[file.relative] = NativeCord(data, grid, cord, record["source"], record.get("cut_mm", 0.0))
+        cut_mm = record.get("cut_mm", 0.0)  # work folders of earlier versions do not say
+        found[file.relative] = NativeCord(data, grid, cord, record["source"], cut_mm)
     return found
 
 

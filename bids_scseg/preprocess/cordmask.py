@@ -34,10 +34,8 @@ FINE_MM = 2.0  # roots are looked for in sections no thicker: of sagittal slabs 
 THIN_MM2 = 15.0  # a section thinner than this may be where cord ends and roots begin: the conus' tip, ours
 THIN_OVER_MM = 4.0  # the area is smoothed over so much, a section more or less
 SURE = 0.98  # the network is sure of a section in which a voxel reaches this: of cord in nearly all, ours
-SURE_MM, SURE_OF_MM = (
-    20.0,
-    25.0,
-)  # so much of so much on end is sure in cord, seldom in roots, ours
+SURE_MM = 20.0  # so much is sure in cord, and seldom in roots, ours
+SURE_OF_MM = 25.0  # of so much on end
 BEFORE_MM = 50.0  # what is compared with: this much above the thin place
 ROOTS_SHARE = 0.8  # roots have in the mean less than this share of the area above the thin place, ours
 
